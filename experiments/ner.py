@@ -1,0 +1,254 @@
+"""Token classification: fine-tune BERT, or train a small encoder from scratch, to find named entities.
+
+    python experiments/ner.py
+    python experiments/ner.py --model bert-base-cased --dataset conll2003
+    python experiments/ner.py --model path/to/MiniLM --dataset path/to/wnut17 --best dev/f1:max
+
+Paper: Devlin et al. 2018, BERT, section 5.3; scored by seqeval on whole sentences.
+Expected: see experiments/README.md, which has the numbers and the time they took.
+
+What the collation does that padding the inputs alone would not: a tagged sentence is tokens, a label for each word and
+the words' boundaries. Its words become sub-words; the label goes to the first of each and the rest carry weight 0, as do
+[CLS], [SEP] and padding. So labels and weights are made per token, together with the tokens, and are cut, packed and
+padded with them, as are segments (who may attend to whom) and positions (which restart with each sentence). Long
+sentences become overlapping windows in which every word carries weight once, and which word each label answers for is
+kept, so that predictions come back as one tag for every word of every sentence.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+try:
+    from jaxllm import hf
+except ImportError:
+    hf = None
+from jaxllm.cli.common import Common, check, fit_arguments, loss_arguments, optim_config
+from jaxllm.cli.script import run as run_script
+from jaxllm.cli.tag import show, tag
+from jaxllm.data import builtin, files, ner, schemes, sources
+from jaxllm.data.loader import EvalBatches, lengths, loader
+from jaxllm.data.packing import make_plan
+from jaxllm.evals import ner as ner_eval
+from jaxllm.losses import resolve
+from jaxllm.models import encoder
+from jaxllm.models.heads import SHARDING, Tagger, TaggerConfig
+from jaxllm.params import count, describe
+from jaxllm.train.fit import fit
+from jaxllm.train.mesh import make_mesh, row_multiple
+from jaxllm.train.run import Run, open_run, report
+from jaxllm.types import InputError
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": {"width": 128, "depth": 4, "heads": 4, "mlp_width": 512, "max_positions": 256},
+    "small": {"width": 384, "depth": 6, "heads": 6, "mlp_width": 1536, "max_positions": 512},
+}
+"""Encoders to train from scratch, with a tokenizer trained on the spot."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Common):
+    """Named entity recognition by token classification."""
+
+    model: str = "tiny"
+    """Hugging Face id or folder, a run folder, or a preset trained from scratch: tiny, small."""
+    epochs: float = 0.0
+    """Passes over the data; 0 for 3 with pretrained weights and 8 from scratch."""
+    learning_rate: float = 0.0
+    """At the peak of the schedule; 0 for 5e-5 with pretrained weights and 2e-3 from scratch."""
+    head_learning_rate: float | None = None
+    """The same for the classifier, if another."""
+    scheme: str = ""
+    """IOB1, IOB2, IOE1, IOE2, IOBES or BILOU; by default recognised from the tags."""
+    vocab_size: int = 2048
+    """Of the tokenizer that is trained for a preset."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Sentences by split (train, and dev and test where there are any), their labels and scheme."""
+
+    splits: dict[str, list[ner.Sentence]]
+    labels: tuple[str, ...]
+    scheme: str
+
+
+def read(config: Config) -> Data:
+    """Reads and checks the data set."""
+    if config.dataset == "builtin":
+        rows = {
+            name: sources.Rows([files.Part(f"builtin {name}", part, range(1, len(part) + 1), "row")])
+            for name, part in builtin.ner().items()
+        }
+    else:
+        rows = sources.load(config.dataset)
+    if "train" not in rows:
+        raise InputError(
+            f"--dataset {config.dataset}: no train split; name a file train.conll (or .jsonl, .parquet ...)"
+        )
+    if config.eval_dataset:
+        found = sources.load(config.eval_dataset)
+        held_out = {"dev": found["train"]} if len(found) == 1 and "train" in found else found
+        rows = {**held_out, "train": rows["train"]}
+    splits = {name: ner.sentences(part) for name, part in rows.items()}
+    labels = ner.label_set(splits["train"])
+    scheme = schemes.recognise(splits["train"], config.scheme or None)
+    for name, sentences in splits.items():
+        if name != "train":
+            schemes.recognise(sentences, scheme)
+    return Data(splits, labels, scheme)
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What training starts from."""
+
+    model: Any
+    config: TaggerConfig
+    tokenizer: Any
+    source: Any | None
+    notes: tuple[str, ...]
+
+
+def start(config: Config, data: Data) -> Start:
+    """A pretrained encoder, or a preset with a tokenizer trained on the words of the training split."""
+    computing = {"dtype": config.dtype, "remat": config.remat}
+    if config.model not in PRESETS:
+        opened = hf.open_tagger(config.model, labels=data.labels, **computing)
+        tokenizer = hf.load_tokenizer(config.tokenizer or str(opened.folder))
+        return Start(opened.spec, opened.config, tokenizer, opened, tuple(opened.notes))
+    if config.tokenizer:
+        tokenizer = hf.load_tokenizer(config.tokenizer)
+    else:
+        texts = (" ".join(sentence.words) for sentence in data.splits["train"])
+        tokenizer = builtin.wordpiece(texts, config.vocab_size, PRESETS[config.model]["max_positions"])
+    shape = encoder.Config(vocab_size=len(tokenizer), **PRESETS[config.model], **computing)
+    tagger = TaggerConfig(shape, data.labels)
+    spec = describe(lambda rngs: Tagger(tagger, rngs), SHARDING)
+    return Start(spec, tagger, tokenizer, None, ())
+
+
+def settle(config: Config) -> Config:
+    """Fills in the defaults that depend on where the weights come from."""
+    scratch = config.model in PRESETS
+    return dataclasses.replace(
+        config,
+        epochs=config.epochs or (8.0 if scratch else 3.0),
+        learning_rate=config.learning_rate or (2e-3 if scratch else 5e-5),
+    )
+
+
+def main(config: Config) -> None:
+    """Reads, trains, evaluates, shows and exports."""
+    began = time.monotonic()
+    config = settle(config)
+    check(config)
+    loss = resolve(config.loss, **loss_arguments(config.loss_args))
+    run = open_run("ner", config, config.out)
+    console = Console(soft_wrap=True, highlight=False, quiet="none" in config.log_to)
+    mesh = make_mesh(config.mesh)
+    data = read(config)
+    begin = start(config, data)
+    limit = min(config.max_length, begin.config.encoder.max_positions)
+    encode = functools.partial(ner.encode, tokenizer=begin.tokenizer, labels=data.labels, max_length=limit)
+    windows = {name: encode(sentences) for name, sentences in data.splits.items()}
+    multiple = row_multiple(mesh)
+    train = windows["train"].examples
+    plan = make_plan(
+        lengths(train),
+        batch_size=config.batch_size,
+        multiple=multiple * config.microbatches,
+        pack=config.pack,
+        seed=config.seed,
+    )
+    arguments = fit_arguments(config, plan)
+    if run.finished(arguments["steps"]):
+        console.print(f"{run.folder} is finished ({arguments['steps']} steps); give --steps for more, or another --out")
+        show_summary(run, console)
+        return
+
+    console.print(f"run      {run.folder}")
+    console.print(
+        f"model    {config.model}, {count(begin.model.graphdef.abstract):,} parameters, on {describe_mesh(mesh)}"
+    )
+    for note in begin.notes:
+        console.print(f"         {note}")
+    sizes = ", ".join(f"{len(sentences):,} {name}" for name, sentences in data.splits.items())
+    console.print(f"data     {sizes} sentences, {len(data.labels)} labels, {data.scheme}")
+    console.print(f"rows     {plan.describe()}")
+
+    def evaluation(split: str, predictions: Path | None = None) -> Any:
+        examples = windows[split].examples
+        size = min(config.eval_batch_size, len(examples))
+        batches = EvalBatches(examples, make_plan(lengths(examples), batch_size=size, multiple=multiple))
+        score = ner_eval.evaluator(
+            windows[split], data.splits[split], data.labels, data.scheme, predictions=predictions
+        )
+        return functools.partial(score, batches=batches)
+
+    held_out = [name for name in ("dev", "test") if name in windows]
+    evals = {"dev": evaluation("dev")} if "dev" in windows else {}
+    fitted = fit(
+        begin.model, loss=loss, data=loader(train, plan), optimizer=optim_config(config),
+        run=run, mesh=mesh, evals=evals, head=("classifier.*", *(("transform.*",) if begin.config.transform else ())), **arguments,
+    )  # fmt: skip
+
+    finals: dict[str, float] = {}
+    for split in held_out:
+        path = run.folder / ("predictions.jsonl" if split == held_out[-1] else f"predictions-{split}.jsonl")
+        numbers = evaluation(split, path)(fitted.model)
+        finals |= {f"{split}/{name}": x for name, x in numbers.items()}
+        console.print(f"\n{split}, step {fitted.position}")
+        console.print(ner_eval.table(numbers))
+    if config.dataset == "builtin":
+        console.print("\nsentences it never saw")
+        for text, entities in zip(
+            builtin.NER_DEMO, tag(fitted.model, begin.tokenizer, data.labels, builtin.NER_DEMO, limit), strict=True
+        ):
+            console.print("  " + show(text, entities))
+    if config.export:
+        hf.export(
+            run.folder / "hf", fitted.model.params, begin.config, begin.tokenizer,
+            source=begin.source, dtype=config.export_dtype or None, card=card(config, finals),
+        )  # fmt: skip
+        console.print(f"\nfor transformers: {run.folder / 'hf'}")
+    report(run.folder)
+    last = {k: x for line in fitted.log for k, x in line.items()}
+    run.write_summary({
+        "finished": True, "steps": arguments["steps"], "best_step": fitted.position, "final": finals, "last": last,
+        "best": {k: x for line in fitted.log if line["step"] == fitted.position for k, x in line.items()},
+        "compile_s": fitted.compile_s, "wall_s": time.monotonic() - began,
+    })  # fmt: skip
+    console.print(f"curves: {run.folder / 'report.png'}   all of it: {time.monotonic() - began:.0f} s")
+
+
+def describe_mesh(mesh: Any) -> str:
+    """Devices and the axes that are longer than 1."""
+    axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)
+    device = mesh.devices.flat[0].device_kind
+    return f"{mesh.size} x {device}" + (f" ({axes})" if axes else "")
+
+
+def card(config: Config, finals: dict[str, float]) -> str:
+    """What the model card says of this run."""
+    rows = "\n".join(f"| {name} | {x:.4f} |" for name, x in finals.items() if name.count("/") == 1)
+    flags = json.dumps(dataclasses.asdict(config), indent=2)
+    return f"Trained by `experiments/ner.py` of jaxllm.\n\n| | |\n|---|---|\n{rows}\n\n```json\n{flags}\n```\n"
+
+
+def show_summary(run: Run, console: Console) -> None:
+    """The final numbers of a finished run."""
+    for name, x in ((run.summary or {}).get("final") or {}).items():
+        if name.count("/") == 1:
+            console.print(f"  {name} {x:.4f}")
+
+
+if __name__ == "__main__":
+    run_script(main, Config)

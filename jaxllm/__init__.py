@@ -1,0 +1,3 @@
+"""jaxllm: language models trained in JAX, every stage of it, as pure functions."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,36 @@
+"""`python -m jaxllm COMMAND ...`: the tools beside the experiments."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+
+from jaxllm.cli.script import input_errors, parse, set_up
+from jaxllm.types import InputError
+
+COMMANDS = {
+    "tag": "entities in text, by a trained token classifier",
+}
+
+
+def main() -> None:
+    """Finds the command's module in `jaxllm.cli` and runs its `main` on its `Config`."""
+    command = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if command in ("-h", "--help"):
+        print("usage: python -m jaxllm COMMAND [--help]\n")
+        for name, meaning in COMMANDS.items():
+            print(f"  {name:<18} {meaning}")
+        return
+    with input_errors():
+        if command not in COMMANDS:
+            near = difflib.get_close_matches(command, COMMANDS, 1) or sorted(COMMANDS)
+            raise InputError(f"there is no command {command!r}; did you mean {near[0]!r}? (see --help)")
+        module = importlib.import_module(f"jaxllm.cli.{command.replace('-', '_')}")
+        config = parse(module.Config, sys.argv[2:], prog=f"python -m jaxllm {command}")
+        set_up()
+        module.main(config)
+
+
+if __name__ == "__main__":
+    main()

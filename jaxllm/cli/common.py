@@ -1,0 +1,153 @@
+"""The flags that every training script has, and what they mean to `fit`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from jaxllm.data.packing import Plan
+from jaxllm.train.optim import OptimConfig
+from jaxllm.train.run import operational
+from jaxllm.types import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Common:
+    """Flags of every script. Those marked operational may change when a run continues."""
+
+    model: str = ""
+    """Hugging Face id or folder, a run folder, or a built-in preset."""
+    tokenizer: str = ""
+    """Hugging Face id or folder, if not the model's own."""
+    dataset: str = "builtin"
+    """Hub id, folder or file, or `builtin` for the embedded corpus."""
+    eval_dataset: str = ""
+    """Where the evaluation split comes from, if not the data set's own."""
+    out: str = operational("")
+    """Run folder; by default runs/<script>-<hash of what defines the experiment>."""
+    config: str = operational("")
+    """config.json of another run to start from; flags win."""
+    steps: int = 0
+    """Optimizer steps; 0 for what --epochs gives."""
+    epochs: float = 3.0
+    """Passes over the data."""
+    batch_size: int = 16
+    """Examples per optimizer step over all devices; rows follow from packing."""
+    eval_batch_size: int = operational(64)
+    """Examples per evaluation step over all devices."""
+    pack: bool = True
+    """Put several examples in a row, or one."""
+    microbatches: int = 1
+    """Cut each batch into so many, to save memory."""
+    max_length: int = 256
+    """Tokens of the longest example; longer ones are cut or split."""
+    learning_rate: float = 5e-5
+    """At the peak of the schedule."""
+    schedule: str = "linear"
+    """After warm-up: constant, linear, cosine, wsd (hold, then decay)."""
+    warmup: float = 0.0
+    """Steps of linear warm-up; below 1, a share of all steps."""
+    weight_decay: float = 0.01
+    """Decoupled; biases and norms are spared."""
+    max_grad_norm: float = 1.0
+    """Clip the gradient's global norm to this; 0 for no clipping."""
+    optimizer: str = "adamw"
+    """adamw."""
+    freeze: tuple[str, ...] = ()
+    """Patterns of parameters to leave as they are: `embeddings.*`, `blocks[:4].*`, `!classifier.*`."""
+    dtype: str = "float32"
+    """Of the computation: float32 or bfloat16. Parameters are float32."""
+    remat: str = "none"
+    """What the backward pass recomputes: none, dots, full."""
+    mesh: str = operational("")
+    """Devices per axis, such as data=2,fsdp=4; by default all on data."""
+    strategy: str = operational("jit")
+    """jit (sharded over the mesh) or pmap (a copy of the model per device)."""
+    loss: str = "cross_entropy"
+    """A name, FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION."""
+    loss_args: tuple[str, ...] = ()
+    """Arguments of the loss, such as label_smoothing=0.1."""
+    on_nan: str = "stop"
+    """When the loss is not finite: stop, or skip the step."""
+    seed: int = 0
+    """Of initial parameters, order of the data, and dropout."""
+    log_to: tuple[str, ...] = operational(("terminal",))
+    """terminal, none, tensorboard, wandb; metrics.jsonl is always written."""
+    log_every: int = operational(10)
+    """Steps between logged lines."""
+    eval_every: str = operational("epoch")
+    """Steps between evaluations, or `epoch`; 0 for the end only."""
+    checkpoint_every: str = operational("epoch")
+    """Steps between checkpoints, or `epoch`; 0 for the end only."""
+    keep: int = operational(2)
+    """Newest checkpoints to keep."""
+    best: str = operational("")
+    """Keep and export the best step, such as dev/f1:max."""
+    early_stopping: int = 0
+    """Stop after so many evaluations without a better --best; 0 for never."""
+    export: bool = operational(True)
+    """Write the model for transformers to hf/ at the end."""
+    export_dtype: str = operational("")
+    """float32, bfloat16 or float16; by default that of the source."""
+
+
+def check(config: Common) -> None:
+    """What can be wrong with the common flags alone. Raises InputError naming the flag."""
+    _one_of("--optimizer", config.optimizer, ("adamw",))
+    _one_of("--dtype", config.dtype, ("float32", "bfloat16"))
+    _one_of("--remat", config.remat, ("none", "dots", "full"))
+    _one_of("--strategy", config.strategy, ("jit", "pmap"))
+    _one_of("--on-nan", config.on_nan, ("stop", "skip"))
+    _one_of("--export-dtype", config.export_dtype, ("", "float32", "bfloat16", "float16"))
+    for log in config.log_to:
+        _one_of("--log-to", log, ("terminal", "none", "jsonl", "tensorboard", "wandb"))
+    for name in ("batch_size", "eval_batch_size", "microbatches", "max_length", "log_every", "keep"):
+        if getattr(config, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(config, name)}: at least 1 is needed")
+    for name in ("steps", "epochs", "warmup", "weight_decay", "max_grad_norm", "early_stopping", "learning_rate"):
+        if getattr(config, name) < 0:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(config, name)}: it cannot be negative")
+    for name in ("eval_every", "checkpoint_every"):
+        if (text := getattr(config, name)) != "epoch" and not text.isdigit():
+            raise InputError(f"--{name.replace('_', '-')} {text}: give a number of steps, or epoch")
+
+
+def optim_config(config: Common, **more: Any) -> OptimConfig:
+    """The flags that are the optimizer's."""
+    names = {field.name for field in dataclasses.fields(OptimConfig)} & {f.name for f in dataclasses.fields(config)}
+    return OptimConfig(**{name: getattr(config, name) for name in names}, **more)
+
+
+def total_steps(config: Common, plan: Plan) -> int:
+    """Optimizer steps of the run."""
+    return config.steps or max(1, round(config.epochs * plan.steps))
+
+
+def loss_arguments(texts: tuple[str, ...]) -> Mapping[str, str]:
+    """("beta=0.2", ...) as a dictionary."""
+    for text in texts:
+        if "=" not in text:
+            raise InputError(f"--loss-args {text}: give NAME=VALUE")
+    return dict(text.split("=", 1) for text in texts)
+
+
+def fit_arguments(config: Common, plan: Plan) -> dict[str, Any]:
+    """The common flags as keyword arguments of `fit`."""
+
+    def every(text: str) -> int:
+        return plan.steps if text == "epoch" else int(text)
+
+    same = ("strategy", "microbatches", "on_nan", "log_to", "log_every", "keep", "early_stopping", "seed")
+    return {
+        **{name: getattr(config, name) for name in same},
+        "best": config.best or None,
+        "eval_every": every(config.eval_every),
+        "checkpoint_every": every(config.checkpoint_every),
+        "steps": total_steps(config, plan),
+    }
+
+
+def _one_of(flag: str, given: str, known: tuple[str, ...]) -> None:
+    if given not in known:
+        raise InputError(f"{flag} {given}: give one of {', '.join(filter(None, known))}")

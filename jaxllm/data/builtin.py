@@ -1,0 +1,134 @@
+"""The embedded corpora: what trains with no network.
+
+`ner` writes a corpus of tagged English sentences from templates and gazetteers. Every template, name and date belongs to
+one split alone, so a score on dev or test is about words and sentences never seen; what the splits share is the language
+around them (verbs, prepositions, months, titles, the suffixes of companies). Deterministic: splits by hash, draws by seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+import string
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from jaxllm.data.gazetteers import FORMS, LABELS, NAMES, PARTS
+from jaxllm.data.templates import TEMPLATES, WORDS
+
+if TYPE_CHECKING:
+    from transformers import BertTokenizer
+
+SIZES: Mapping[str, int] = {"train": 5000, "dev": 600, "test": 600}
+"""Sentences of each split."""
+
+NER_DEMO: tuple[str, ...] = (
+    "My name is Maarten and I live in Enschede.",
+    "Ngozi Thorvald left Brightmoor Labs in April 2031 to teach at Groningen University.",
+    "Does the Zolara X90 cost more than the Kelvino 4 Pro?",
+    "Nothing much happened at the library, so the driver went home.",
+)
+"""Raw sentences made of no template, with no name of the corpus: for looking at what a trained model finds."""
+
+_SHARES = (("train", 70), ("dev", 15), ("test", 15))
+_CHOICE = re.compile(r"\[([^\]]*)\]")
+_SLOT = re.compile(r"\{(\w+)\}")
+# Titles and initials keep their full stop; the possessive, and any other mark, is a token of its own.
+_TOKEN = re.compile(r"[A-Z]\.(?= )|(?:Dr|Mr|Mrs|Ms|Prof)\.|'s\b|O'\w+|[$]?\w+(?:[-.,]\w+)*|\S")
+
+
+def split_of(text: str, seed: int = 0) -> str:
+    """The split that a template, a name or a date belongs to: `train`, `dev` or `test`."""
+    bucket = int.from_bytes(hashlib.sha256(f"{seed}/{text}".encode()).digest()[:8], "big") % 100
+    for split, share in _SHARES:
+        if bucket < share:
+            return split
+        bucket -= share
+    raise AssertionError("shares do not add up to 100")
+
+
+def ner(seed: int = 0) -> dict[str, list[dict[str, list[str]]]]:
+    """Splits `train`, `dev` and `test` of rows {"tokens": words, "ner_tags": IOB2 tags such as "B-person"}.
+
+    Labels: person, organisation, place, product, date. Another seed is another division into splits. Two calls with one
+    seed give equal rows on any machine.
+    """
+    return {split: _sentences(split, size, seed) for split, size in SIZES.items()}
+
+
+def _sentences(split: str, size: int, seed: int) -> list[dict[str, list[str]]]:
+    """`size` distinct sentences; templates take turns, and sit out when they have nothing new to say."""
+    rng = random.Random(f"{seed}/{split}")
+    templates = [template for template in TEMPLATES if split_of(template, seed) == split]
+    tables = {name: [x for x in entries if split_of(x, seed) == split] for name, entries in NAMES.items()}
+    writer = _Writer({**PARTS, **WORDS, **tables}, split, seed, rng)
+    rows: dict[tuple[str, ...], list[str]] = {}
+    while len(rows) < size:
+        rng.shuffle(templates)
+        for template in templates:
+            tokens, tags = writer.sentence(template)
+            if len(rows) < size:
+                rows.setdefault(tuple(tokens), tags)
+    items = list(rows.items())
+    rng.shuffle(items)
+    return [{"tokens": list(tokens), "ner_tags": tags} for tokens, tags in items]
+
+
+class _Writer:
+    """Fills in templates with the names of one split."""
+
+    def __init__(self, tables: Mapping[str, Sequence[str]], split: str, seed: int, rng: random.Random):
+        self.tables, self.split, self.seed, self.rng = tables, split, seed, rng
+
+    def sentence(self, template: str) -> tuple[list[str], list[str]]:
+        """Tokens and tags of one way to say the template."""
+        tokens: list[str] = []
+        tags: list[str] = []
+        # Splitting at a group alternates text and slot names.
+        for i, part in enumerate(_SLOT.split(self._choose(template))):
+            label = LABELS.get(part) if i % 2 else None
+            words = _TOKEN.findall(self._entity(part) if label else self.rng.choice(self.tables[part]) if i % 2 else part)
+            tokens += words
+            tags += [f"{'I' if j else 'B'}-{label}" if label else "O" for j in range(len(words))]
+        return tokens, tags
+
+    def _entity(self, slot: str) -> str:
+        while True:
+            text = self._fill(self.rng.choice(FORMS[slot]))
+            # Dates are put together from parts that all splits share: each belongs to a split as a whole.
+            if LABELS[slot] != "date" or split_of(text, self.seed) == self.split:
+                return text
+
+    def _choose(self, text: str) -> str:
+        return _CHOICE.sub(lambda match: self.rng.choice(match[1].split("|")), text)
+
+    def _fill(self, text: str) -> str:
+        return _SLOT.sub(lambda match: self.rng.choice(self.tables[match[1]]), self._choose(text))
+
+
+_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_LETTERS = string.ascii_letters + string.digits + "".join(map(chr, range(0xC0, 0x180)))
+_MARKS = string.punctuation + "‘’“”–—…€£§°·•"
+
+
+def wordpiece(texts: Iterable[str], vocab_size: int = 2048, max_length: int = 128) -> BertTokenizer:
+    """A cased BERT tokenizer trained on `texts` (raw text: for tagged words, joined by spaces).
+
+    vocab_size: entries at most, specials and single characters included. max_length: `model_max_length`, in tokens.
+    Marks and Latin letters are always in the vocabulary, so no European name becomes [UNK]. Two trainings on the same
+    texts give the same vocabulary.
+    """
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import BertTokenizer
+
+    # The trainer numbers word-inner characters in the order of a hash table, and breaks ties by those numbers. Characters
+    # listed as specials are numbered first and in order; the finished tokenizer takes over the vocabulary alone.
+    alphabet = [*_LETTERS, *_MARKS, *(f"##{letter}" for letter in _LETTERS)]
+    pieces = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    pieces.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer: Any = trainers.WordPieceTrainer(
+        vocab_size=vocab_size, min_frequency=2, special_tokens=[*_SPECIAL, *alphabet], show_progress=False
+    )
+    pieces.train_from_iterator(texts, trainer)
+    return BertTokenizer(vocab=pieces.get_vocab(), do_lower_case=False, model_max_length=max_length)

@@ -1,0 +1,185 @@
+"""Which examples share a row, and rows as a Batch.
+
+A plan is made once, from the lengths alone: best-fit-decreasing into rows of one length. Each epoch then shuffles the
+examples of equal length among their places and the rows among the steps. So every epoch has the same number of rows and
+of steps, any step can be built without those before it, and one compiled shape serves the whole run.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxllm.types import Batch, InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One sequence: tokens and targets (int32) and weights (float32), all of one length."""
+
+    tokens: np.ndarray
+    targets: np.ndarray
+    weights: np.ndarray
+
+
+class Place(NamedTuple):
+    """Where an example lies in a batch: its number, its row and its first position there."""
+
+    example: int
+    row: int
+    start: int
+
+
+def best_fit(lengths: Sequence[int], row_length: int) -> list[list[int]]:
+    """Best-fit-decreasing: example numbers per row, no row longer than `row_length` (raises ValueError if one cannot be)."""
+    rows: list[list[int]] = []
+    open_rows: dict[int, list[int]] = {}  # room left -> rows
+    rooms: list[int] = []  # keys of open_rows, sorted
+    for example in np.argsort(-np.asarray(lengths), kind="stable").tolist():
+        length = int(lengths[example])
+        if length > row_length:
+            raise ValueError(f"example {example} has {length} tokens, a row {row_length}")
+        at = bisect.bisect_left(rooms, length)
+        if at == len(rooms):
+            row, room = len(rows), row_length
+            rows.append([])
+        else:
+            room = rooms[at]
+            row = open_rows[room].pop()
+            if not open_rows[room]:
+                del open_rows[room], rooms[at]
+        rows[row].append(example)
+        if left := room - length:
+            if left not in open_rows:
+                open_rows[left] = []
+                bisect.insort(rooms, left)
+            open_rows[left].append(row)
+    return rows
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+    """Rows of examples for every step of a run.
+
+    `layout` is the packing of epoch 0 before shuffling; an epoch has `steps` steps of at most `rows` rows of `row_length`
+    tokens, over which the packed rows are dealt as evenly as they go.
+    """
+
+    lengths: np.ndarray
+    layout: tuple[tuple[int, ...], ...]
+    row_length: int
+    rows: int
+    steps: int
+    seed: int | None
+
+    def step(self, index: int) -> list[list[int]]:
+        """The examples of each row at a step counted from the start of the run (fewer than `rows` lists at times)."""
+        epoch, step = divmod(index, self.steps)
+        layout = self._epoch(epoch)
+        low, high = (len(layout) * i // self.steps for i in (step, step + 1))
+        return layout[low:high]
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019  (a plan lives as long as its run)
+    def _epoch(self, epoch: int) -> list[list[int]]:
+        if self.seed is None:
+            return [list(row) for row in self.layout]
+        rng = np.random.default_rng((self.seed, epoch))
+        # The k-th longest example stands where the k-th longest of the layout stood; ties are broken at random.
+        slots = np.concatenate([np.asarray(row) for row in self.layout])
+        filled = np.empty(len(self.lengths), np.int64)
+        filled[np.argsort(self.lengths, kind="stable")] = np.lexsort((rng.random(len(self.lengths)), self.lengths))
+        ends = np.cumsum([len(row) for row in self.layout])
+        rows = [row.tolist() for row in np.split(filled[slots], ends[:-1])]
+        return [rows[i] for i in rng.permutation(len(rows))]
+
+    @property
+    def fill(self) -> float:
+        """The share of a run's positions that hold tokens."""
+        return float(self.lengths.sum()) / (self.steps * self.rows * self.row_length)
+
+    def describe(self) -> str:
+        """One line for the terminal."""
+        examples = len(self.lengths) / self.steps
+        return f"{self.rows} rows of {self.row_length} a step ({examples:.1f} examples, {self.fill:.0%} full), {self.steps} steps an epoch"
+
+
+def make_plan(
+    lengths: Sequence[int],
+    *,
+    batch_size: int,
+    multiple: int = 1,
+    pack: bool = True,
+    seed: int | None = None,
+    longest: int = 0,
+) -> Plan:
+    """Plans an epoch of steps of `batch_size` examples each, on average.
+
+    lengths: tokens of each example. multiple: what the number of rows must divide by (the mesh). seed: None keeps the
+    order of the layout, as evaluations want. longest: rows at least this long (0: as long as they need to be).
+    Raises InputError where there is nothing to plan, or unpacked rows do not divide by `multiple`.
+    """
+    if not len(lengths):
+        raise InputError("no examples to train on: the data set is empty")
+    if batch_size < 1:
+        raise InputError(f"--batch-size {batch_size}: at least 1 is needed")
+    sizes = np.asarray(lengths, np.int64)
+    shortest = max(_round_up(int(sizes.max()), 16), longest)
+    steps = -(-len(sizes) // batch_size)
+    if not pack:
+        if batch_size % multiple:
+            near = _round_up(batch_size, multiple)
+            raise InputError(
+                f"--batch-size {batch_size} does not divide over {multiple} devices; use {near}, or --pack"
+            )
+        layout = [(i,) for i in range(len(sizes))]
+        return Plan(sizes, tuple(layout), shortest, batch_size, steps, seed)
+
+    def rows_needed(row_length: int) -> int:
+        return _round_up(max(1, int(np.ceil(sizes.sum() / (0.985 * steps * row_length)))), multiple)
+
+    def packed(row_length: int) -> Plan:
+        layout = tuple(tuple(row) for row in best_fit(sizes.tolist(), row_length))
+        return Plan(sizes, layout, row_length, _round_up(-(-len(layout) // steps), multiple), steps, seed)
+
+    # Rows come in whole numbers: of the lengths up to twice the longest example, take the one that wastes least.
+    candidates = sorted(range(shortest, 2 * shortest + 1, 16), key=lambda length: (rows_needed(length) * length, length))
+    tried = candidates[: 6 if len(sizes) < 100_000 else 1]
+    return min((packed(length) for length in tried), key=lambda plan: (plan.rows * plan.row_length, plan.row_length))
+
+
+def collate(rows: Sequence[Sequence[Example]], row_length: int, count: int) -> Batch:
+    """Packs rows of examples into a Batch of `count` rows (numpy), the rest of it padding.
+
+    Everything that belongs to a token is padded and packed with it: targets, weights, segment and position.
+    """
+    shape = (count, row_length)
+    tokens, targets, segments, positions = (np.zeros(shape, np.int32) for _ in range(4))
+    weights = np.zeros(shape, np.float32)
+    for r, row in enumerate(rows):
+        start = 0
+        for segment, example in enumerate(row, start=1):
+            span = slice(start, start + len(example.tokens))
+            tokens[r, span], targets[r, span], weights[r, span] = example.tokens, example.targets, example.weights
+            segments[r, span], positions[r, span] = segment, np.arange(len(example.tokens))
+            start = span.stop
+    return Batch(tokens, targets, weights, segments, positions)
+
+
+def places(rows: Sequence[Sequence[int]], lengths: Sequence[int] | np.ndarray) -> list[Place]:
+    """Where `collate` puts each example of these rows."""
+    found = []
+    for r, row in enumerate(rows):
+        start = 0
+        for example in row:
+            found.append(Place(example, r, start))
+            start += int(lengths[example])
+    return found
+
+
+def _round_up(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple

@@ -1,0 +1,116 @@
+"""Evaluation of a token classifier: entities scored by seqeval on whole sentences."""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.table import Table
+
+from jaxllm.data import schemes
+from jaxllm.data.ner import Sentence, Windows, stitch
+from jaxllm.data.packing import Place
+from jaxllm.types import Batch, InputError, Numbers
+
+Batches = Iterable[tuple[Batch, list[Place]]]
+
+
+def predict(model: Any, batch: Batch) -> dict[str, jax.Array]:
+    """The likeliest label (int32), its probability and the target's negative log-probability in nats, each [B, T]."""
+    hidden_BTD, _ = model.hidden(batch)
+    logps_BTV = jax.nn.log_softmax(model.head(hidden_BTD).astype(jnp.float32))
+    nll_BT = -jnp.take_along_axis(logps_BTV, batch.targets_BT[..., None], -1)[..., 0]
+    return {"label": logps_BTV.argmax(-1).astype(jnp.int32), "score": jnp.exp(logps_BTV.max(-1)), "nll": nll_BT}
+
+
+def outputs(model: Any, windows: Windows, batches: Batches) -> dict[str, list[np.ndarray]]:
+    """What `predict` says of each window: arrays over its positions, by name.
+
+    Raises ValueError where the batches do not hold every window.
+    """
+    lengths = [len(example.tokens) for example in windows.examples]
+    found: dict[str, list[Any]] = {name: [None] * len(lengths) for name in ("label", "score", "nll")}
+    waiting: collections.deque[list[Place]] = collections.deque()
+
+    def only_batches() -> Iterator[Batch]:
+        for batch, places in batches:
+            waiting.append(places)
+            yield batch
+
+    for arrays in model.map(predict, only_batches()):
+        for example, row, start in waiting.popleft():
+            for name, array_BT in arrays.items():
+                found[name][example] = np.asarray(array_BT[row, start : start + lengths[example]])
+    if missing := sum(array is None for array in found["label"]):
+        raise ValueError(f"the batches lack {missing} of {len(lengths)} windows")
+    return found
+
+
+def evaluator(
+    windows: Windows,
+    sentences: Sequence[Sentence],
+    labels: Sequence[str],
+    scheme: str,
+    *,
+    predictions: Path | None = None,
+) -> Callable[[Any, Batches], dict[str, float]]:
+    """A function of model and batches that scores the model's tags of `sentences`, which `windows` encode.
+
+    It returns f1, precision, recall (micro, over entities) and accuracy (over words) as fractions of 1, loss (nats per
+    word that has tokens), and per entity type `<type>/f1`, `<type>/precision`, `<type>/recall`, `<type>/support`.
+    A word without tokens counts as predicted "O". predictions: a file to write each time, a JSON line per sentence with
+    tokens, tags, predicted and scores (the probability of what was predicted, 0 for a word without tokens).
+    Raises InputError for sentences without tags.
+    """
+    for sentence in sentences:
+        if sentence.tags is None:
+            raise InputError(f"{sentence.where}: no tags; give them as 'ner_tags' to evaluate")
+    true = [list(sentence.tags or ()) for sentence in sentences]
+    types = schemes.entity_types(labels)
+
+    def evaluate(model: Any, batches: Batches) -> dict[str, float]:
+        found = outputs(model, windows, batches)
+        predicted = [[labels[i] for i in numbers] for numbers in stitch(windows, found["label"])]
+        numbers = schemes.score(true, predicted, scheme, types)
+        weights = [example.weights for example in windows.examples]
+        total = sum(float(nll @ weight) for nll, weight in zip(found["nll"], weights, strict=True))
+        numbers["loss"] = total / max(1.0, sum(float(weight.sum()) for weight in weights))
+        if predictions is not None and jax.process_index() == 0:
+            _write(predictions, sentences, predicted, stitch(windows, found["score"]))
+        return numbers
+
+    return evaluate
+
+
+def _write(path: Path, sentences: Sequence[Sentence], predicted: list[list[str]], scores: list[np.ndarray]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        for sentence, tags, score in zip(sentences, predicted, scores, strict=True):
+            rounded = [round(float(x), 6) for x in score]
+            line = {"tokens": sentence.words, "tags": sentence.tags, "predicted": tags, "scores": rounded}
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    os.replace(partial, path)  # a reader sees the old file or the new one, whole
+
+
+def table(numbers: Numbers) -> Table:
+    """The numbers of an evaluation for the terminal: a row per entity type, then all of them."""
+    shown = Table(caption=f"accuracy {numbers['accuracy']:.4f}, loss {numbers['loss']:.4f}")
+    shown.add_column("entity")
+    for name in ("f1", "precision", "recall", "support"):
+        shown.add_column(name, justify="right")
+    kinds = sorted(name.removesuffix("/support") for name in numbers if name.endswith("/support"))
+    for kind in kinds:
+        support = f"{numbers[f'{kind}/support']:.0f}"
+        shown.add_row(kind, *(f"{numbers[f'{kind}/{name}']:.4f}" for name in ("f1", "precision", "recall")), support)
+    shown.add_section()
+    support = f"{sum(numbers[f'{kind}/support'] for kind in kinds):.0f}"
+    shown.add_row("all", *(f"{numbers[name]:.4f}" for name in ("f1", "precision", "recall")), support)
+    return shown

@@ -1,0 +1,124 @@
+"""A checkpoint's config.json: every field that matters is read, or refused by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from jaxllm.types import InputError
+
+T = TypeVar("T")
+
+_HARMLESS = frozenset(
+    ["model_type", "architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path", "id2label", "label2id", "num_labels", "problem_type", "finetuning_task", "task_specific_params", "pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id", "mask_token_id", "unk_token_id", "use_cache", "output_attentions", "output_hidden_states", "return_dict", "chunk_size_feed_forward", "gradient_checkpointing", "tie_word_embeddings", "initializer_range", "_attn_implementation", "_attn_implementation_internal", "attn_implementation"]
+)
+_REFUSED = {
+    "quantization_config": "use a checkpoint that is not quantized",
+    "auto_map": "it asks for code from the hub, which is never run; use a model that transformers knows",
+    "is_decoder": "only encoders and causal decoders by their own classes are read",
+    "add_cross_attention": "cross attention is not supported",
+    "is_encoder_decoder": "encoder-decoder models are not supported",
+    "pruned_heads": "pruned heads are not supported",
+}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises InputError."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} is not there; a checkpoint folder needs it") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is no readable JSON ({error}); download the checkpoint again") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path} holds a {type(values).__name__}, not an object; download the checkpoint again")
+    return values
+
+
+class Fields:
+    """The fields of a config.json as `transformers` completes them: old names renewed, defaults filled in.
+
+    A family reads what it honours with `get`, states what it takes for granted with `only`, and calls `finish`, which
+    refuses what differs from the default and nobody has read.
+    """
+
+    def __init__(self, raw: Mapping[str, Any], where: str = "config.json"):
+        from transformers import CONFIG_MAPPING
+
+        self.raw, self.where = dict(raw), where
+        kind = raw.get("model_type")
+        if kind not in CONFIG_MAPPING:
+            raise InputError(f"{where}: model_type {kind!r} is not known; use a model that transformers knows")
+        for name, remedy in _REFUSED.items():
+            if raw.get(name):
+                raise InputError(f"{where}: {name} is set; {remedy}")
+        config = CONFIG_MAPPING[kind]
+        try:
+            self.values = config.from_dict(self.raw).to_dict()
+        except Exception as error:  # whatever its validation raises
+            raise InputError(f"{where}: {' '.join(str(error).split())}; mend the field") from None
+        self.defaults = config().to_dict()
+        self._read: set[str] = set()
+
+    def get(self, name: str, kind: type[T]) -> T:
+        """A field's value. Raises InputError where it is not of this type (a whole number will do for float)."""
+        self._read.add(name)
+        value = self.values.get(name, self.defaults.get(name))
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise InputError(f"{self.where}: {name} is {value!r}, wanted {kind.__name__}")
+        return value
+
+    def get_or(self, name: str, default: T, kind: type[T]) -> T:
+        """The same, and `default` where the field is null or absent."""
+        self._read.add(name)
+        return default if self.values.get(name, self.defaults.get(name)) is None else self.get(name, kind)
+
+    def only(self, name: str, *allowed: Any) -> None:
+        """Raises InputError unless the field is absent, null or one of these values."""
+        self._read.add(name)
+        value = self.values.get(name)
+        if value is not None and value not in allowed:
+            choices = " or ".join(map(repr, allowed))
+            raise InputError(f"{self.where}: {name} is {value!r}, supported: {choices}; use another checkpoint")
+
+    def choice(self, name: str, table: Mapping[str, T]) -> T:
+        """What a table has for the field's value. Raises InputError for a value that it lacks."""
+        value = self.get(name, str)
+        if value not in table:
+            known = ", ".join(table)
+            raise InputError(f"{self.where}: {name} is {value!r}, supported: {known}; use another checkpoint")
+        return table[value]
+
+    def skip(self, *names: str) -> None:
+        """Marks fields that do not matter to this model."""
+        self._read.update(names)
+
+    def finish(self) -> list[str]:
+        """Refuses what nobody has read and `transformers` would honour; returns a note on fields that it does not know."""
+        strange = []
+        for name, value in self.values.items():
+            if name in self._read or name in _HARMLESS:
+                continue
+            if name not in self.defaults:
+                if value not in (None, False, "", [], {}):
+                    strange.append(name)
+            elif value != self.defaults[name]:
+                raise InputError(f"{self.where}: {name} is {value!r}, which is not supported; use another checkpoint")
+        return [f"config.json: no effect here: {', '.join(strange)}"] if strange else []
+
+
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+"""Names of activations on disk -> in `models.layers.ACTIVATIONS`."""

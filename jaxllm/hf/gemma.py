@@ -1,0 +1,90 @@
+"""Gemma 1, 2 and 3 (text): named like Llama on disk; scales are stored less one and embeddings are scaled."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from jaxllm.hf.config import Fields
+from jaxllm.hf.family import Family
+from jaxllm.hf.llama import (
+    common,
+    read_scaling,
+    read_windows,
+    rotary,
+    table,
+    write,
+    write_scaling,
+    write_windows,
+)
+from jaxllm.models.decoder_config import Config
+from jaxllm.types import InputError
+
+_ACTIVATION = "hidden_activation"
+
+
+def _shared(fields: Fields) -> dict[str, Any]:
+    fields.only("use_bidirectional_attention", False)
+    own = common(fields, _ACTIVATION)
+    bias = fields.get("attention_bias", bool)
+    return {**own, "qkv_bias": bias, "out_bias": bias, "norm_offset": 1.0, "embedding_scale": math.sqrt(own["width"])}
+
+
+def _sandwich(fields: Fields) -> dict[str, Any]:
+    """What Gemma 2 and 3 share: norms on both sides, windows, soft caps, a scale of their own."""
+    return {
+        **_shared(fields),
+        "norm_place": "both",
+        "windows": read_windows(fields),
+        "attention_scale": fields.get("query_pre_attn_scalar", int) ** -0.5,
+        "attention_softcap": fields.get_or("attn_logit_softcapping", 0.0, float),
+        "logit_softcap": fields.get_or("final_logit_softcapping", 0.0, float),
+    }
+
+
+def _gemma(fields: Fields) -> Config:
+    fields.skip("hidden_act")  # an old field; its successor is read
+    return Config(**_shared(fields), **rotary(fields))
+
+
+def _gemma2(fields: Fields) -> Config:
+    return Config(**_sandwich(fields), **rotary(fields))
+
+
+def _gemma3(fields: Fields) -> Config:
+    kinds = fields.get("rope_parameters", dict)
+    far, near = kinds["full_attention"], kinds["sliding_attention"]
+    if near.get("rope_type", "default") != "default":
+        raise InputError(f"{fields.where}: rope_parameters stretches sliding_attention; only full_attention may be")
+    scaling = read_scaling(far, fields)
+    if scaling.kind == "yarn":
+        raise InputError(f"{fields.where}: rope_type is 'yarn', supported with windows: default, linear, llama3")
+    bases = {"rope_base": float(far["rope_theta"]), "local_rope_base": float(near["rope_theta"])}
+    return Config(**_sandwich(fields), **bases, rope_scaling=scaling, qk_norm="head")
+
+
+def _write(c: Config) -> dict[str, Any]:
+    return {**write(c, _ACTIVATION), "attention_bias": c.qkv_bias}
+
+
+def _write_sandwich(c: Config) -> dict[str, Any]:
+    return {
+        **_write(c),
+        **write_windows(c),
+        "query_pre_attn_scalar": round(c.attention_scale**-2) if c.attention_scale else c.H,
+        "attn_logit_softcapping": c.attention_softcap or None,
+        "final_logit_softcapping": c.logit_softcap or None,
+    }
+
+
+def _write_gemma3(c: Config) -> dict[str, Any]:
+    near = {"rope_type": "default", "rope_theta": c.local_rope_base}
+    far = write_scaling(c.rope_base, c.rope_scaling)
+    return {**_write_sandwich(c), "rope_parameters": {"full_attention": far, "sliding_attention": near}}
+
+
+FAMILIES: dict[str, Family[Config]] = {
+    "gemma": Family("GemmaForCausalLM", _gemma, _write, table),
+    "gemma2": Family("Gemma2ForCausalLM", _gemma2, _write_sandwich, table),
+    "gemma3_text": Family("Gemma3ForCausalLM", _gemma3, _write_gemma3, table),
+}

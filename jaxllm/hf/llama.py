@@ -1,0 +1,208 @@
+"""Llama and what is named like it on disk: Mistral, Qwen2, Qwen3, OLMo 2; the ground for Gemma and the mixtures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxllm.hf.config import ACTIVATIONS, Fields
+from jaxllm.hf.family import Family
+from jaxllm.hf.table import Rule, Table, embedding, linear, norm
+from jaxllm.models.decoder_config import Config
+from jaxllm.models.rope import KINDS, UNSCALED, Scaling, yarn_amplitude
+from jaxllm.types import InputError
+
+NORMS = {
+    "before": {"input": "attn_norm", "post_attention": "mlp_norm"},
+    "after": {"post_attention": "attn_post_norm", "post_feedforward": "mlp_post_norm"},
+    "both": {
+        "input": "attn_norm",
+        "post_attention": "attn_post_norm",
+        "pre_feedforward": "mlp_norm",
+        "post_feedforward": "mlp_post_norm",
+    },
+}
+"""Where norms stand -> what `{}_layernorm` on disk is called here. Note that `post_attention` means two things."""
+
+LAYER = "model.layers.{layer}."
+MLP = tuple(rule for x in ("gate", "up", "down") for rule in linear(f"{LAYER}mlp.{x}_proj", f"blocks.mlp.{x}"))
+
+
+def table(c: Config, mlp: Sequence[Rule] = MLP) -> Table:
+    """The names of a decoder of this configuration."""
+    rules = [*embedding("model.embed_tokens", "embeddings.tokens")]
+    for theirs, ours in (("q_proj", "q"), ("k_proj", "k"), ("v_proj", "v"), ("o_proj", "out")):
+        rules += linear(f"{LAYER}self_attn.{theirs}", f"blocks.attn.{ours}")
+    for name in ("q_norm", "k_norm"):
+        rules += norm(f"{LAYER}self_attn.{name}", f"blocks.attn.{name}")
+    for theirs, ours in NORMS[c.norm_place].items():
+        rules += norm(f"{LAYER}{theirs}_layernorm", f"blocks.{ours}")
+    rules += [*mlp, *norm("model.norm", "norm"), *linear("lm_head", "unembed")]
+    # A tied head is sometimes written a second time.
+    tied = (r"lm_head\.weight",) if c.tied else ()
+    return Table(tuple(rules), prefix="model.", ignore=(r".*rotary_emb\.inv_freq", *tied))
+
+
+def common(fields: Fields, activation: str = "hidden_act") -> dict[str, Any]:
+    """What all of these families say in the same words; `activation` is the name of that field."""
+    width, heads = fields.get("hidden_size", int), fields.get("num_attention_heads", int)
+    head_width = fields.get_or("head_dim", width // heads, int)
+    return {
+        "vocab_size": fields.get("vocab_size", int),
+        "width": width,
+        "depth": fields.get("num_hidden_layers", int),
+        "heads": heads,
+        "kv_heads": fields.get_or("num_key_value_heads", heads, int),
+        "head_width": 0 if head_width * heads == width else head_width,
+        "mlp_width": fields.get("intermediate_size", int),
+        "max_positions": fields.get("max_position_embeddings", int),
+        "norm_eps": fields.get("rms_norm_eps", float),
+        "activation": fields.choice(activation, ACTIVATIONS),
+        "tied": fields.get_or("tie_word_embeddings", False, bool),
+        "attention_dropout": fields.get_or("attention_dropout", 0.0, float),
+        "init_std": fields.get_or("initializer_range", 0.02, float),
+    }
+
+
+def rotary(fields: Fields) -> dict[str, Any]:
+    """The rotary positions of a family with one kind of them."""
+    parameters = fields.get("rope_parameters", dict)
+    scaling = read_scaling(parameters, fields)
+    return {"rope_base": float(parameters["rope_theta"]), "rope_scaling": scaling}
+
+
+def read_scaling(parameters: Mapping[str, Any], fields: Fields) -> Scaling:
+    """A rope_parameters dictionary. Raises InputError for a kind or a parameter that is not honoured."""
+    given = {name: x for name, x in parameters.items() if x is not None and name not in ("rope_theta", "type")}
+    kind = given.pop("rope_type", "default")
+    if given.get("partial_rotary_factor") == 1.0:
+        del given["partial_rotary_factor"]
+    original = fields.get("max_position_embeddings", int)
+    try:
+        if kind == "default":
+            scaling = UNSCALED
+        elif kind == "linear":
+            scaling = Scaling(kind, float(given.pop("factor")))
+        elif kind == "llama3":
+            slow, fast = float(given.pop("low_freq_factor")), float(given.pop("high_freq_factor"))
+            factor, original = float(given.pop("factor")), given.pop("original_max_position_embeddings", original)
+            scaling = Scaling(kind, factor, original, slow, fast)
+        elif kind == "yarn":
+            factor, original = float(given.pop("factor")), given.pop("original_max_position_embeddings", original)
+            slow, fast = float(given.pop("beta_slow", 1.0)), float(given.pop("beta_fast", 32.0))
+            amplitude = float(given.pop("attention_factor", yarn_amplitude(factor)))
+            scaling = Scaling(kind, factor, original, slow, fast, given.pop("truncate", True), amplitude)
+        else:
+            raise InputError(
+                f"{fields.where}: rope_type is {kind!r}, supported: {', '.join(KINDS)}; use another checkpoint"
+            )
+    except KeyError as error:
+        raise InputError(f"{fields.where}: rope_parameters lacks {error}, which {kind} needs; add it") from None
+    if given:
+        raise InputError(f"{fields.where}: rope_parameters has {', '.join(given)}, not supported for {kind}; remove it")
+    return scaling
+
+
+def write_scaling(base: float, scaling: Scaling) -> dict[str, Any]:
+    """A rope_parameters dictionary."""
+    parameters: dict[str, Any] = {"rope_type": scaling.kind, "rope_theta": base}
+    if scaling.kind != "default":
+        parameters["factor"] = scaling.factor
+    if scaling.kind in ("llama3", "yarn"):
+        slow, fast = ("low_freq_factor", "high_freq_factor") if scaling.kind == "llama3" else ("beta_slow", "beta_fast")
+        parameters |= {slow: scaling.slow, fast: scaling.fast}
+        parameters["original_max_position_embeddings"] = scaling.original_positions
+    if scaling.kind == "yarn":
+        parameters |= {"attention_factor": scaling.amplitude, "truncate": scaling.truncate}
+    return parameters
+
+
+def read_windows(fields: Fields) -> tuple[int, ...]:
+    """The windows of a family that lists its kinds of layers, as the shortest pattern that repeats."""
+    kinds, window = fields.get("layer_types", list), fields.get_or("sliding_window", 0, int)
+    if unknown := set(kinds) - {"full_attention", "sliding_attention"}:
+        raise InputError(
+            f"{fields.where}: layer_types has {unknown.pop()!r}, which is not supported; use another checkpoint"
+        )
+    if len(kinds) != fields.get("num_hidden_layers", int) or ("sliding_attention" in kinds and window < 1):
+        raise InputError(f"{fields.where}: layer_types does not fit num_hidden_layers and sliding_window; mend it")
+    windows = [window if kind == "sliding_attention" else 0 for kind in kinds]
+    periods = (n for n in range(1, len(windows) + 1) if all(w == windows[i % n] for i, w in enumerate(windows)))
+    return tuple(windows[: next(periods)])
+
+
+def write_windows(c: Config) -> dict[str, Any]:
+    """The same, written. Raises ValueError for windows of several sizes, which these families lack."""
+    pattern = [c.windows[i % len(c.windows)] for i in range(c.depth)]
+    sizes = {w for w in pattern if w}
+    if len(sizes) > 1:
+        raise ValueError(f"windows of several sizes {sorted(sizes)}")
+    kinds = ["sliding_attention" if w else "full_attention" for w in pattern]
+    return {"layer_types": kinds, "sliding_window": max(sizes, default=None)}
+
+
+def write(c: Config, activation: str = "hidden_act") -> dict[str, Any]:
+    """The fields of config.json that all of these families share."""
+    return {
+        "vocab_size": c.vocab_size,
+        "hidden_size": c.width,
+        "num_hidden_layers": c.depth,
+        "num_attention_heads": c.heads,
+        "num_key_value_heads": c.K,
+        "head_dim": c.H,
+        "intermediate_size": c.mlp_width,
+        "max_position_embeddings": c.max_positions,
+        "rms_norm_eps": c.norm_eps,
+        activation: {"gelu_tanh": "gelu_pytorch_tanh"}.get(c.activation, c.activation),
+        "tie_word_embeddings": c.tied,
+        "attention_dropout": c.attention_dropout,
+        "initializer_range": c.init_std,
+        "rope_parameters": write_scaling(c.rope_base, c.rope_scaling),
+    }
+
+
+def _biases(fields: Fields) -> dict[str, bool]:
+    bias = fields.get("attention_bias", bool)
+    return {"qkv_bias": bias, "out_bias": bias}
+
+
+def _llama(fields: Fields) -> Config:
+    fields.skip("pretraining_tp")  # how the matmuls were cut, not what they compute
+    return Config(**common(fields), **rotary(fields), **_biases(fields), mlp_bias=fields.get("mlp_bias", bool))
+
+
+def _mistral(fields: Fields) -> Config:
+    return Config(**common(fields), **rotary(fields), windows=(fields.get_or("sliding_window", 0, int),))
+
+
+def _qwen2(fields: Fields) -> Config:
+    fields.skip("use_sliding_window", "max_window_layers")  # layer_types says it
+    return Config(**common(fields), **rotary(fields), qkv_bias=True, windows=read_windows(fields))
+
+
+def _qwen3(fields: Fields) -> Config:
+    fields.skip("use_sliding_window", "max_window_layers")
+    own = {**_biases(fields), "windows": read_windows(fields), "qk_norm": "head"}
+    return Config(**common(fields), **rotary(fields), **own)
+
+
+def _olmo2(fields: Fields) -> Config:
+    own = {**_biases(fields), "norm_place": "after", "qk_norm": "full"}
+    return Config(**common(fields), **rotary(fields), **own)
+
+
+def _write_qwen(c: Config) -> dict[str, Any]:
+    return {**write(c), **write_windows(c), "use_sliding_window": any(c.windows)}
+
+
+FAMILIES: dict[str, Family[Config]] = {
+    "llama": Family(
+        "LlamaForCausalLM", _llama, lambda c: {**write(c), "attention_bias": c.qkv_bias, "mlp_bias": c.mlp_bias}, table
+    ),
+    "mistral": Family(
+        "MistralForCausalLM", _mistral, lambda c: {**write(c), "sliding_window": c.windows[0] or None}, table
+    ),
+    "qwen2": Family("Qwen2ForCausalLM", _qwen2, _write_qwen, table),
+    "qwen3": Family("Qwen3ForCausalLM", _qwen3, lambda c: {**_write_qwen(c), "attention_bias": c.qkv_bias}, table),
+    "olmo2": Family("Olmo2ForCausalLM", _olmo2, lambda c: {**write(c), "attention_bias": c.qkv_bias}, table),
+}

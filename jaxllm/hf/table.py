@@ -1,0 +1,242 @@
+"""Invertible tables between the tensors on disk and our parameters.
+
+A table is written in the names found on disk, and read in both directions. One tensor on disk is one row of a stacked
+parameter of ours, or of several joined along an axis (a fused projection); its kernel may be the other way round.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+Row = tuple[int, ...]
+"""Index into the leading axes of a stacked parameter: () for one that is not stacked, (layer,), (layer, expert)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """One name on disk, the parameters of ours that it holds, and how."""
+
+    theirs: str
+    """Name on disk; `{layer}`, `{expert}` stand for the leading axes of ours."""
+    ours: tuple[str, ...]
+    """What it holds, joined in this order along `axis`. Where the model has none of it, the rule says nothing."""
+    transposed: bool = False
+    """Its last two axes are swapped on disk (torch keeps a linear kernel as [out, in])."""
+    axis: int = 0
+    """Where the parts are joined, in the layout on disk."""
+    absent: tuple[int, ...] = ()
+    """Layers that have no such tensor on disk."""
+    fill: float = 0.0
+    """What our rows of those layers hold."""
+
+
+def linear(theirs: str, *ours: str) -> tuple[Rule, ...]:
+    """The rules of a torch `Linear`: weight [out, in] and bias, of one or several `Dense` of ours."""
+    return (
+        Rule(f"{theirs}.weight", tuple(f"{x}.kernel" for x in ours), transposed=True),
+        Rule(f"{theirs}.bias", tuple(f"{x}.bias" for x in ours)),
+    )
+
+
+def conv1d(theirs: str, *ours: str) -> tuple[Rule, ...]:
+    """The rules of GPT-2's `Conv1D`: weight [in, out] and bias, of one or several `Dense` of ours."""
+    return (
+        Rule(f"{theirs}.weight", tuple(f"{x}.kernel" for x in ours), axis=1),
+        Rule(f"{theirs}.bias", tuple(f"{x}.bias" for x in ours)),
+    )
+
+
+def norm(theirs: str, ours: str, absent: tuple[int, ...] = ()) -> tuple[Rule, ...]:
+    """The rules of a norm: weight and bias, ones and zeros in layers that have none."""
+    return (
+        Rule(f"{theirs}.weight", (f"{ours}.scale",), absent=absent, fill=1.0),
+        Rule(f"{theirs}.bias", (f"{ours}.bias",), absent=absent),
+    )
+
+
+def embedding(theirs: str, ours: str) -> tuple[Rule, ...]:
+    """The rule of an embedding table."""
+    return (Rule(f"{theirs}.weight", (f"{ours}.embedding",)),)
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """All that is known of a family's names."""
+
+    rules: tuple[Rule, ...]
+    prefix: str = ""
+    """What names on disk begin with, except in the file of a bare trunk."""
+    ignore: tuple[str, ...] = ()
+    """Regular expressions of whole names on disk to pass over: buffers, poolers, the heads of other tasks."""
+    renames: tuple[tuple[str, str], ...] = ()
+    """Old spellings: (regular expression, replacement), before anything else looks at a name."""
+    heads: tuple[str, ...] = ()
+    """Modules of ours (first part of the name) that are initialised where the file has none, or another shape."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A row of a parameter of ours, and where it lies along the rule's axis in the tensor on disk."""
+
+    name: str
+    row: Row
+    start: int
+    stop: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """A tensor on disk in terms of ours."""
+
+    name: str
+    shape: tuple[int, ...]
+    rule: Rule
+    parts: tuple[Part, ...]
+
+
+Layout = dict[str, Tensor]
+"""Every tensor that a model makes on disk, by its name there."""
+
+
+def layout(table: Table, shapes: Mapping[str, Any]) -> Layout:
+    """What parameters of these names and shapes (arrays, or anything with `.shape`) are on disk.
+
+    Raises ValueError where the table does not cover a parameter, or holds it twice.
+    """
+    tensors: Layout = {}
+    for rule in table.rules:
+        if not any(name in shapes for name in rule.ours):
+            continue
+        lead = ("{layer}" in rule.theirs) + ("{expert}" in rule.theirs)
+        for row in itertools.product(*map(range, shapes[rule.ours[0]].shape[:lead])):
+            if not row or row[0] not in rule.absent:
+                tensor = _tensor(rule, row, shapes)
+                assert tensor.name not in tensors, f"two rules for {tensor.name}"
+                tensors[tensor.name] = tensor
+    held = {part.name for tensor in tensors.values() for part in tensor.parts}
+    if lost := sorted(shapes.keys() - held):
+        raise ValueError(f"no rule for {', '.join(lost)}")
+    return tensors
+
+
+def _tensor(rule: Rule, row: Row, shapes: Mapping[str, Any]) -> Tensor:
+    sizes = [_swap(rule, tuple(shapes[name].shape[len(row) :])) for name in rule.ours]
+    stops = list(itertools.accumulate(size[rule.axis] for size in sizes)) if sizes[0] else [0]
+    parts = tuple(Part(n, row, a, b) for n, a, b in zip(rule.ours, [0, *stops], stops, strict=False))
+    shape = (*sizes[0][: rule.axis], stops[-1], *sizes[0][rule.axis + 1 :]) if sizes[0] else ()
+    return Tensor(rule.theirs.format(**dict(zip(("layer", "expert"), row, strict=False))), shape, rule, parts)
+
+
+def _swap(rule: Rule, axes: Sequence[Any]) -> tuple[Any, ...]:
+    """Axes of ours in the order on disk, or back."""
+    return (*axes[:-2], axes[-1], axes[-2]) if rule.transposed else tuple(axes)
+
+
+def join(tensor: Tensor, fetch: Callable[[str, Row], np.ndarray]) -> np.ndarray:
+    """The tensor on disk, from `fetch(name, row)` of ours."""
+    parts = [fetch(part.name, part.row) for part in tensor.parts]
+    if tensor.rule.transposed:
+        parts = [np.swapaxes(part, -1, -2) for part in parts]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=tensor.rule.axis)
+
+
+def sources(tensors: Layout) -> dict[str, dict[Row, tuple[Tensor, Part]]]:
+    """The other way: where each row of each parameter of ours lies on disk."""
+    rows: dict[str, dict[Row, tuple[Tensor, Part]]] = {}
+    for tensor in tensors.values():
+        for part in tensor.parts:
+            rows.setdefault(part.name, {})[part.row] = tensor, part
+    return rows
+
+
+def piece(
+    rows: Mapping[Row, tuple[Tensor, Part]],
+    shape: tuple[int, ...],
+    index: tuple[slice, ...],
+    dtype: Any,
+    read: Callable[[str], np.ndarray],
+) -> np.ndarray:
+    """The part `index` of a parameter of ours of this shape, row by row from the tensors on disk.
+
+    rows: from `sources`. read: name on disk -> the array there, of which only what is needed is touched.
+    """
+    bounds = [part.indices(n)[:2] for part, n in zip(index, shape, strict=True)]
+    out = np.empty([b - a for a, b in bounds], dtype)
+    rule = next(iter(rows.values()))[0].rule
+    lead = len(next(iter(rows)))
+    for row in itertools.product(*(range(a, b) for a, b in bounds[:lead])):
+        at = tuple(r - a for r, (a, _) in zip(row, bounds, strict=False))
+        if row not in rows:
+            out[at] = rule.fill
+            continue
+        tensor, part = rows[row]
+        cut = [slice(a, b) for a, b in _swap(rule, bounds[lead:])]
+        if cut:
+            cut[rule.axis] = slice(part.start + cut[rule.axis].start, part.start + cut[rule.axis].stop)
+        x = read(tensor.name)[tuple(cut)]
+        out[at] = np.swapaxes(x, -1, -2) if rule.transposed else x
+    return out
+
+
+@dataclasses.dataclass(frozen=True)
+class Match:
+    """What of a layout a file has."""
+
+    names: dict[str, str]
+    """Name in the layout -> name in the file."""
+    fresh: frozenset[str]
+    """Parameters of ours, all of them of heads, that are to be initialised."""
+    ignored: tuple[str, ...]
+    """Names in the file that were passed over."""
+    problems: tuple[str, ...]
+    """Everything missing, left over or mis-shaped."""
+    notes: tuple[str, ...]
+
+
+def match(table: Table, tensors: Layout, shapes: Mapping[str, tuple[int, ...]], skip: Iterable[str] = ()) -> Match:
+    """Compares a layout with the names and shapes in a file. `skip`: heads to be initialised whatever the file has."""
+    names: dict[str, str] = {}
+    ignored, problems, notes = [], [], []
+    for found in shapes:
+        name = found
+        for old, new in table.renames:
+            name = re.sub(old, new, name)
+        if name not in tensors and table.prefix + name in tensors:
+            name = table.prefix + name
+        if name in names:
+            problems.append(f"{names[name]} and {found} are the same tensor")
+        elif name in tensors:
+            names[name] = found
+        elif any(re.fullmatch(pattern, x) for pattern in table.ignore for x in (name, table.prefix + name)):
+            ignored.append(found)
+        else:
+            problems.append(f"left over {found} {shapes[found]}")
+
+    def head(tensor: Tensor) -> str:
+        return tensor.parts[0].name.split(".")[0]
+
+    fresh = set(skip)
+    for name in table.heads:
+        own = [tensor for tensor in tensors.values() if head(tensor) == name]
+        if own and not any(tensor.name in names for tensor in own):
+            notes.append(f"{name}: not in the file, initialised")
+            fresh.add(name)
+        elif wrong := [x for x in own if x.name in names and shapes[names[x.name]] != x.shape and name not in fresh]:
+            here = wrong[0]
+            notes.append(f"{name}: {here.name} is {shapes[names[here.name]]}, wanted {here.shape}; initialised")
+            fresh.add(name)
+    for name, tensor in tensors.items():
+        if head(tensor) in fresh:
+            names.pop(name, None)
+        elif name not in names:
+            problems.append(f"missing {name} {tensor.shape}")
+        elif shapes[names[name]] != tensor.shape:
+            problems.append(f"{names[name]} is {shapes[names[name]]}, wanted {tensor.shape}")
+    initialised = {part.name for tensor in tensors.values() if head(tensor) in fresh for part in tensor.parts}
+    return Match(names, frozenset(initialised), tuple(ignored), tuple(problems), tuple(notes))

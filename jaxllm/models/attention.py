@@ -1,0 +1,189 @@
+"""Attention over packed rows: who sees whom follows from segments, positions and branches."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxllm.models.layers import dropout
+from jaxllm.types import Batch
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+    """What visibility depends on, per token: segment (0 is padding), position in it, branch (None: no branches)."""
+
+    segments_BT: jax.Array
+    positions_BT: jax.Array
+    branches_BT: jax.Array | None = None
+
+    @classmethod
+    def of(cls, batch: Batch) -> Tokens:
+        return cls(batch.segments_BT, batch.positions_BT, batch.branches_BT)
+
+
+def visible(query: Tokens, key: Tokens, *, causal: bool, window: jax.Array | None = None) -> jax.Array:
+    """Which keys a query sees, bool [B, T, S].
+
+    The key is no padding and of the same segment; if causal, not of a later position; of branch 0 or of the query's
+    own; and at most `window` positions away (int32 scalar).
+    """
+    seen = (query.segments_BT[:, :, None] == key.segments_BT[:, None, :]) & (key.segments_BT > 0)[:, None, :]
+    distance = query.positions_BT[:, :, None] - key.positions_BT[:, None, :]
+    if causal:
+        seen &= distance >= 0
+    if window is not None:
+        seen &= jnp.abs(distance) <= window
+    if query.branches_BT is not None and key.branches_BT is not None:
+        branch = key.branches_BT[:, None, :]
+        seen &= (branch == 0) | (branch == query.branches_BT[:, :, None])
+    return seen
+
+
+BACKENDS = ("auto", "xla", "cudnn", "splash")
+"""auto is splash on a TPU, cudnn on a GPU and xla elsewhere."""
+
+
+def attention(
+    q_BTNH: jax.Array,
+    k_BSKH: jax.Array,
+    v_BSKH: jax.Array,
+    query: Tokens,
+    key: Tokens,
+    *,
+    causal: bool,
+    window: jax.Array | None = None,
+    windows: tuple[int, ...] = (),
+    scale: float | None = None,
+    softcap: float = 0.0,
+    dropout_rate: float = 0.0,
+    dropout_key: jax.Array | None = None,
+    backend: str = "xla",
+) -> jax.Array:
+    """Scaled dot-product attention (Vaswani et al. 2017) -> [B, T, N, H]; softmax in float32.
+
+    K key heads serve N query heads in groups (Ainslie et al. 2023). scale defaults to H^-1/2. softcap: the scores
+    become c tanh(score / c) (Gemma 2), 0 for none. Queries that see nothing (padding) give finite values.
+    backend: one of BACKENDS. What a backend cannot do is done by xla, with the same numbers: splash (Pallas, for TPU)
+    has no dropout and no branches, wants queries and keys to be the same tokens, a multiple of 128 of them, and the
+    values that `window` may take in `windows`, as its kernels are compiled for each; cudnn wants 16-bit inputs and has
+    no dropout and no softcap. Over several devices splash needs the mesh set (`jax.set_mesh`), and auto takes xla
+    without.
+    """
+    T, H = q_BTNH.shape[1], q_BTNH.shape[3]
+    scale = H**-0.5 if scale is None else scale
+    drops = dropout_rate > 0 and dropout_key is not None
+    if backend == "auto":
+        # A kernel is opaque to the partitioner, so without a mesh to cut along it runs on one device only.
+        alone = jax.device_count() == 1 or not jax.sharding.get_abstract_mesh().empty
+        backend = {"tpu": "splash" if alone else "xla", "gpu": "cudnn"}.get(jax.default_backend(), "xla")
+    can_splash = query is key and query.branches_BT is None and T % _LANES == 0 and (window is None or bool(windows))
+    if backend == "splash" and can_splash and not drops:
+        return _splash(q_BTNH * scale, k_BSKH, v_BSKH, query, causal, window, windows, softcap)
+    seen_BTS = visible(query, key, causal=causal, window=window)
+    if backend == "cudnn" and not drops and not softcap and q_BTNH.dtype.itemsize == 2:
+        return jax.nn.dot_product_attention(
+            q_BTNH, k_BSKH, v_BSKH, mask=seen_BTS[:, None], scale=scale, implementation="cudnn"
+        )
+    return _xla(q_BTNH, k_BSKH, v_BSKH, seen_BTS, scale, softcap, dropout_rate, dropout_key)
+
+
+def _xla(
+    q_BTNH: jax.Array,
+    k_BSKH: jax.Array,
+    v_BSKH: jax.Array,
+    seen_BTS: jax.Array,
+    scale: float,
+    softcap: float,
+    dropout_rate: float,
+    dropout_key: jax.Array | None,
+) -> jax.Array:
+    B, T, N, H = q_BTNH.shape
+    K = k_BSKH.shape[2]
+    q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H)
+    scores_BKGTS = jnp.einsum("BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32)
+    scores_BKGTS = soft_cap(scores_BKGTS * scale, softcap)
+    scores_BKGTS = jnp.where(seen_BTS[:, None, None], scores_BKGTS, -1e30)
+    probs_BKGTS = jax.nn.softmax(scores_BKGTS, axis=-1).astype(v_BSKH.dtype)
+    probs_BKGTS = dropout(probs_BKGTS, dropout_rate, dropout_key)
+    return jnp.einsum("BKGTS,BSKH->BTKGH", probs_BKGTS, v_BSKH).reshape(B, T, N, H)
+
+
+def soft_cap(x: jax.Array, cap: float) -> jax.Array:
+    """cap * tanh(x / cap); x itself for a cap of 0."""
+    return cap * jnp.tanh(x / cap) if cap else x
+
+
+_LANES = 128
+
+
+def _splash(
+    q_BTNH: jax.Array,
+    k_BTKH: jax.Array,
+    v_BTKH: jax.Array,
+    tokens: Tokens,
+    causal: bool,
+    window: jax.Array | None,
+    windows: tuple[int, ...],
+    softcap: float,
+) -> jax.Array:
+    """The Pallas kernel, cut along the mesh that is set: rows over data and fsdp, heads over tensor."""
+
+    def run(q: jax.Array, k: jax.Array, v: jax.Array, segments_BT: jax.Array, which: jax.Array) -> jax.Array:
+        kernels = [_splash_rows(q.shape[1], q.shape[2] // k.shape[2], causal, w, softcap) for w in windows or (None,)]
+        if len(kernels) == 1:
+            return kernels[0](q, k, v, segments_BT)
+        return jax.lax.switch(which, kernels, q, k, v, segments_BT)
+
+    which = jnp.int32(0) if window is None else jnp.argmax(jnp.asarray(windows) == window)
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.are_all_axes_manual:  # one device, or already cut (pmap, shard_map)
+        return run(q_BTNH, k_BTKH, v_BTKH, tokens.segments_BT, which)
+    rows = tuple(axis for axis in ("data", "fsdp") if axis in mesh.axis_names)
+    heads = "tensor" if "tensor" in mesh.axis_names and k_BTKH.shape[2] % mesh.shape["tensor"] == 0 else None
+    whole, cut = jax.P(), jax.P(rows, None, heads, None)
+    cut_run = jax.shard_map(run, in_specs=(cut, cut, cut, jax.P(rows), whole), out_specs=cut, check_vma=False)
+    return cut_run(q_BTNH, k_BTKH, v_BTKH, tokens.segments_BT, which)
+
+
+def _splash_rows(
+    T: int, groups: int, causal: bool, window: int | None, softcap: float
+) -> Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]:
+    """(q_BTNH, k_BTKH, v_BTKH, segments_BT) -> [B, T, N, H], for one window. On a CPU it is interpreted, for tests."""
+    # Imported late, for it is slow.
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    reach = None if window is None or window >= T else window
+    if reach is not None:
+        mask = masks.LocalMask((T, T), (reach, 0 if causal else reach), 0)
+    else:
+        mask = masks.CausalMask((T, T)) if causal else masks.FullMask((T, T))
+    size = next(size for size in (512, 256, _LANES) if T % size == 0)
+    names = ("block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute")
+    blocks = kernel.BlockSizes(**dict.fromkeys((*names, "block_q_dq", "block_kv_dq"), size))
+
+    def build(interpret: bool) -> Callable[..., jax.Array]:
+        mqa = kernel.make_splash_mqa_single_device(
+            masks.MultiHeadMask([mask] * groups),
+            block_sizes=blocks,
+            attn_logits_soft_cap=softcap or None,
+            interpret=interpret,
+        )
+        over_heads = jax.vmap(mqa, in_axes=(0, 0, 0, None))
+        return jax.vmap(lambda q, k, v, s: over_heads(q, k, v, kernel.SegmentIds(s, s)))
+
+    def rows(q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, segments_BT: jax.Array) -> jax.Array:
+        B, T, N, H = q_BTNH.shape
+        q_BKGTH = jnp.moveaxis(q_BTNH.reshape(B, T, N // groups, groups, H), 1, 3)
+        k_BKTH, v_BKTH = jnp.swapaxes(k_BTKH, 1, 2), jnp.swapaxes(v_BTKH, 1, 2)
+        y_BKGTH = jax.lax.platform_dependent(
+            q_BKGTH, k_BKTH, v_BKTH, segments_BT, cpu=build(interpret=True), default=build(interpret=False)
+        )
+        return jnp.moveaxis(y_BKGTH, 3, 1).reshape(B, T, N, H)
+
+    return rows

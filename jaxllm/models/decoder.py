@@ -1,0 +1,254 @@
+"""Causal decoders by configuration: GPT-2, Llama, Mistral, Qwen, Gemma, OLMo 2, Mixtral.
+
+One block does for all: what differs is which norms stand where, how positions come in, and how far a layer sees.
+Reading a text at once and continuing one token at a time are the same code, the second with a cache of keys and values.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import PartitionSpec as P
+
+from jaxllm.models.attention import Tokens, attention, soft_cap
+from jaxllm.models.decoder_config import PRESETS, Config
+from jaxllm.models.layers import (
+    ACTIVATIONS,
+    Dense,
+    Embed,
+    LayerNorm,
+    RMSNorm,
+    dropout,
+    matmul,
+    rotate,
+    scan_stack,
+    stack,
+)
+from jaxllm.models.moe import Experts, Load, balance
+from jaxllm.params import Rules
+from jaxllm.types import Batch, Metrics
+
+__all__ = ["PRESETS", "SHARDING", "Cache", "Config", "Decoder"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Cache:
+    """Keys and values of what was read so far, in `length` (int32 scalar) of S slots, and whose they are."""
+
+    k_LBSKH: jax.Array
+    v_LBSKH: jax.Array
+    tokens: Tokens
+    length: jax.Array
+
+    @classmethod
+    def empty(cls, c: Config, rows: int, slots: int) -> Cache:
+        keys = jnp.zeros((c.depth, rows, slots, c.K, c.H), c.dtype)
+        nothing = jnp.zeros((rows, slots), jnp.int32)
+        return cls(keys, keys, Tokens(nothing, nothing), jnp.int32(0))
+
+    def advance(self, tokens: Tokens) -> Cache:
+        """Notes the tokens whose keys and values the layers are about to put."""
+        put = lambda old, new: jax.lax.dynamic_update_slice(old, new, (0, self.length))  # noqa: E731
+        segments_BS = put(self.tokens.segments_BT, tokens.segments_BT)
+        return dataclasses.replace(self, tokens=Tokens(segments_BS, put(self.tokens.positions_BT, tokens.positions_BT)))
+
+    def put(self, layer: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array) -> tuple[Cache, jax.Array, jax.Array]:
+        """With these, written in place after the first `length`; and all keys and values of the layer, [B, S, K, H]."""
+        at = (layer, 0, self.length, 0, 0)
+        k = jax.lax.dynamic_update_slice(self.k_LBSKH, k_BTKH[None], at)
+        v = jax.lax.dynamic_update_slice(self.v_LBSKH, v_BTKH[None], at)
+        return dataclasses.replace(self, k_LBSKH=k, v_LBSKH=v), k[layer], v[layer]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """What a block is told of its place in the stack."""
+
+    index: jax.Array
+    window: jax.Array
+    frequency_H: jax.Array
+    key: jax.Array | None
+
+
+def make_norm(c: Config, width: int) -> nnx.Module:
+    """The family's norm."""
+    return (
+        LayerNorm(width, eps=c.norm_eps) if c.norm == "layer" else RMSNorm(width, eps=c.norm_eps, offset=c.norm_offset)
+    )
+
+
+class Attention(nnx.Module):
+    """Causal self-attention of one block."""
+
+    def __init__(self, c: Config, rngs: nnx.Rngs):
+        def project(heads: int) -> Dense:
+            return Dense(c.width, heads * c.H, bias=c.qkv_bias, std=c.init_std, rngs=rngs)
+
+        self.q, self.k, self.v = project(c.heads), project(c.K), project(c.K)
+        self.out = Dense(c.heads * c.H, c.width, bias=c.out_bias, std=c.out_std, rngs=rngs)
+        widths = {"none": None, "head": (c.H, c.H), "full": (c.heads * c.H, c.K * c.H)}[c.qk_norm]
+        self.q_norm, self.k_norm = (None, None) if widths is None else (make_norm(c, width) for width in widths)
+        self.config = c
+
+    def __call__(
+        self, x_BTD: jax.Array, tokens: Tokens, layer: Layer, key: jax.Array | None, cache: Cache | None
+    ) -> tuple[jax.Array, Cache | None]:
+        c = self.config
+        q, k, v = self.q(x_BTD), self.k(x_BTD), self.v(x_BTD)
+        if c.qk_norm == "full":
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = (x.reshape(*x.shape[:2], -1, c.H) for x in (q, k, v))
+        if c.qk_norm == "head":
+            q, k = self.q_norm(q), self.k_norm(k)
+        if c.rope_base:
+            q, k = (rotate(x, tokens.positions_BT, layer.frequency_H) for x in (q, k))
+        seen = tokens
+        if cache is not None:
+            cache, k, v = cache.put(layer.index, k, v)
+            seen = cache.tokens
+        y_BTNH = attention(
+            q, k, v, tokens, seen, causal=True,
+            window=layer.window if any(c.windows) else None, windows=tuple(sorted(set(c.windows_L().tolist()))),
+            scale=(c.attention_scale or c.H**-0.5) * c.rope_scaling.amplitude**2, softcap=c.attention_softcap,
+            dropout_rate=c.attention_dropout, dropout_key=key, backend=c.backend,
+        )  # fmt: skip
+        return self.out(y_BTNH.reshape(*x_BTD.shape[:2], -1)), cache
+
+
+class MLP(nnx.Module):
+    """Up, activation, down; gated if the configuration says so."""
+
+    def __init__(self, c: Config, rngs: nnx.Rngs):
+        self.up = Dense(c.width, c.mlp_width, bias=c.mlp_bias, std=c.init_std, rngs=rngs)
+        self.gate = Dense(c.width, c.mlp_width, bias=c.mlp_bias, std=c.init_std, rngs=rngs) if c.gated else None
+        self.down = Dense(c.mlp_width, c.width, bias=c.mlp_bias, std=c.out_std, rngs=rngs)
+        self.activation = c.activation
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        activation = ACTIVATIONS[self.activation]
+        return self.down(activation(self.up(x)) if self.gate is None else activation(self.gate(x)) * self.up(x))
+
+
+class Block(nnx.Module):
+    """One layer."""
+
+    def __init__(self, c: Config, rngs: nnx.Rngs):
+        def norm(place: str) -> nnx.Module | None:
+            return make_norm(c, c.width) if c.norm_place in (place, "both") else None
+
+        self.attn = Attention(c, rngs)
+        self.mlp = None if c.experts else MLP(c, rngs)
+        self.experts = Experts(c, out_std=c.out_std, rngs=rngs) if c.experts else None
+        self.attn_norm, self.attn_post_norm = norm("before"), norm("after")
+        self.mlp_norm, self.mlp_post_norm = norm("before"), norm("after")
+        self.config = c
+
+    def __call__(
+        self, x_BTD: jax.Array, tokens: Tokens, layer: Layer, cache: Cache | None
+    ) -> tuple[jax.Array, Cache | None, Load | None]:
+        def add(x: jax.Array, y: jax.Array, norm: nnx.Module | None, key: jax.Array | None) -> jax.Array:
+            return x + dropout(y if norm is None else norm(y), self.config.output_dropout, key)
+
+        probs_key, attn_key, mlp_key = (None,) * 3 if layer.key is None else jax.random.split(layer.key, 3)
+        before = x_BTD if self.attn_norm is None else self.attn_norm(x_BTD)
+        y_BTD, cache = self.attn(before, tokens, layer, probs_key, cache)
+        x_BTD = add(x_BTD, y_BTD, self.attn_post_norm, attn_key)
+        before, load = x_BTD if self.mlp_norm is None else self.mlp_norm(x_BTD), None
+        if self.experts is None:
+            y_BTD = self.mlp(before)
+        else:
+            y_BTD, load = self.experts(before, tokens.segments_BT > 0)
+        return add(x_BTD, y_BTD, self.mlp_post_norm, mlp_key), cache, load
+
+
+class Embeddings(nnx.Module):
+    """Tokens, plus positions where they are learned."""
+
+    def __init__(self, c: Config, rngs: nnx.Rngs):
+        self.tokens = Embed(c.vocab_size, c.width, std=c.init_std, rngs=rngs)
+        self.positions = None if c.rope_base else Embed(c.max_positions, c.width, std=c.init_std, rngs=rngs)
+        self.config = c
+
+    def __call__(self, tokens_BT: jax.Array, positions_BT: jax.Array, key: jax.Array | None) -> jax.Array:
+        c = self.config
+        x_BTD = self.tokens(tokens_BT)
+        if self.positions is not None:
+            x_BTD += self.positions(positions_BT)
+        x_BTD = x_BTD.astype(c.dtype) * jnp.asarray(c.embedding_scale, c.dtype)
+        return dropout(x_BTD, c.embedding_dropout, key)
+
+
+class Decoder(nnx.Module):
+    """Batch -> hidden_BTD -> logits of the next token."""
+
+    def __init__(self, config: Config, rngs: nnx.Rngs):
+        self.embeddings = Embeddings(config, rngs)
+        self.blocks = stack(lambda rngs: Block(config, rngs), config.depth, rngs)
+        self.norm = make_norm(config, config.width)
+        size = config.vocab_size
+        self.unembed = None if config.tied else Dense(config.width, size, bias=False, std=config.init_std, rngs=rngs)
+        self.config = config
+
+    def hidden(self, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, Metrics]:
+        """hidden_BTD, and the balance loss of a mixture's router."""
+        tokens = Tokens.of(batch)
+        x_BTD, _, load_LE = self._run(batch.tokens_BT, tokens, None, key)
+        if load_LE is None:
+            return x_BTD, {}
+        return x_BTD, {"router_balance": balance(load_LE, tokens.segments_BT > 0, self.config.router_balance)}
+
+    def head(self, hidden_ND: jax.Array) -> jax.Array:
+        """logits_NV (any leading axes), float32."""
+        kernel = self.embeddings.tokens.embedding[...].T if self.unembed is None else self.unembed.kernel[...]
+        logits_NV = matmul(hidden_ND, kernel.astype(hidden_ND.dtype)).astype(jnp.float32)
+        return soft_cap(logits_NV, self.config.logit_softcap)
+
+    def extend(self, cache: Cache, tokens_BT: jax.Array, tokens: Tokens) -> tuple[jax.Array, Cache]:
+        """hidden_BTD of tokens that continue what the cache holds, and the cache with them; T slots must be free."""
+        cache = cache.advance(tokens)
+        x_BTD, cache, _ = self._run(tokens_BT, tokens, cache, None)
+        return x_BTD, dataclasses.replace(cache, length=cache.length + tokens_BT.shape[1])
+
+    def _run(
+        self, tokens_BT: jax.Array, tokens: Tokens, cache: Cache | None, key: jax.Array | None
+    ) -> tuple[jax.Array, Any, Load | None]:
+        c = self.config
+        embed_key, keys = None, None
+        if key is not None:
+            embed_key, stack_key = jax.random.split(key)
+            keys = jax.random.split(stack_key, c.depth)
+        layers = Layer(jnp.arange(c.depth), jnp.asarray(c.windows_L()), jnp.asarray(c.frequencies_LH()), keys)
+
+        def call(block: Block, carry: tuple[jax.Array, Any], layer: Layer) -> tuple[tuple[jax.Array, Any], Any]:
+            x_BTD, cache, load = block(carry[0], tokens, layer, carry[1])
+            return (x_BTD, cache), load
+
+        x_BTD = self.embeddings(tokens_BT, tokens.positions_BT, embed_key)
+        (x_BTD, cache), load_LE = scan_stack(call, self.blocks, (x_BTD, cache), layers, remat=c.remat, unroll=c.unroll)
+        return self.norm(x_BTD), cache, load_LE
+
+
+SHARDING: Rules = (
+    (r"embeddings\.tokens\.embedding", P("tensor", "fsdp")),
+    (r"embeddings\.positions\.embedding", P(None, "fsdp")),
+    (r"unembed\.kernel", P("fsdp", "tensor")),
+    (r"blocks\.attn\.(q|k|v)\.kernel", P(None, "fsdp", "tensor")),
+    (r"blocks\.attn\.(q|k|v)\.bias", P(None, "tensor")),
+    (r"blocks\.attn\.(q|k)_norm\.scale", P()),
+    (r"blocks\.attn\.out\.kernel", P(None, "tensor", "fsdp")),
+    (r"blocks\.mlp\.(up|gate)\.kernel", P(None, "fsdp", "tensor")),
+    (r"blocks\.mlp\.(up|gate)\.bias", P(None, "tensor")),
+    (r"blocks\.mlp\.down\.kernel", P(None, "tensor", "fsdp")),
+    (r"blocks\.(attn\.out|mlp\.down)\.bias", P(None, "fsdp")),
+    (r"blocks\.experts\.router\.kernel", P(None, "fsdp", None)),
+    (r"blocks\.experts\.(up|gate)\.kernel", P(None, "expert", "fsdp", "tensor")),
+    (r"blocks\.experts\.down\.kernel", P(None, "expert", "tensor", "fsdp")),
+    (r"blocks\.\w+_norm\.(scale|bias)", P(None, "fsdp")),
+    (r"norm\.(scale|bias)", P("fsdp")),
+)

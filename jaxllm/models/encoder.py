@@ -1,0 +1,202 @@
+"""Bidirectional encoders by configuration: BERT, RoBERTa, DistilBERT, ModernBERT.
+
+BERT (Devlin et al. 2018) and its likes learn positions and normalise after each residual sum; ModernBERT (Warner et al.
+2024) rotates them, normalises before, gates its MLP, and sees only a window in most layers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import PartitionSpec as P
+
+from jaxllm.models.attention import Tokens, attention
+from jaxllm.models.layers import ACTIVATIONS, Dense, Embed, LayerNorm, dropout, rope, run_stack, stack
+from jaxllm.params import Rules
+from jaxllm.types import Batch, Metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What an encoder is. The defaults are BERT's."""
+
+    vocab_size: int
+    """Rows of the token embedding."""
+    width: int
+    """D: features of the residual stream."""
+    depth: int
+    """L: number of blocks."""
+    heads: int
+    """N: attention heads; divides the width."""
+    mlp_width: int
+    """F: features inside the MLP."""
+    max_positions: int = 512
+    """Longest sequence, in tokens."""
+    position_offset: int = 0
+    """Rows of the position embedding before that of position 0 (RoBERTa: padding id + 1)."""
+    token_types: int = 2
+    """Rows of the token-type embedding, of which the first is used; 0 for none."""
+    rope_base: float = 0.0
+    """Base of rotary positions in layers that see everything; 0 for learned positions."""
+    local_rope_base: float = 0.0
+    """The same in layers that see a window."""
+    window: int = 0
+    """How many tokens to either side a windowed layer sees; 0 for no windowed layers."""
+    global_every: int = 1
+    """With a window: layers 0, g, 2g ... see everything."""
+    pre_norm: bool = False
+    """Normalise before attention and MLP (but not before the first attention), and once at the end."""
+    gated: bool = False
+    """MLP of two halves, activation(gate) * up."""
+    activation: str = "gelu"
+    attention_bias: bool = True
+    mlp_bias: bool = True
+    norm_bias: bool = True
+    norm_eps: float = 1e-12
+    init_std: float = 0.02
+    """Standard deviation of initial kernels and embeddings."""
+    embedding_dropout: float = 0.1
+    """Rate, after the embeddings."""
+    attention_dropout: float = 0.1
+    """Rate, on the attention probabilities."""
+    attention_output_dropout: float = 0.1
+    """Rate, on what attention adds to the residual stream."""
+    mlp_output_dropout: float = 0.1
+    """Rate, on what the MLP adds to it."""
+    mlp_dropout: float = 0.0
+    """Rate, inside the MLP."""
+    dtype: str = "float32"
+    """Of the computation; parameters stay float32."""
+    remat: str = "none"
+    """What the backward pass recomputes: none, dots, full (layers.REMAT)."""
+    unroll: int = 0
+    """Blocks per loop iteration; 0 for all on CPU and 1 elsewhere."""
+
+
+class Attention(nnx.Module):
+    """Self-attention of one block."""
+
+    def __init__(self, c: Config, rngs: nnx.Rngs):
+        def project() -> Dense:
+            return Dense(c.width, c.width, bias=c.attention_bias, std=c.init_std, rngs=rngs)
+
+        self.q, self.k, self.v, self.out = project(), project(), project(), project()
+        self.config = c
+
+    def __call__(
+        self, x_BTD: jax.Array, tokens: Tokens, window: jax.Array, rope_base: jax.Array, key: jax.Array | None
+    ) -> jax.Array:
+        c = self.config
+        q, k, v = (part(x_BTD).reshape(*x_BTD.shape[:2], c.heads, -1) for part in (self.q, self.k, self.v))
+        if c.rope_base:
+            q, k = rope(q, tokens.positions_BT, rope_base), rope(k, tokens.positions_BT, rope_base)
+        y_BTNH = attention(
+            q, k, v, tokens, tokens,
+            causal=False, window=window if c.window else None, dropout_rate=c.attention_dropout, dropout_key=key,
+        )  # fmt: skip
+        return self.out(y_BTNH.reshape(x_BTD.shape))
+
+
+class MLP(nnx.Module):
+    """Up, activation, down; gated if the configuration says so."""
+
+    def __init__(self, c: Config, rngs: nnx.Rngs):
+        self.up = Dense(c.width, c.mlp_width, bias=c.mlp_bias, std=c.init_std, rngs=rngs)
+        self.gate = Dense(c.width, c.mlp_width, bias=c.mlp_bias, std=c.init_std, rngs=rngs) if c.gated else None
+        self.down = Dense(c.mlp_width, c.width, bias=c.mlp_bias, std=c.init_std, rngs=rngs)
+        self.config = c
+
+    def __call__(self, x: jax.Array, key: jax.Array | None) -> jax.Array:
+        activation = ACTIVATIONS[self.config.activation]
+        inner = activation(self.up(x)) if self.gate is None else activation(self.gate(x)) * self.up(x)
+        return self.down(dropout(inner, self.config.mlp_dropout, key))
+
+
+class Block(nnx.Module):
+    """One layer. `bare` (bool scalar) marks the layer whose attention has no norm before it."""
+
+    def __init__(self, c: Config, rngs: nnx.Rngs):
+        self.attn, self.mlp = Attention(c, rngs), MLP(c, rngs)
+        self.attn_norm = LayerNorm(c.width, bias=c.norm_bias, eps=c.norm_eps)
+        self.mlp_norm = LayerNorm(c.width, bias=c.norm_bias, eps=c.norm_eps)
+        self.config = c
+
+    def __call__(
+        self, x: jax.Array, tokens: Tokens, window: jax.Array, rope_base: jax.Array, bare: jax.Array, key: jax.Array | None
+    ) -> jax.Array:
+        c = self.config
+        probs, attn, inner, mlp = (None,) * 4 if key is None else jax.random.split(key, 4)
+        if c.pre_norm:
+            y = self.attn(jnp.where(bare, x, self.attn_norm(x)), tokens, window, rope_base, probs)
+            x = x + dropout(y, c.attention_output_dropout, attn)
+            return x + dropout(self.mlp(self.mlp_norm(x), inner), c.mlp_output_dropout, mlp)
+        y = self.attn(x, tokens, window, rope_base, probs)
+        x = self.attn_norm(x + dropout(y, c.attention_output_dropout, attn))
+        return self.mlp_norm(x + dropout(self.mlp(x, inner), c.mlp_output_dropout, mlp))
+
+
+class Embeddings(nnx.Module):
+    """Tokens, plus positions and the first token type where the configuration has them; normalised."""
+
+    def __init__(self, c: Config, rngs: nnx.Rngs):
+        def table(n: int) -> Embed | None:
+            return Embed(n, c.width, std=c.init_std, rngs=rngs) if n else None
+
+        self.tokens = Embed(c.vocab_size, c.width, std=c.init_std, rngs=rngs)
+        self.positions = table(0 if c.rope_base else c.max_positions + c.position_offset)
+        self.types = table(c.token_types)
+        self.norm = LayerNorm(c.width, bias=c.norm_bias, eps=c.norm_eps)
+        self.config = c
+
+    def __call__(self, batch: Batch, key: jax.Array | None) -> jax.Array:
+        x_BTD = self.tokens(batch.tokens_BT)
+        if self.types is not None:
+            x_BTD += jnp.broadcast_to(self.types.embedding[0], x_BTD.shape)
+        if self.positions is not None:
+            x_BTD += self.positions(batch.positions_BT + self.config.position_offset)
+        return dropout(self.norm(x_BTD).astype(self.config.dtype), self.config.embedding_dropout, key)
+
+
+class Encoder(nnx.Module):
+    """Batch -> hidden_BTD."""
+
+    def __init__(self, config: Config, rngs: nnx.Rngs):
+        self.embeddings = Embeddings(config, rngs)
+        self.blocks = stack(lambda rngs: Block(config, rngs), config.depth, rngs)
+        self.norm = LayerNorm(config.width, bias=config.norm_bias, eps=config.norm_eps) if config.pre_norm else None
+        self.config = config
+
+    def __call__(self, batch: Batch, key: jax.Array | None = None) -> jax.Array:
+        c, layers = self.config, jnp.arange(self.config.depth)
+        embed_key, keys = None, None
+        if key is not None:
+            embed_key, stack_key = jax.random.split(key)
+            keys = jax.random.split(stack_key, c.depth)
+        everything = layers % c.global_every == 0
+        window = jnp.where(everything, c.max_positions, c.window)
+        rope_base = jnp.where(everything, c.rope_base, c.local_rope_base)
+        tokens = jax.tree.map(lambda x: jnp.broadcast_to(x, (c.depth, *x.shape)), Tokens.of(batch))
+        per_layer = (tokens, window, rope_base, layers == 0, keys)
+        x_BTD = run_stack(self.blocks, self.embeddings(batch, embed_key), per_layer, remat=c.remat, unroll=c.unroll)
+        return x_BTD if self.norm is None else self.norm(x_BTD)
+
+    def hidden(self, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, Metrics]:
+        """hidden_BTD and no metrics of its own."""
+        return self(batch, key), {}
+
+
+SHARDING: Rules = (
+    (r"embeddings\.(tokens|positions|types)\.embedding", P(None, ("fsdp", "tensor"))),
+    (r"blocks\.attn\.(q|k|v)\.kernel", P(None, "fsdp", "tensor")),
+    (r"blocks\.attn\.(q|k|v)\.bias", P(None, "tensor")),
+    (r"blocks\.attn\.out\.kernel", P(None, "tensor", "fsdp")),
+    (r"blocks\.mlp\.(up|gate)\.kernel", P(None, "fsdp", "tensor")),
+    (r"blocks\.mlp\.(up|gate)\.bias", P(None, "tensor")),
+    (r"blocks\.mlp\.down\.kernel", P(None, "tensor", "fsdp")),
+    (r"blocks\.(attn\.out|mlp\.down)\.bias", P(None, "fsdp")),
+    (r"blocks\.\w+_norm\.(scale|bias)", P(None, "fsdp")),
+    (r"(embeddings\.)?norm\.(scale|bias)", P("fsdp")),
+)

@@ -1,0 +1,76 @@
+"""What stands on an encoder: the token classifier."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import PartitionSpec as P
+
+from jaxllm.models import encoder
+from jaxllm.models.layers import ACTIVATIONS, Dense, LayerNorm, dropout
+from jaxllm.params import Rules
+from jaxllm.types import Batch, Metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class TaggerConfig:
+    """A token classifier. ModernBERT has a dense layer, an activation and a norm before its classifier."""
+
+    encoder: encoder.Config
+    labels: tuple[str, ...]
+    """Names, in the order of the logits."""
+    classifier_dropout: float = 0.1
+    """Rate, before the classifier."""
+    classifier_bias: bool = True
+    transform: bool = False
+    """Dense, activation, norm before the classifier."""
+    transform_bias: bool = False
+    transform_activation: str = "gelu"
+
+
+class Transform(nnx.Module):
+    """Dense, activation, norm."""
+
+    def __init__(self, c: TaggerConfig, rngs: nnx.Rngs):
+        e = c.encoder
+        self.dense = Dense(e.width, e.width, bias=c.transform_bias, std=e.init_std, rngs=rngs)
+        self.norm = LayerNorm(e.width, bias=e.norm_bias, eps=e.norm_eps)
+        self.config = c
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.norm(ACTIVATIONS[self.config.transform_activation](self.dense(x)))
+
+
+class Tagger(nnx.Module):
+    """Batch -> hidden_BTD -> one logit per label and token."""
+
+    def __init__(self, config: TaggerConfig, rngs: nnx.Rngs):
+        self.body = encoder.Encoder(config.encoder, rngs)
+        self.transform = Transform(config, rngs) if config.transform else None
+        width, std = config.encoder.width, config.encoder.init_std
+        self.classifier = Dense(width, len(config.labels), bias=config.classifier_bias, std=std, rngs=rngs)
+        self.config = config
+
+    def hidden(self, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, Metrics]:
+        """What the classifier reads, [B, T, D]."""
+        body_key, head_key = (None, None) if key is None else jax.random.split(key)
+        x_BTD = self.body(batch, body_key)
+        if self.transform is not None:
+            x_BTD = self.transform(x_BTD)
+        return dropout(x_BTD, self.config.classifier_dropout, head_key), {}
+
+    def head(self, hidden_ND: jax.Array) -> jax.Array:
+        """logits_NV (any leading axes), float32."""
+        return self.classifier(hidden_ND).astype(jnp.float32)
+
+
+SHARDING: Rules = (
+    *encoder.SHARDING,
+    (r"transform\.dense\.kernel", P("fsdp", "tensor")),
+    (r"transform\.(dense\.bias|norm\.(scale|bias))", P("fsdp")),
+    (r"classifier\.kernel", P("fsdp", None)),
+    (r"classifier\.bias", P()),
+)

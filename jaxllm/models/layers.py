@@ -1,0 +1,177 @@
+"""The parts that every model is made of: functions first, then the modules that hold their parameters.
+
+Parameters are float32; the input's dtype decides the dtype of the computation.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+}
+
+
+@jax.custom_vjp
+def matmul(x: jax.Array, kernel_DF: jax.Array) -> jax.Array:
+    """x [..., D] @ kernel -> [..., F]. Its gradient, on CPU, contracts over flattened rows.
+
+    Left to itself XLA:CPU fuses the producer of dy into a strided, transposing copy of the kernel's gradient, far below
+    the speed of its own matmul. Elsewhere the gradient is what automatic differentiation gives.
+    """
+    return x @ kernel_DF
+
+
+def _matmul_forward(x: jax.Array, kernel_DF: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return x @ kernel_DF, (x, kernel_DF)
+
+
+def _matmul_backward(saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def flat(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+        rows_D, rows_F = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+        return (rows_F @ kernel.T).reshape(x.shape), jax.lax.dot_general(rows_D, rows_F, (((0,), (0,)), ((), ())))
+
+    def plain(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+        rows = tuple(range(x.ndim - 1))
+        return dy @ kernel.T, jax.lax.dot_general(x, dy, ((rows, rows), ((), ())))
+
+    return jax.lax.platform_dependent(*saved, dy, cpu=flat, default=plain)
+
+
+matmul.defvjp(_matmul_forward, _matmul_backward)
+
+
+def dense(x: jax.Array, kernel_DF: jax.Array, bias_F: jax.Array | None = None) -> jax.Array:
+    """x [..., D] -> [..., F] in x's dtype."""
+    y = matmul(x, kernel_DF.astype(x.dtype))
+    return y if bias_F is None else y + jnp.broadcast_to(bias_F.astype(x.dtype), y.shape)
+
+
+def layer_norm(x: jax.Array, scale_D: jax.Array, bias_D: jax.Array | None, eps: float) -> jax.Array:
+    """Layer normalisation (Ba et al. 2016), computed in float32."""
+    wide = x.astype(jnp.float32)
+    centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
+    y = centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + eps)
+    y = y * jnp.broadcast_to(scale_D, y.shape)
+    return (y if bias_D is None else y + jnp.broadcast_to(bias_D, y.shape)).astype(x.dtype)
+
+
+def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    """Zeroes a share `rate` of x and scales the rest up (Srivastava et al. 2014); without a key, x itself."""
+    if key is None or rate == 0.0:
+        return x
+    return jnp.where(jax.random.bernoulli(key, 1.0 - rate, x.shape), x / (1.0 - rate), 0.0).astype(x.dtype)
+
+
+def rms_norm(x: jax.Array, scale_D: jax.Array, eps: float, *, offset: float = 0.0) -> jax.Array:
+    """Root-mean-square normalisation (Zhang and Sennrich 2019), times offset + scale, computed in float32."""
+    wide = x.astype(jnp.float32)
+    y = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps)
+    return (y * jnp.broadcast_to(offset + scale_D, y.shape)).astype(x.dtype)
+
+
+def rope(x_BTNH: jax.Array, positions_BT: jax.Array, base: Any) -> jax.Array:
+    """Rotary position embedding over the two halves of each head (Su et al. 2021, in GPT-NeoX's layout); base may be traced."""
+    half = x_BTNH.shape[-1] // 2
+    return rotate(x_BTNH, positions_BT, jnp.power(jnp.asarray(base, jnp.float32), -jnp.arange(half) / half))
+
+
+def rotate(x_BTNH: jax.Array, positions_BT: jax.Array, frequency_H: jax.Array) -> jax.Array:
+    """`rope` with the radians per position of each pair of features given, float32 [H / 2]."""
+    angle_BTH = positions_BT[..., None].astype(jnp.float32) * frequency_H[None, None, :]
+    cos, sin = jnp.cos(angle_BTH)[:, :, None, :], jnp.sin(angle_BTH)[:, :, None, :]
+    a, b = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BTNH.dtype)
+
+
+class Dense(nnx.Module):
+    """kernel (d_in, d_out), normal of `std`, and a zero bias if any."""
+
+    def __init__(self, d_in: int, d_out: int, *, bias: bool = True, std: float = 0.02, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), (d_in, d_out)))
+        self.bias = nnx.Param(jnp.zeros(d_out)) if bias else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return dense(x, self.kernel[...], None if self.bias is None else self.bias[...])
+
+
+class LayerNorm(nnx.Module):
+    """scale (d,) of ones and a zero bias if any."""
+
+    def __init__(self, d: int, *, bias: bool = True, eps: float):
+        self.scale = nnx.Param(jnp.ones(d))
+        self.bias = nnx.Param(jnp.zeros(d)) if bias else None
+        self.eps = eps
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return layer_norm(x, self.scale[...], None if self.bias is None else self.bias[...], self.eps)
+
+
+class RMSNorm(nnx.Module):
+    """scale (d,); it starts where offset + scale is one."""
+
+    def __init__(self, d: int, *, eps: float, offset: float = 0.0):
+        self.scale = nnx.Param(jnp.full(d, 1.0 - offset))
+        self.eps, self.offset = eps, offset
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return rms_norm(x, self.scale[...], self.eps, offset=self.offset)
+
+
+class Embed(nnx.Module):
+    """embedding (n, d), normal of `std`."""
+
+    def __init__(self, n: int, d: int, *, std: float = 0.02, rngs: nnx.Rngs):
+        self.embedding = nnx.Param(std * jax.random.normal(rngs.params(), (n, d)))
+
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        return self.embedding[...][ids]
+
+
+REMAT: dict[str, Any] = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+"""What a block keeps for the backward pass: everything; nothing but its input; the results of its matmuls."""
+
+
+def stack(build: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs) -> Any:
+    """`depth` blocks as one, each parameter with a leading layer axis."""
+    return nnx.vmap(build, in_axes=0, out_axes=0)(rngs.split(depth))
+
+
+def run_stack(blocks: Any, x: jax.Array, per_layer: Any, *, remat: str, unroll: int) -> jax.Array:
+    """x through stacked blocks: each is called as `block(x, *its slice of per_layer)`; else as `scan_stack`."""
+    return scan_stack(
+        lambda block, x, extra: (block(x, *extra), None), blocks, x, per_layer, remat=remat, unroll=unroll
+    )[0]
+
+
+def scan_stack(
+    call: Callable[[Any, Any, Any], tuple[Any, Any]], blocks: Any, x: Any, per_layer: Any, *, remat: str, unroll: int
+) -> tuple[Any, Any]:
+    """The scan over stacked blocks of `call(block, x, its slice of per_layer) -> (x, y)` -> (x, stacked y).
+
+    unroll: blocks per iteration of the compiled loop; 0 for all of them on CPU, where a loop is slow, and 1 elsewhere.
+    """
+    graphdef, params = nnx.split(blocks)
+
+    def body(x: Any, layer: Any) -> tuple[Any, Any]:
+        own, extra = layer
+        return call(nnx.merge(graphdef, own), x, extra)
+
+    if remat != "none":
+        body = jax.checkpoint(body, policy=REMAT[remat], prevent_cse=False)
+    if unroll == 0:
+        unroll = jax.tree.leaves(params)[0].shape[0] if jax.default_backend() == "cpu" else 1
+    return jax.lax.scan(body, x, (params, per_layer), unroll=unroll)

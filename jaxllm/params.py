@@ -1,0 +1,151 @@
+"""Between NNX models and flat dictionaries of arrays.
+
+NNX describes a model and is used nowhere else: `split` it once, and every transform after that is plain JAX on a
+`dict[str, Array]`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import PartitionSpec
+
+from jaxllm.types import InputError, Params
+
+Rules = tuple[tuple[str, PartitionSpec], ...]
+"""Sharding rules of a model: (regular expression matched on the whole parameter name, spec)."""
+
+Abstract = dict[str, jax.ShapeDtypeStruct]
+
+
+@dataclasses.dataclass(frozen=True)
+class GraphDef:
+    """The static half of a model: hashable, holds no array."""
+
+    nnx: nnx.GraphDef[Any]
+    paths: tuple[tuple[str, tuple[str | int, ...]], ...]
+    """(dotted name, path in the module) per parameter."""
+    shapes: tuple[tuple[str, tuple[int, ...], str], ...]
+    """(dotted name, shape, dtype) per parameter."""
+
+    @property
+    def abstract(self) -> Abstract:
+        """The parameters as shapes and dtypes, by name."""
+        return {name: jax.ShapeDtypeStruct(shape, jnp.dtype(dtype)) for name, shape, dtype in self.shapes}
+
+
+def split(model: nnx.Module) -> tuple[GraphDef, Params]:
+    """A model as its static description and its parameters by dotted name (of shapes, under `nnx.eval_shape`).
+
+    A module attribute called `body` leaves no trace in names, so that a trunk's parameters are called the same whatever
+    head stands on it.
+    """
+    graphdef, state = nnx.split(model)
+    by_path = dict(_leaves(nnx.to_pure_dict(state)))
+    paths = {".".join(str(part) for part in path if part != "body"): path for path in by_path}
+    assert len(paths) == len(by_path), "two parameters would have one name"
+    flat = {name: by_path[paths[name]] for name in sorted(paths)}
+    shapes = tuple((name, tuple(x.shape), str(x.dtype)) for name, x in flat.items())
+    return GraphDef(graphdef, tuple((name, paths[name]) for name in flat), shapes), flat
+
+
+def bind(graphdef: GraphDef, params: Mapping[str, Any]) -> Any:
+    """The model with these parameters (any dtype).
+
+    `nnx.merge` of a dictionary goes by order and ignores names, so names and shapes are checked here first.
+    Raises ValueError that lists every parameter missing, left over or of another shape.
+    """
+    wanted = {name: shape for name, shape, _ in graphdef.shapes}
+    wrong = [f"missing {name} {wanted[name]}" for name in wanted.keys() - params.keys()]
+    wrong += [f"unexpected {name}" for name in params.keys() - wanted.keys()]
+    wrong += [
+        f"{name} is {tuple(x.shape)}, the model has {wanted[name]}"
+        for name, x in params.items()
+        if name in wanted and tuple(x.shape) != wanted[name]
+    ]
+    if wrong:
+        raise ValueError("parameters do not fit the model: " + "; ".join(sorted(wrong)))
+    tree: dict[Any, Any] = {}
+    for name, (*parents, leaf) in graphdef.paths:
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = params[name]
+    return nnx.merge(graphdef.nnx, tree)
+
+
+def count(params: Mapping[str, Any]) -> int:
+    """How many numbers the parameters (arrays or shapes) hold."""
+    return sum(math.prod(x.shape) for x in params.values())
+
+
+def select(params: Iterable[str], patterns: Iterable[str]) -> dict[str, slice]:
+    """The parameters that patterns name, each with the slice of its leading axis that is meant.
+
+    A pattern is a dotted name where `*` stands for anything; `blocks[:4].*` means the first four layers of the stack.
+    `!pattern` means every parameter that it does not match. Raises InputError for a pattern that matches nothing.
+    """
+    chosen: dict[str, slice] = {}
+    params = list(params)
+    for pattern in patterns:
+        inverse, text = pattern.startswith("!"), pattern.removeprefix("!")
+        part = slice(None)
+        if stack := re.search(r"\[(-?\d*):(-?\d*)\]", text):
+            part = slice(*(int(x) if x else None for x in stack.groups()))
+            text = text.replace(stack.group(), "")
+        regex = ".*".join(map(re.escape, text.split("*")))
+        found = [name for name in params if bool(re.fullmatch(regex, name)) != inverse]
+        if not found:
+            some = ", ".join(sorted(params)[:6])
+            raise InputError(f"pattern {pattern!r} matches no parameter; names look like {some} ...")
+        chosen.update(dict.fromkeys(found, part))
+    return chosen
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+    """A model yet to be: its description and how its arrays come to be, so that they are born where they belong.
+
+    init: key -> parameters, traceable. load: (name -> sharding) -> the parameters found on disk, placed so; those that it
+    does not return are initialised. rules: how names map to mesh axes.
+    """
+
+    graphdef: GraphDef
+    init: Callable[[jax.Array], Params]
+    rules: Rules
+    load: Callable[[Mapping[str, jax.sharding.Sharding]], Params] | None = None
+
+
+def describe(build: Callable[[nnx.Rngs], nnx.Module], rules: Rules) -> ModelSpec:
+    """The description of the model that `build` makes, without making it."""
+    graphdef, _ = split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+    return ModelSpec(graphdef, lambda key: split(build(nnx.Rngs(key)))[1], rules)
+
+
+def materialize(spec: ModelSpec, shardings: Mapping[str, jax.sharding.Sharding], seed: int) -> Params:
+    """Loads what `spec.load` finds and initialises the rest, each array directly in its sharding."""
+    loaded = spec.load(shardings) if spec.load else {}
+    rest = [name for name in shardings if name not in loaded]
+    if rest:
+
+        def init() -> Params:
+            params = spec.init(jax.random.key(seed))
+            return {name: params[name] for name in rest}
+
+        loaded |= jax.jit(init, out_shardings={name: shardings[name] for name in rest})()
+    return {name: loaded[name] for name in shardings}
+
+
+def _leaves(tree: Mapping[Any, Any], path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    for key, x in tree.items():
+        if isinstance(x, Mapping):
+            yield from _leaves(x, (*path, key))
+        else:
+            yield (*path, key), x

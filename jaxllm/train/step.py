@@ -1,0 +1,137 @@
+"""The train step, a pure function of (state, batch); and the forward pass of evaluations.
+
+The step sums counts first, over microbatches and the pmap axis, then accumulates the gradient of the sum of
+weight x total / count. So a mean is over the whole batch however it is cut: on one device, sharded, under pmap and in
+microbatches the loss and the gradients are the same. The first pass costs nothing, for counts depend on the data alone
+and the compiler removes the forward pass from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxllm.params import GraphDef, bind
+from jaxllm.train.optim import mask
+from jaxllm.types import Batch, LossFn, Mean, Metrics, Params, TrainState, terms
+
+StepFn = Callable[..., tuple[TrainState, Metrics]]
+
+
+class _Listening:
+    """A model that notes the metrics of its own, so that a loss cannot drop them."""
+
+    def __init__(self, model: Any):
+        self._model, self.noted = model, {}
+
+    def hidden(self, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, Metrics]:
+        hidden_BTD, aux = self._model.hidden(batch, key)
+        self.noted.update(aux)
+        return hidden_BTD, aux
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+
+def _evaluate(
+    graphdef: GraphDef, loss: LossFn, params: Params, frozen: Params | None, batch: Any, key: jax.Array | None
+) -> Metrics:
+    model = _Listening(bind(graphdef, {**(frozen or {}), **params}))
+    metrics = dict(loss(model, batch, key))
+    objective = terms(metrics["loss"])
+    for name, metric in model.noted.items():
+        metrics[name] = metric
+        objective += terms(metric)
+    return {**metrics, "loss": objective}
+
+
+def make_train_step(
+    graphdef: GraphDef,
+    loss: LossFn,
+    optimizer: optax.GradientTransformation,
+    *,
+    seed: int,
+    microbatches: int = 1,
+    axis: str | None = None,
+    freeze: Mapping[str, slice] | None = None,
+) -> StepFn:
+    """step(state, batch, frozen=None) -> (state, metrics), for the caller to jit with shardings or to pmap over `axis`.
+
+    batch: a tree of arrays with a leading row axis that `microbatches` divides. frozen: parameters neither trained nor
+    saved. freeze: parameters of the state, or slices of their leading axis, that get no gradient. metrics: the loss's
+    own, "grad_norm" (before clipping) and "skipped": a step whose loss or gradient is not finite keeps the old state and
+    counts 1 there. Raises ValueError for a loss that couples the examples of a batch when the batch would be cut.
+    """
+    if getattr(loss, "couples_batch", False) and (microbatches > 1 or axis is not None):
+        name = getattr(loss, "name", getattr(loss, "__name__", "this loss"))
+        how = "microbatches" if microbatches > 1 else "pmap"
+        raise ValueError(f"{name} depends on the whole batch at once: use one microbatch and --strategy jit, not {how}")
+
+    whole = {name for name, part in (freeze or {}).items() if part == slice(None)}
+
+    def step(state: TrainState, batch: Any, frozen: Params | None = None) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        if axis is not None:
+            key = jax.random.fold_in(key, jax.lax.axis_index(axis))
+        parts = jax.tree.map(lambda x: _cut(x, microbatches), batch)
+        index = jnp.arange(microbatches)
+        weights: dict[str, tuple[float, ...]] = {}  # of the terms of each metric, noted while tracing
+
+        def sums_of(params: Params, part: Any, i: jax.Array) -> dict[str, list[Mean]]:
+            metrics = _evaluate(graphdef, loss, params, frozen, part, jax.random.fold_in(key, i))
+            weights.update({name: tuple(weight for weight, _ in terms(metric)) for name, metric in metrics.items()})
+            return {name: [mean for _, mean in terms(metric)] for name, metric in metrics.items()}
+
+        def total(one: Callable[[Any, jax.Array], Any]) -> Any:
+            """The sum of `one` over microbatches and the axis."""
+            first = jax.tree.map(lambda x: x[0], parts), index[0]
+            if microbatches == 1:
+                summed = one(*first)
+            else:
+                zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, *first))
+                add = lambda acc, x: (jax.tree.map(jnp.add, acc, one(*x)), None)  # noqa: E731
+                summed, _ = jax.lax.scan(add, zeros, (parts, index))
+            return summed if axis is None else jax.lax.psum(summed, axis)
+
+        # None of this depends on the parameters, so the forward pass is dead code here.
+        counts = total(lambda part, i: [mean.count for mean in sums_of(state.params, part, i)["loss"]])
+
+        def gradient(part: Any, i: jax.Array) -> tuple[Params, dict[str, list[Mean]]]:
+            def objective(trained: Params) -> tuple[jax.Array, dict[str, list[Mean]]]:
+                sums = sums_of({**state.params, **trained}, part, i)
+                shares = zip(weights["loss"], sums["loss"], counts, strict=True)
+                value = sum(weight * mean.total / jnp.where(count == 0, 1.0, count) for weight, mean, count in shares)
+                return jnp.asarray(value), sums
+
+            return jax.grad(objective, has_aux=True)({n: x for n, x in state.params.items() if n not in whole})
+
+        grads, sums = total(gradient)
+        grads = mask({n: grads.get(n, jnp.zeros_like(x)) for n, x in state.params.items()}, freeze or {})
+        metrics: Metrics = {name: _join(weights[name], means) for name, means in sums.items()}
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        new = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state)
+        norm = optax.tree.norm(grads)
+        # A gradient that is not finite has a norm that is not; a loss that is not finite is looked at itself.
+        ok = jnp.isfinite(norm) & jnp.isfinite(sum(mean.total for mean in sums["loss"]))
+        new = jax.tree.map(lambda old, x: jnp.where(ok, x, old), state, new)
+        one = jnp.ones((), jnp.float32)
+        return new, {**metrics, "grad_norm": Mean(norm, one), "skipped": Mean(1.0 - ok.astype(jnp.float32), one)}
+
+    return step
+
+
+def _cut(x: jax.Array, parts: int) -> jax.Array:
+    """Rows as [parts, rows of a part]: every parts-th row, so that rows sharded over devices stay where they are."""
+    if x.shape[0] % parts:
+        raise ValueError(f"{x.shape[0]} rows do not divide into {parts} microbatches")
+    return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
+
+
+def _join(weights: tuple[float, ...], means: list[Mean]) -> Mean | Any:
+    if weights == (1.0,):
+        return means[0]
+    return tuple((jnp.float32(weight), mean) for weight, mean in zip(weights, means, strict=True))

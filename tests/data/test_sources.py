@@ -1,0 +1,213 @@
+import json
+
+import datasets
+import pytest
+
+from jaxllm.data.sources import Rows, load
+from jaxllm.types import InputError
+
+
+def write(path, text, encoding="utf-8"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode(encoding) if isinstance(text, str) else text)
+    return path
+
+
+def fault(path) -> str:
+    with pytest.raises(InputError) as caught:
+        load(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    return message
+
+
+def test_conll_reads_every_form(tmp_path):
+    text = (
+        "# id 1\n-DOCSTART-\tO\n\t\n#hash\tB-x\r\n#\tO\r\n\r\n"
+        "# newdoc\nno\u00a0break\tI-x\na b\tO\n\n\n-DOCSTART-\tO\nlast\tO"
+    )
+    rows = load(write(tmp_path / "a.conll", text))["train"]
+    assert list(rows) == [
+        {"tokens": ["#hash", "#"], "ner_tags": ["B-x", "O"]},
+        {"tokens": ["no\u00a0break", "a b"], "ner_tags": ["I-x", "O"]},
+        {"tokens": ["last"], "ner_tags": ["O"]},
+    ]
+    assert rows.where(1) == f"{tmp_path}/a.conll, line 8"
+    assert [rows.where(0, 1), rows.where(2, 0)] == [f"{tmp_path}/a.conll, line {line}" for line in (5, 13)]
+
+    spaced = "-DOCSTART- -X- -X- O\n\nEU NNP  B-NP B-ORG\n# four words in all, no: seven\nrejects VBZ B-VP O\n"
+    rows = load(write(tmp_path / "b.bio", spaced))["train"]
+    assert list(rows) == [{"tokens": ["EU", "rejects"], "ner_tags": ["B-ORG", "O"]}]
+    assert rows.where(0, 1).endswith("line 5")
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("EU\tB-ORG\nrejects\n\nGerman\tB-MISC\n", "line 2: 1 columns, elsewhere 2"),
+        ("EU B-ORG\nrejects the O\nGerman B-MISC\n", "line 2: 3 columns"),
+        ("EU\tB-ORG\n\tO\n", "line 2: 'O' alone"),
+        ("EU\nrejects\n", "line 1: 'EU' alone"),
+        ("-DOCSTART- O\n\n", "no rows"),
+    ],
+)
+def test_conll_names_the_bad_line(tmp_path, text, place):
+    assert place in fault(write(tmp_path / "bad.conll", text))
+
+
+def test_wnut(assets):
+    splits = load(assets / "data" / "wnut17")
+    assert {name: len(rows) for name, rows in splits.items()} == {"train": 3394, "dev": 1009}
+    assert splits["train"][0]["tokens"][:2] == ["@paulwalk", "It"]
+    # Counted in the files by awk: two-column lines, and those that begin with a hash.
+    words = [word for rows in splits.values() for row in rows for word in row["tokens"]]
+    assert len(words) == 78463
+    assert sum(word.startswith("#") for word in words) == 850
+    path = assets / "data" / "wnut17" / "dev.conll"
+    lines = path.read_text(encoding="utf-8").split("\n")
+    for i, row in enumerate(splits["dev"]):
+        last = len(row["tokens"]) - 1
+        place, line = splits["dev"].where(i, last).rsplit(" ", 1)
+        assert place == f"{path}, line"
+        assert lines[int(line) - 1].split("\t") == [row["tokens"][last], row["ner_tags"][last]]
+
+
+def test_json_lines(tmp_path):
+    text = '\ufeff{"a": "x\u2028y"}\r\n\n{"a": [1, 2]}'
+    for name in ("a.jsonl", "a.json"):  # JSON lines often go by .json
+        rows = load(write(tmp_path / name, text))["train"]
+        assert list(rows) == [{"a": "x\u2028y"}, {"a": [1, 2]}]
+        assert rows.where(1) == f"{tmp_path}/{name}, line 3"
+    assert "line 2: not JSON at column 7" in fault(write(tmp_path / "b.jsonl", '{"a": 1}\n{"a": }\n'))
+    assert "line 2: list" in fault(write(tmp_path / "c.jsonl", '{"a": 1}\n[1]\n'))
+
+
+def test_json(tmp_path, assets):
+    for value in ([{"a": 1}, {"a": 2}], {"version": 1, "data": [{"a": 1}, {"a": 2}]}):
+        rows = load(write(tmp_path / "a.json", json.dumps(value)))["train"]
+        assert rows[:] == [{"a": 1}, {"a": 2}]
+        assert rows.where(1) == f"{tmp_path}/a.json, row 2"
+    assert "row 2: int" in fault(write(tmp_path / "b.json", '[{"a": 1}, 2]'))
+    assert "line 2: not JSON" in fault(write(tmp_path / "c.json", '[{"a": 1},\n{"a" 2}]'))
+    assert "neither a list" in fault(write(tmp_path / "d.json", '{"rows": []}'))
+    assert "no rows" in fault(write(tmp_path / "e.json", "[]"))
+    rows = load(assets / "data" / "instructions" / "preference.json")["train"]
+    assert len(rows) == 1100
+    assert {"instruction", "chosen", "rejected"} <= rows[7].keys()
+
+
+def test_csv(tmp_path):
+    long = "w" * 200_000
+    rows = load(write(tmp_path / "a.csv", f'text,label\n"two\nlines, one",1\n\n{long},2\n'))["train"]
+    assert list(rows) == [{"text": "two\nlines, one", "label": "1"}, {"text": long, "label": "2"}]
+    assert [rows.where(i).rsplit(", ")[-1] for i in range(2)] == ["line 2", "line 5"]
+    assert "line 3: 1 values where the header names 2" in fault(write(tmp_path / "b.csv", "a,b\n1,2\n3\n"))
+    assert "line 2: unexpected end" in fault(write(tmp_path / "c.csv", 'a,b\n"1,2\n'))
+
+
+def test_text_is_one_document(tmp_path):
+    rows = load(write(tmp_path / "a.txt", "one\n\ntwo\n"))["train"]
+    assert list(rows) == [{"text": "one\n\ntwo\n"}]
+
+
+def test_not_utf8_names_line_and_byte(tmp_path):
+    assert "line 2: byte 5 is not UTF-8" in fault(write(tmp_path / "b.txt", "abcd\né\n", "latin-1"))
+    assert "line 3: byte 16 is not UTF-8" in fault(write(tmp_path / "b.jsonl", '{"a": 1}\n{}\n"caf\xe9"\n', "latin-1"))
+
+
+FEATURES = datasets.Features(
+    {
+        "tokens": datasets.Sequence(datasets.Value("string")),
+        "ner_tags": datasets.Sequence(datasets.ClassLabel(names=["O", "B-x"])),
+        "kind": datasets.ClassLabel(names=["a", "b"]),
+    }
+)
+
+
+def dataset(n: int) -> datasets.Dataset:
+    rows = [{"tokens": [f"w{i}"], "ner_tags": [i % 2], "kind": 1} for i in range(n)]
+    return datasets.Dataset.from_list(rows, features=FEATURES)
+
+
+def test_parquet_shards_with_class_names(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for shard, n in enumerate((2, 3)):
+        dataset(n).to_parquet(folder / f"train-0000{shard}-of-00002.parquet")
+    dataset(1).to_parquet(folder / "validation-00000-of-00001.parquet")
+    write(tmp_path / "README.md", "not data")
+    splits = load(tmp_path)
+    assert list(splits) == ["train", "dev"]
+    train = splits["train"]
+    assert [row["tokens"] for row in train] == [["w0"], ["w1"], ["w0"], ["w1"], ["w2"]]
+    assert train.class_names == {"ner_tags": ["O", "B-x"], "kind": ["a", "b"]}
+    assert train.where(1) == f"{folder}/train-00000-of-00002.parquet, row 2"
+    assert train.where(4) == f"{folder}/train-00001-of-00002.parquet, row 3"
+    assert train.where(4, 0) == f"{folder}/train-00001-of-00002.parquet, row 3, word 1"
+    assert "not a parquet file" in fault(write(tmp_path / "x.parquet", "PAR"))
+
+
+def test_folder_names(tmp_path):
+    for name in ("train.jsonl", "my-valid.jsonl", "TEST_1.jsonl", "TEST_2.jsonl", "latest.jsonl"):
+        write(tmp_path / name, json.dumps({"from": name}))
+    splits = load(str(tmp_path))
+    assert {split: [row["from"] for row in rows] for split, rows in splits.items()} == {
+        "train": ["train.jsonl"],
+        "dev": ["my-valid.jsonl"],
+        "test": ["TEST_1.jsonl", "TEST_2.jsonl"],
+    }
+    write(tmp_path / "val.csv", "a\n1\n")
+    assert "my-valid.jsonl and val.csv could each be the dev split" in fault(tmp_path)
+
+
+def test_what_is_not_there(tmp_path):
+    assert "no such file" in fault(tmp_path / "absent.jsonl")
+    assert "no such file" in fault(tmp_path / "absent")
+    assert "is empty" in fault(write(tmp_path / "blank.txt", " \n"))
+    assert "cannot read .tar" in fault(write(tmp_path / "a.tar", "x"))
+    assert "no train, dev or test file (a.tar, blank.txt)" in fault(tmp_path)
+
+
+class Hub:
+    """Stands for `datasets.load_dataset`: what it holds by (id, config, revision), and what it was asked for."""
+
+    def __init__(self, monkeypatch, held):
+        self.held, self.asked = held, []
+        monkeypatch.setattr(datasets, "load_dataset", self)
+
+    def __call__(self, path, name=None, revision=None):
+        self.asked.append((path, name, revision))
+        found = self.held[path, name, revision]
+        if isinstance(found, Exception):
+            raise found
+        return datasets.DatasetDict(found)
+
+
+def test_hub(monkeypatch):
+    converted = "refs/convert/parquet"
+    script = RuntimeError("Dataset scripts are no longer supported, but found x.py")
+    hub = Hub(
+        monkeypatch,
+        {
+            ("eriktks/conll2003", None, converted): {"train": dataset(3), "validation": dataset(1), "test": dataset(2)},
+            ("org/script", None, None): script,
+            ("org/script", None, converted): {"train": dataset(1)},
+            ("org/many", "small", None): {"train": dataset(1), "train_old": dataset(2), "extra": dataset(3)},
+            ("org/odd", None, None): {"extra": dataset(1)},
+            ("org/absent", None, None): datasets.exceptions.DatasetNotFoundError("no org/absent\nmore"),
+        },
+    )
+    splits = load("conll2003")
+    assert hub.asked == [("eriktks/conll2003", None, converted)]
+    assert {split: len(rows) for split, rows in splits.items()} == {"train": 3, "dev": 1, "test": 2}
+    assert isinstance(splits["dev"], Rows)
+    assert splits["train"].class_names["ner_tags"] == ["O", "B-x"]
+    assert splits["train"][2] == {"tokens": ["w2"], "ner_tags": [0], "kind": 1}
+    assert splits["train"].where(2) == "conll2003 train, row 3"
+    assert [row["tokens"] for row in splits["test"]] == [["w0"], ["w1"]]
+
+    assert len(load("org/script")["train"]) == 1
+    assert len(load("org/many:small")["train"]) == 1  # the split of just that name
+    assert "no train, dev or test split (extra)" in fault("org/odd")
+    assert fault("org/absent").endswith("the hub says: no org/absent")
