@@ -26,10 +26,7 @@ from typing import Any
 
 from rich.console import Console
 
-try:
-    from jaxllm import hf
-except ImportError:
-    hf = None
+from jaxllm import hf
 from jaxllm.cli.common import Common, check, fit_arguments, loss_arguments, optim_config
 from jaxllm.cli.script import run as run_script
 from jaxllm.cli.tag import show, tag

@@ -11,11 +11,12 @@ import hashlib
 import random
 import re
 import string
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jaxllm.data.gazetteers import FORMS, LABELS, NAMES, PARTS
-from jaxllm.data.templates import TEMPLATES, WORDS
+from jaxllm.data.templates import JOINTS, OPENERS, TAILS, TEMPLATES, WORDS
 
 if TYPE_CHECKING:
     from transformers import BertTokenizer
@@ -31,21 +32,48 @@ NER_DEMO: tuple[str, ...] = (
 )
 """Raw sentences made of no template, with no name of the corpus: for looking at what a trained model finds."""
 
-_SHARES = (("train", 70), ("dev", 15), ("test", 15))
+HELD_OUT = 15
+"""Percent of the templates, names and dates that are for dev, and as many for test."""
+
 _CHOICE = re.compile(r"\[([^\]]*)\]")
 _SLOT = re.compile(r"\{(\w+)\}")
 # Titles and initials keep their full stop; the possessive, and any other mark, is a token of its own.
 _TOKEN = re.compile(r"[A-Z]\.(?= )|(?:Dr|Mr|Mrs|Ms|Prof)\.|'s\b|O'\w+|[$]?\w+(?:[-.,]\w+)*|\S")
+# What keeps its capital inside a sentence, and what is not said of anything (requests, addresses, items of a list).
+_TITLES = ("I ", "English ", "Dr.", "Mr.", "Mrs.", "Ms.", "Prof.", "Captain ", "Judge ", "President ", "[Mr.", "[I|")
+_ALONE = (
+    *("Ask", "Best", "Buy", "Call", "Can", "Dear", "Do", "Email", "Give", "Hello", "Let", "Name", "Never", "Order", "Please"),
+    *("Presen", "Room", "Speakers", "Take", "Tell", "Thank", "Turn", "With", "Yes", "[Call", "[Give", "[Good", "[Yes", "No,"),
+    *("1", "2"),
+)
 
 
 def split_of(text: str, seed: int = 0) -> str:
-    """The split that a template, a name or a date belongs to: `train`, `dev` or `test`."""
-    bucket = int.from_bytes(hashlib.sha256(f"{seed}/{text}".encode()).digest()[:8], "big") % 100
-    for split, share in _SHARES:
-        if bucket < share:
-            return split
-        bucket -= share
-    raise AssertionError("shares do not add up to 100")
+    """The split that a name or a date belongs to: `train`, `dev` or `test`."""
+    bucket = _hash(text, seed) % 100
+    return "dev" if bucket < HELD_OUT else "test" if bucket < 2 * HELD_OUT else "train"
+
+
+def templates(seed: int = 0) -> dict[str, tuple[str, ...]]:
+    """The templates of each split.
+
+    Held out are those, in the order of a hash, whose every word stands in a template of train too: a model from scratch
+    knows no word that it has not read, so what is asked of it is the new sentence around the word.
+    """
+    shared = _words(" ".join((*OPENERS, *JOINTS, *TAILS, *(word for words in WORDS.values() for word in words))))
+    words = {template: _words(template) - shared for template in TEMPLATES}
+    left = Counter(word for found in words.values() for word in found)
+    most = len(TEMPLATES) * HELD_OUT // 100
+    splits: dict[str, list[str]] = {"train": [], "dev": [], "test": []}
+    for template in sorted(TEMPLATES, key=lambda template: _hash(template, seed)):
+        split = "train"
+        if all(left[word] > 1 for word in words[template]):
+            split = min(("dev", "test"), key=lambda name: len(splits[name]))
+            split = split if len(splits[split]) < most else "train"
+        if split != "train":
+            left.subtract(words[template])
+        splits[split].append(template)
+    return {split: tuple(found) for split, found in splits.items()}
 
 
 def ner(seed: int = 0) -> dict[str, list[dict[str, list[str]]]]:
@@ -54,19 +82,18 @@ def ner(seed: int = 0) -> dict[str, list[dict[str, list[str]]]]:
     Labels: person, organisation, place, product, date. Another seed is another division into splits. Two calls with one
     seed give equal rows on any machine.
     """
-    return {split: _sentences(split, size, seed) for split, size in SIZES.items()}
+    divided = templates(seed)
+    return {split: _sentences(divided[split], split, size, seed) for split, size in SIZES.items()}
 
 
-def _sentences(split: str, size: int, seed: int) -> list[dict[str, list[str]]]:
+def _sentences(templates: Sequence[str], split: str, size: int, seed: int) -> list[dict[str, list[str]]]:
     """`size` distinct sentences; templates take turns, and sit out when they have nothing new to say."""
     rng = random.Random(f"{seed}/{split}")
-    templates = [template for template in TEMPLATES if split_of(template, seed) == split]
     tables = {name: [x for x in entries if split_of(x, seed) == split] for name, entries in NAMES.items()}
-    writer = _Writer({**PARTS, **WORDS, **tables}, split, seed, rng)
+    writer = _Writer({**PARTS, **WORDS, **tables}, templates, split, seed, rng)
     rows: dict[tuple[str, ...], list[str]] = {}
     while len(rows) < size:
-        rng.shuffle(templates)
-        for template in templates:
+        for template in rng.sample(templates, len(templates)):
             tokens, tags = writer.sentence(template)
             if len(rows) < size:
                 rows.setdefault(tuple(tokens), tags)
@@ -78,20 +105,35 @@ def _sentences(split: str, size: int, seed: int) -> list[dict[str, list[str]]]:
 class _Writer:
     """Fills in templates with the names of one split."""
 
-    def __init__(self, tables: Mapping[str, Sequence[str]], split: str, seed: int, rng: random.Random):
+    def __init__(
+        self, tables: Mapping[str, Sequence[str]], templates: Sequence[str], split: str, seed: int, rng: random.Random
+    ):
         self.tables, self.split, self.seed, self.rng = tables, split, seed, rng
+        self.statements = [template for template in templates if _is_statement(template)]
 
     def sentence(self, template: str) -> tuple[list[str], list[str]]:
         """Tokens and tags of one way to say the template."""
         tokens: list[str] = []
         tags: list[str] = []
         # Splitting at a group alternates text and slot names.
-        for i, part in enumerate(_SLOT.split(self._choose(template))):
-            label = LABELS.get(part) if i % 2 else None
-            words = _TOKEN.findall(self._entity(part) if label else self.rng.choice(self.tables[part]) if i % 2 else part)
+        for i, part in enumerate(_SLOT.split(self._extend(template))):
+            label = LABELS[part] if i % 2 else None
+            words = _TOKEN.findall(self._entity(part) if label else part)
             tokens += words
             tags += [f"{'I' if j else 'B'}-{label}" if label else "O" for j in range(len(words))]
         return tokens, tags
+
+    def _extend(self, template: str) -> str:
+        """Often a statement gets an opener, a second statement or a tail: names then stand anywhere in a sentence."""
+        text, rng = template, self.rng
+        if _is_statement(template):
+            if rng.random() < 0.2:
+                text = text[:-1] + rng.choice(JOINTS) + " " + _inner(rng.choice(self.statements))
+            if rng.random() < 0.3:
+                text = rng.choice(OPENERS) + " " + _inner(text)
+            if rng.random() < 0.2:
+                text = text[:-1] + rng.choice(TAILS)
+        return _SLOT.sub(lambda match: match[0] if match[1] in LABELS else self._fill(match[0]), self._choose(text))
 
     def _entity(self, slot: str) -> str:
         while True:
@@ -107,8 +149,28 @@ class _Writer:
         return _SLOT.sub(lambda match: self.rng.choice(self.tables[match[1]]), self._choose(text))
 
 
+def _hash(text: str, seed: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{text}".encode()).digest()[:8], "big")
+
+
+def _words(template: str) -> set[str]:
+    """The words of a template outside its slots, in all its choices."""
+    return set(_TOKEN.findall(re.sub(r"[\[\]|]", " ", _SLOT.sub(" ", template))))
+
+
+def _is_statement(template: str) -> bool:
+    return template.endswith(".") and not template.startswith(_ALONE) and not any(mark in template for mark in ':;"')
+
+
+def _inner(text: str) -> str:
+    """A statement as it stands inside a sentence."""
+    head = 1 if text[0] == "[" else 0
+    return text if text.startswith(("{", *_TITLES)) else text[: head + 1].lower() + text[head + 1 :]
+
+
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _LETTERS = string.ascii_letters + string.digits + "".join(map(chr, range(0xC0, 0x180)))
+_PIECE = re.compile(r"\w+|[^\w\s]")
 _MARKS = string.punctuation + "‘’“”–—…€£§°·•"
 
 
@@ -130,5 +192,6 @@ def wordpiece(texts: Iterable[str], vocab_size: int = 2048, max_length: int = 12
     trainer: Any = trainers.WordPieceTrainer(
         vocab_size=vocab_size, min_frequency=2, special_tokens=[*_SPECIAL, *alphabet], show_progress=False
     )
-    pieces.train_from_iterator(texts, trainer)
+    counts = Counter(word for text in texts for word in _PIECE.findall(text))
+    pieces.train_from_iterator((" ".join([word] * (1 if word[0].isupper() else n)) for word, n in counts.items()), trainer)
     return BertTokenizer(vocab=pieces.get_vocab(), do_lower_case=False, model_max_length=max_length)

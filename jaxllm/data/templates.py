@@ -33,6 +33,19 @@ WORDS: dict[str, tuple[str, ...]] = {
 }
 """Plain words, shared by all splits."""
 
+OPENERS: tuple[str, ...] = (
+    *("Later,", "Then", "However,", "In the end,", "Of course,", "As expected,", "For now,", "Once again,", "Perhaps"),
+    *("They say that", "We heard that", "I think that", "He said that", "It seems that", "Nobody knew that", "Still,"),
+    *("On the radio they said that", "To be fair,", "At first,", "Some people say that", "According to the report,"),
+    *("The police said that", "A {job} told us that", "My {kin} says that", "So far,", "In other news,", "Sadly,", "But"),
+)
+JOINTS: tuple[str, ...] = (", and", ", but", " because", ", while", ", so", " and", "; later")
+TAILS: tuple[str, ...] = (
+    *(", she said.", ", I think.", ", according to a {job}.", ", the {job} said.", " again.", " this time.", " at last."),
+    *(", they say.", " after all.", ", wrote a {job}.", ", as you know.", " in the end.", " for good.", "!", ", or so I read."),
+)
+"""What a statement may begin with, be joined by and end in; shared by all splits."""
+
 _PEOPLE = """
 {person} [joined|left|returned to] {org} as [a|the new] {job} in {time}.
 {person} was born in {city} on {day} and [grew up|went to school] in {place}.
@@ -98,6 +111,46 @@ The speakers were {person} ({org}) and {person} ({org}).
 {person} never liked {food}, but {given} could not live without it.
 {person} and a {job} from {land} climbed {peak} in {number} days.
 Between {time} and {time}, {person} worked as a {job}.
+{person} returned to {place} [in {time}|last in line].
+{person} joined {team} and left in {time}.
+Dr. {surname} [opened|closed] the {thing} on {day}.
+[Mr.|Mrs.|Ms.] {surname} has not arrived yet.
+Prof. {surname} [wrote|read] a report about {topic}.
+Captain {surname} and Judge {surname} met in {city}.
+President {surname} was born in {land} in {time}.
+The coach praised {person} and {person}.
+The mayor thanked {person} for the {thing}.
+The chairman, {person}, answered the letter on {day}.
+{person} flew [to {city}|over {peak}] with {number} friends.
+{person}, the judge, sent the files to {org}.
+{person} was named head of the {inst}.
+{person} became mayor of {city} in {time}.
+The reporters asked {person} about the {product}.
+{given} and {given} wanted to come to the party.
+Hello {given}, have you seen my {gadget}?
+Dear {person}, thank you for the {food}.
+Tell {person} that the {thing} is closed.
+Give the {gadget} to {given} and take this letter to {person}.
+Take the {food} to {given}.
+{person} died on {day}, at the age of 75.
+Born in {city} in {time}, {person} became a {job}.
+The song was written by {person} and {person}.
+{person} has translated a novel from {land}.
+The police [searched|called] the {kin} of {person}.
+The police accused {person} of selling the files.
+{person} was arrested [on {street}|in {time}] with {number} {gadget}s.
+Doctors told {person} that it was too late.
+Is {person} a {job} or a {job}?
+Does {person} know {person}?
+Where does {person} live now?
+Why did {person} quit {org}?
+{given} speaks {number} languages and plays chess.
+{person} and {org} won the prize in {time}.
+{person}, who owns the {thing}, was not at home.
+"{person} is a {good} {job}," said {person}.
+I think that {person} lives on {street}.
+We will meet {person} at the {thing} on {day}.
+{person} walked from {street} to the {river}.
 """
 
 _ORGANISATIONS = """
@@ -159,6 +212,37 @@ Email the {inst} or ask at the front desk.
 With help from {org}, the village built a {thing}.
 He gave all his money to the {inst}.
 Ask {org} for your money back.
+{org} acquired a share of {org} for {amount} million.
+The {inst} will study {topic} in {land}.
+{org} [launched|unveiled] a new {gadget} in {time}.
+Workers at the {inst} voted against the strike.
+Fans of {team} were happy [on {day}|in {city}].
+{team} lost {number} times before they beat {team}.
+The coach of {team} praised {team}.
+{person} scored for {team} on {day}.
+{org} has no office in {land}.
+The offices of the {inst} are on {street}.
+Researchers at {org} published the results [on {day}|in {time}].
+Members of {team} flew to {place}.
+The {job}s at {org} were not paid in {time}.
+{person}, a spokesman for the {inst}, declined to answer.
+Sources at the {inst} said the deal was too {good}.
+The customers of {org} want their money back.
+Why is {org} closed {future}?
+Where is the main office of {org}?
+Does {org} sell {food}?
+Has {org} answered your letter?
+Both {org} and {org} are in {city}.
+The chief executive of {org} resigned {past}.
+A spokesman said {org} and {org} share the contract.
+Since {day}, {org} has hired {number} people.
+In {city}, {org} built a {thing} and the {inst} built a {thing}.
+A court told {org} to pay {amount} to {person}.
+{org} was bought by {org} in {time}.
+{person} works for {org}, and {person} works for the {inst}.
+Ask the {inst} about the price of {food}.
+{org} fined its {job}s for the mistake.
+The {inst} and {person} signed the treaty.
 """
 
 _PLACES = """
@@ -221,6 +305,36 @@ I lost my {gadget} somewhere between {street} and the {thing}.
 Farmers in {land} grow {food} and {food}.
 Students from {land}, {land} and {land} took the exam.
 Half of {city} was dark {past}.
+Flights to {place} were late [by {number} hours|on {day}].
+Heavy snow fell on {city} and {city}.
+Half of the people in {land} live near {city}.
+About {number} ships left {city} for {land}.
+The border of {land} is {number} hours from {city}.
+Turn back at {street} and walk to the {river}.
+Where is {peak}?
+How far is {street} from the {thing}?
+Cars and {food} are cheap in {land}.
+Students from {place} visited {place}.
+Farmers near {city} are worried about the {river}.
+Ships sank near {peak} in the storm.
+People in {land} and {land} eat {food}.
+Have you seen the {river} from {peak}?
+Welcome to {city} and to {land}!
+The view of the {river} from {street} is {good}.
+Two people were lost on {peak} [for {number} days|{past}].
+He drove along the {river} to {city}.
+{land} is bigger than {land}.
+{city} is {number} hours from {city}, by train or by boat.
+The oldest {thing} in {land} is in {city}.
+The streets of {city} are [quiet|dark] at night.
+No one in {place} has heard of {place}.
+The bus stops in {city}, {city} and {city}.
+A {thing} on {street} burned down {past}.
+She moved from {land} to {city} without her {kin}.
+I was born near {peak}, in the north of {land}.
+It snowed on {peak} and rained in {city}.
+Our {kin} lives between {city} and {city}.
+The war between {land} and {land} ended on {day}.
 """
 
 _PRODUCTS = """
@@ -276,6 +390,35 @@ Our old {product} still works after {number} years.
 Only the {product} passed the test.
 She traded her {gadget} for a used {product}.
 The shop in {city} has the {product} for {amount}.
+My {kin} bought the {product} and the {product}.
+The {product} broke after {number} weeks.
+How do I plug my {product} into the {gadget}?
+Does your {product} get hot?
+Can you fix the {product} by {day}?
+Is the {product} out of stock?
+Do not leave the {product} in the car.
+The screen of my {product} broke {past}.
+The battery of the {product} and the screen of the {product} are too small.
+Reviewers tested the {product} for {number} weeks.
+The {product} was launched by {org} on {day}.
+{org} makes the {product}, the {product} and the {product}.
+Three {product} owners asked for their money back.
+The {job} uses the {product} and likes it.
+{person} sold the {product} to {person} for {amount}.
+{person} lost the {product} in {city}.
+Compared with my {gadget}, the {product} is {good}.
+The {product} caught fire at the {thing}.
+The price of the {product} is {amount}, and the {product} sells for {amount}.
+I would not trade my {product} for a {gadget}.
+Only {org} sells the {product}.
+The new {product} will be released on {day}.
+{org} stopped making the {product} in {time}.
+With the {product} you can read without your {gadget}.
+Engineers at {org} tested the {product} in {land}.
+Please send me the price of the {product}.
+This {product} needs a new screen.
+For my birthday I want the {product}.
+The {product} is made in {land} and sold in {land}.
 """
 
 _DATES = """
@@ -317,6 +460,28 @@ As of {day}, the {thing} has {number} rooms.
 The class of {time} met at the {thing}.
 My {kin} was born on {day}.
 It has been {good} since {day}.
+The {thing} burned down on {day}.
+School ends {future}.
+The deadline is {future}, not {day}.
+Your {gadget} will be ready on {day}.
+The talks will end by {day}.
+In {time}, there were {amount} {job}s in the village.
+The next meeting is {future}.
+Before {day} the price was {amount}.
+By {day}, {amount} people had voted.
+Since {time}, nothing has changed.
+From {day} to {day} the road is closed.
+Can we meet on {day}?
+Will you be away {future}?
+The roof was built in {time}.
+Between {time} and {time}, prices doubled.
+The prize of {time} went to a {job}.
+My {kin} retired on {day}.
+As of {time}, the law has changed.
+On {day} we will see the first snow.
+The photograph of {day} is lost.
+They married on {day} and moved in {time}.
+Tickets for {day} are sold out.
 """
 
 _HEADLINES = """
@@ -348,6 +513,25 @@ Weather for {day}: Rain in {place}, Sun in {place}
 {org} Unveils {product} in {city}
 Court Fines {org} Over {product}
 Opinion: What {land} Can Learn From {land}
+{org} Opens Office in {city}
+{team} Wins in {city}
+{person} Leaves {org} After {number} Years
+{org} Unveils New {product}
+Police Found {person} in {city}
+Storm Closes Road to {peak}
+{product} Is Too Expensive for {land}
+{person} Wins Trade Prize
+{org} Recalls {number} Jobs in {city}
+Five Things to Learn From {person}
+Fire Hits {thing} in {city}
+Review: {product} and {product}
+{land} Signs Deal With {org}
+Why {person} Leaves {team}
+{inst} Opens in {city}
+Thousands March Over {topic} in {land}
+{place} Without Water After Storm
+{org} to Sign Deal With {team}
+Court Fines {person} Over {topic}
 """
 
 _LISTS = """
@@ -371,6 +555,19 @@ Exports to {land}, {land} and {land} grew by {number} percent.
 {person} ({time}-present) teaches {topic} in {city}.
 Missing: one {product}, {number} cables, a {gadget}.
 Due dates: {day}, {day} and {day}.
+Name: {person}; Team: {team}; City: {city}
+From: {org} To: {person} Date: {day}
+Missing: {person}, {person}.
+Speakers: {person} ({org}), {person} ({inst}).
+Stops: {city}, {street}, {street}
+In stock: {product} and {product}.
+Present: {person} ({org}) and {person}.
+Order 318: {product}, {product}, shipped on {day}
+Winner: {team}
+2. {person}, {land}
+{day}: {person} v {person}
+Author: {person}, {city}
+Room 7: {person} of {org}
 """
 
 _PLAIN = """
@@ -419,6 +616,29 @@ Nothing is as {good} as {food} in the morning.
 If it rains, we will eat {food} at the {thing}.
 Parents and Teachers met to talk about {topic}.
 I sold my {gadget} for {amount} to a {job}.
+Page 7 of the report is missing.
+Bus 14 was late, and so was the {job}.
+Can you fix my {gadget}?
+Some {job}s like {food}.
+Every {thing} has a door.
+Good {job}s are hard to find.
+When it rains, the {thing} is closed.
+Call the {job} if the {gadget} gets hot.
+Do you know the score?
+The lights of the {thing} went out.
+You can leave the {gadget} at the {thing}.
+The children ran into the {thing} and asked for {food}.
+He said that the results were {good}.
+Room 305 is too small for {number} people.
+Thank you, said the {job}.
+Let us eat some {food}.
+Researchers say that {food} is good for you.
+Most {job}s never answer the phone.
+No, I do not like {food}.
+Workers need {food} and {topic}.
+The board will speak about {topic}.
+Fresh {food} costs {amount}.
+What did the {job} say about {topic}?
 """
 
 TEMPLATES: tuple[str, ...] = tuple(

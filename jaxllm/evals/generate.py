@@ -54,9 +54,8 @@ def generate(
 ) -> list[list[int]]:
     """The new tokens of each prompt: up to and with a stop token, `max_tokens` of them, or to the end of the context.
 
-    prompts: token ids, of any lengths. params: of a Decoder, on one device or
-    sharded. on_token(row, token) is called as each comes. What a row draws depends on the seed and its
-    place in the list, not on the rows beside it.
+    params: of a Decoder, on one device or sharded. prompts: token ids, of any lengths. on_token(row, token) is called
+    as each comes. What a row draws depends on the seed and its place in the list, not on the rows beside it.
     Raises InputError for a prompt that is empty, leaves no room in the context, or has ids outside the vocabulary.
     """
     config = bind(graphdef, graphdef.abstract).config

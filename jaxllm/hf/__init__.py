@@ -1,1 +1,7 @@
+"""Hugging Face checkpoints, both ways, without PyTorch."""
 
+from jaxllm.hf.decoders import open_decoder
+from jaxllm.hf.io import Opened, fetch, load_tokenizer, open_tagger
+from jaxllm.hf.save import export
+
+__all__ = ["Opened", "export", "fetch", "load_tokenizer", "open_decoder", "open_tagger"]

@@ -12,7 +12,38 @@ from jaxllm.types import InputError
 T = TypeVar("T")
 
 _HARMLESS = frozenset(
-    ["model_type", "architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path", "id2label", "label2id", "num_labels", "problem_type", "finetuning_task", "task_specific_params", "pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id", "mask_token_id", "unk_token_id", "use_cache", "output_attentions", "output_hidden_states", "return_dict", "chunk_size_feed_forward", "gradient_checkpointing", "tie_word_embeddings", "initializer_range", "_attn_implementation", "_attn_implementation_internal", "attn_implementation"]
+    [
+        "model_type",
+        "architectures",
+        "dtype",
+        "torch_dtype",
+        "transformers_version",
+        "_name_or_path",
+        "id2label",
+        "label2id",
+        "num_labels",
+        "problem_type",
+        "finetuning_task",
+        "task_specific_params",
+        "pad_token_id",
+        "bos_token_id",
+        "eos_token_id",
+        "sep_token_id",
+        "cls_token_id",
+        "mask_token_id",
+        "unk_token_id",
+        "use_cache",
+        "output_attentions",
+        "output_hidden_states",
+        "return_dict",
+        "chunk_size_feed_forward",
+        "gradient_checkpointing",
+        "tie_word_embeddings",
+        "initializer_range",
+        "_attn_implementation",
+        "_attn_implementation_internal",
+        "attn_implementation",
+    ]
 )
 _REFUSED = {
     "quantization_config": "use a checkpoint that is not quantized",
@@ -98,7 +129,7 @@ class Fields:
         self._read.update(names)
 
     def finish(self) -> list[str]:
-        """Refuses what nobody has read and `transformers` would honour; returns a note on fields that it does not know."""
+        """Refuses what nobody has read and `transformers` would honour; a note on fields that it does not know."""
         strange = []
         for name, value in self.values.items():
             if name in self._read or name in _HARMLESS:

@@ -121,7 +121,9 @@ def _open_shards(folder: Path) -> Entries:
         if both := sorted(own.keys() & entries.keys()):
             raise InputError(f"{both[0]} is in {shard} and in {entries[both[0]].file.name}; delete stale shards")
         entries |= own
-    if lost := sorted(name for name, shard in listed.items() if name not in entries or entries[name].file.name != shard):
+    if lost := sorted(
+        name for name, shard in listed.items() if name not in entries or entries[name].file.name != shard
+    ):
         raise InputError(f"{path}: {lost[0]} is not in {listed[lost[0]]} ({len(lost)} such); {_AGAIN}")
     return entries
 
@@ -138,7 +140,9 @@ def write(
     tensors: name -> (shape, numpy's name of the dtype), in the order of the file. get: name -> array, cast here; it is
     asked for one at a time.
     """
-    sizes = {name: math.prod(shape) * np.dtype(_DTYPES[_CODES[dtype]]).itemsize for name, (shape, dtype) in tensors.items()}
+    sizes = {
+        name: math.prod(shape) * np.dtype(_DTYPES[_CODES[dtype]]).itemsize for name, (shape, dtype) in tensors.items()
+    }
     shards: list[list[str]] = [[]]
     room = max_bytes
     for name, size in sizes.items():

@@ -59,8 +59,13 @@ def _gemma3(fields: Fields) -> Config:
     scaling = read_scaling(far, fields)
     if scaling.kind == "yarn":
         raise InputError(f"{fields.where}: rope_type is 'yarn', supported with windows: default, linear, llama3")
-    bases = {"rope_base": float(far["rope_theta"]), "local_rope_base": float(near["rope_theta"])}
-    return Config(**_sandwich(fields), **bases, rope_scaling=scaling, qk_norm="head")
+    return Config(
+        **_sandwich(fields),
+        qk_norm="head",
+        rope_base=float(far["rope_theta"]),
+        rope_scaling=scaling,
+        local_rope_base=float(near["rope_theta"]),
+    )
 
 
 def _write(c: Config) -> dict[str, Any]:

@@ -46,14 +46,13 @@ def table(c: Config, mlp: Sequence[Rule] = MLP) -> Table:
 def common(fields: Fields, activation: str = "hidden_act") -> dict[str, Any]:
     """What all of these families say in the same words; `activation` is the name of that field."""
     width, heads = fields.get("hidden_size", int), fields.get("num_attention_heads", int)
-    head_width = fields.get_or("head_dim", width // heads, int)
     return {
         "vocab_size": fields.get("vocab_size", int),
         "width": width,
         "depth": fields.get("num_hidden_layers", int),
         "heads": heads,
         "kv_heads": fields.get_or("num_key_value_heads", heads, int),
-        "head_width": 0 if head_width * heads == width else head_width,
+        "head_width": fields.get_or("head_dim", 0, int),
         "mlp_width": fields.get("intermediate_size", int),
         "max_positions": fields.get("max_position_embeddings", int),
         "norm_eps": fields.get("rms_norm_eps", float),
@@ -118,7 +117,7 @@ def write_scaling(base: float, scaling: Scaling) -> dict[str, Any]:
 
 
 def read_windows(fields: Fields) -> tuple[int, ...]:
-    """The windows of a family that lists its kinds of layers, as the shortest pattern that repeats."""
+    """The windows of a family that lists its kinds of layers."""
     kinds, window = fields.get("layer_types", list), fields.get_or("sliding_window", 0, int)
     if unknown := set(kinds) - {"full_attention", "sliding_attention"}:
         raise InputError(
@@ -126,9 +125,7 @@ def read_windows(fields: Fields) -> tuple[int, ...]:
         )
     if len(kinds) != fields.get("num_hidden_layers", int) or ("sliding_attention" in kinds and window < 1):
         raise InputError(f"{fields.where}: layer_types does not fit num_hidden_layers and sliding_window; mend it")
-    windows = [window if kind == "sliding_attention" else 0 for kind in kinds]
-    periods = (n for n in range(1, len(windows) + 1) if all(w == windows[i % n] for i, w in enumerate(windows)))
-    return tuple(windows[: next(periods)])
+    return tuple(window if kind == "sliding_attention" else 0 for kind in kinds)
 
 
 def write_windows(c: Config) -> dict[str, Any]:
@@ -161,7 +158,7 @@ def write(c: Config, activation: str = "hidden_act") -> dict[str, Any]:
     }
 
 
-def _biases(fields: Fields) -> dict[str, bool]:
+def _biases(fields: Fields) -> dict[str, Any]:
     bias = fields.get("attention_bias", bool)
     return {"qkv_bias": bias, "out_bias": bias}
 
@@ -182,13 +179,13 @@ def _qwen2(fields: Fields) -> Config:
 
 def _qwen3(fields: Fields) -> Config:
     fields.skip("use_sliding_window", "max_window_layers")
-    own = {**_biases(fields), "windows": read_windows(fields), "qk_norm": "head"}
-    return Config(**common(fields), **rotary(fields), **own)
+    own = {**common(fields), **rotary(fields), **_biases(fields)}
+    return Config(**own, windows=read_windows(fields), qk_norm="head")
 
 
 def _olmo2(fields: Fields) -> Config:
-    own = {**_biases(fields), "norm_place": "after", "qk_norm": "full"}
-    return Config(**common(fields), **rotary(fields), **own)
+    own = {**common(fields), **rotary(fields), **_biases(fields)}
+    return Config(**own, norm_place="after", qk_norm="full")
 
 
 def _write_qwen(c: Config) -> dict[str, Any]:

@@ -43,13 +43,14 @@ def _qwen3_moe(fields: Fields) -> Config:
     fields.only("mlp_only_layers", [])
     fields.skip("use_sliding_window", "max_window_layers")  # sliding_window is null without
     bias = fields.get("attention_bias", bool)
-    own = {
-        "mlp_width": fields.get("moe_intermediate_size", int),
-        "experts": fields.get("num_experts", int),
-        "renormalise": fields.get("norm_topk_prob", bool),
-        "qk_norm": "head",
-    }
-    return Config(**{**_shared(fields), **own}, qkv_bias=bias, out_bias=bias)
+    return Config(
+        **{**_shared(fields), "mlp_width": fields.get("moe_intermediate_size", int)},
+        experts=fields.get("num_local_experts", int),  # `transformers` renews the name num_experts
+        renormalise=fields.get("norm_topk_prob", bool),
+        qk_norm="head",
+        qkv_bias=bias,
+        out_bias=bias,
+    )
 
 
 def _write(c: Config) -> dict[str, Any]:
@@ -74,12 +75,11 @@ def _write_qwen3_moe(c: Config) -> dict[str, Any]:
     }
 
 
+def _write_mixtral(c: Config) -> dict[str, Any]:
+    return {**_write(c), "num_local_experts": c.experts}
+
+
 FAMILIES: dict[str, Family[Config]] = {
-    "mixtral": Family(
-        "MixtralForCausalLM",
-        _mixtral,
-        lambda c: {**_write(c), "num_local_experts": c.experts},
-        lambda c: table(c, MIXTRAL),
-    ),
+    "mixtral": Family("MixtralForCausalLM", _mixtral, _write_mixtral, lambda c: table(c, MIXTRAL)),
     "qwen3_moe": Family("Qwen3MoeForCausalLM", _qwen3_moe, _write_qwen3_moe, lambda c: table(c, QWEN)),
 }

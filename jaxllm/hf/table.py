@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -199,8 +199,10 @@ class Match:
     notes: tuple[str, ...]
 
 
-def match(table: Table, tensors: Layout, shapes: Mapping[str, tuple[int, ...]], skip: Iterable[str] = ()) -> Match:
-    """Compares a layout with the names and shapes in a file. `skip`: heads to be initialised whatever the file has."""
+def match(
+    table: Table, tensors: Layout, shapes: Mapping[str, tuple[int, ...]], skip: Mapping[str, str] | None = None
+) -> Match:
+    """Compares a layout with the names and shapes in a file. skip: heads to be initialised whatever it has -> why."""
     names: dict[str, str] = {}
     ignored, problems, notes = [], [], []
     for found in shapes:
@@ -221,16 +223,21 @@ def match(table: Table, tensors: Layout, shapes: Mapping[str, tuple[int, ...]], 
     def head(tensor: Tensor) -> str:
         return tensor.parts[0].name.split(".")[0]
 
-    fresh = set(skip)
+    fresh = set()
     for name in table.heads:
         own = [tensor for tensor in tensors.values() if head(tensor) == name]
-        if own and not any(tensor.name in names for tensor in own):
-            notes.append(f"{name}: not in the file, initialised")
-            fresh.add(name)
-        elif wrong := [x for x in own if x.name in names and shapes[names[x.name]] != x.shape and name not in fresh]:
-            here = wrong[0]
-            notes.append(f"{name}: {here.name} is {shapes[names[here.name]]}, wanted {here.shape}; initialised")
-            fresh.add(name)
+        there = [(tensor, shapes[names[tensor.name]]) for tensor in own if tensor.name in names]
+        wrong = [f"{tensor.name} is {shape}, wanted {tensor.shape}" for tensor, shape in there if shape != tensor.shape]
+        if own and not there:
+            why = "not in the file"
+        elif skip and name in skip:
+            why = skip[name]
+        elif wrong:
+            why = wrong[0]
+        else:
+            continue
+        notes.append(f"{name} initialised: {why}")
+        fresh.add(name)
     for name, tensor in tensors.items():
         if head(tensor) in fresh:
             names.pop(name, None)

@@ -159,13 +159,15 @@ def _splash_rows(
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
     reach = None if window is None or window >= T else window
+    mask: masks.Mask = masks.CausalMask((T, T)) if causal else masks.FullMask((T, T))
     if reach is not None:
         mask = masks.LocalMask((T, T), (reach, 0 if causal else reach), 0)
-    else:
-        mask = masks.CausalMask((T, T)) if causal else masks.FullMask((T, T))
     size = next(size for size in (512, 256, _LANES) if T % size == 0)
-    names = ("block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute")
-    blocks = kernel.BlockSizes(**dict.fromkeys((*names, "block_q_dq", "block_kv_dq"), size))
+    blocks = kernel.BlockSizes(
+        block_q=size, block_kv=size, block_kv_compute=size,
+        block_q_dkv=size, block_kv_dkv=size, block_kv_dkv_compute=size,
+        block_q_dq=size, block_kv_dq=size,
+    )  # fmt: skip
 
     def build(interpret: bool) -> Callable[..., jax.Array]:
         mqa = kernel.make_splash_mqa_single_device(

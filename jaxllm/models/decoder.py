@@ -76,7 +76,7 @@ class Layer:
     key: jax.Array | None
 
 
-def make_norm(c: Config, width: int) -> nnx.Module:
+def make_norm(c: Config, width: int) -> LayerNorm | RMSNorm:
     """The family's norm."""
     return (
         LayerNorm(width, eps=c.norm_eps) if c.norm == "layer" else RMSNorm(width, eps=c.norm_eps, offset=c.norm_offset)
@@ -92,20 +92,23 @@ class Attention(nnx.Module):
 
         self.q, self.k, self.v = project(c.heads), project(c.K), project(c.K)
         self.out = Dense(c.heads * c.H, c.width, bias=c.out_bias, std=c.out_std, rngs=rngs)
-        widths = {"none": None, "head": (c.H, c.H), "full": (c.heads * c.H, c.K * c.H)}[c.qk_norm]
-        self.q_norm, self.k_norm = (None, None) if widths is None else (make_norm(c, width) for width in widths)
+        q_width, k_width = {"none": (0, 0), "head": (c.H, c.H), "full": (c.heads * c.H, c.K * c.H)}[c.qk_norm]
+        self.q_norm = make_norm(c, q_width) if q_width else None
+        self.k_norm = make_norm(c, k_width) if k_width else None
         self.config = c
 
     def __call__(
         self, x_BTD: jax.Array, tokens: Tokens, layer: Layer, key: jax.Array | None, cache: Cache | None
     ) -> tuple[jax.Array, Cache | None]:
         c = self.config
-        q, k, v = self.q(x_BTD), self.k(x_BTD), self.v(x_BTD)
-        if c.qk_norm == "full":
-            q, k = self.q_norm(q), self.k_norm(k)
-        q, k, v = (x.reshape(*x.shape[:2], -1, c.H) for x in (q, k, v))
-        if c.qk_norm == "head":
-            q, k = self.q_norm(q), self.k_norm(k)
+
+        def heads(x: jax.Array, norm: LayerNorm | RMSNorm | None) -> jax.Array:
+            x = x if norm is None or c.qk_norm == "head" else norm(x)
+            x = x.reshape(*x.shape[:2], -1, c.H)
+            return x if norm is None or c.qk_norm == "full" else norm(x)
+
+        q, k = heads(self.q(x_BTD), self.q_norm), heads(self.k(x_BTD), self.k_norm)
+        v = heads(self.v(x_BTD), None)
         if c.rope_base:
             q, k = (rotate(x, tokens.positions_BT, layer.frequency_H) for x in (q, k))
         seen = tokens
@@ -139,7 +142,7 @@ class Block(nnx.Module):
     """One layer."""
 
     def __init__(self, c: Config, rngs: nnx.Rngs):
-        def norm(place: str) -> nnx.Module | None:
+        def norm(place: str) -> LayerNorm | RMSNorm | None:
             return make_norm(c, c.width) if c.norm_place in (place, "both") else None
 
         self.attn = Attention(c, rngs)
@@ -152,7 +155,7 @@ class Block(nnx.Module):
     def __call__(
         self, x_BTD: jax.Array, tokens: Tokens, layer: Layer, cache: Cache | None
     ) -> tuple[jax.Array, Cache | None, Load | None]:
-        def add(x: jax.Array, y: jax.Array, norm: nnx.Module | None, key: jax.Array | None) -> jax.Array:
+        def add(x: jax.Array, y: jax.Array, norm: LayerNorm | RMSNorm | None, key: jax.Array | None) -> jax.Array:
             return x + dropout(y if norm is None else norm(y), self.config.output_dropout, key)
 
         probs_key, attn_key, mlp_key = (None,) * 3 if layer.key is None else jax.random.split(layer.key, 3)
@@ -160,9 +163,9 @@ class Block(nnx.Module):
         y_BTD, cache = self.attn(before, tokens, layer, probs_key, cache)
         x_BTD = add(x_BTD, y_BTD, self.attn_post_norm, attn_key)
         before, load = x_BTD if self.mlp_norm is None else self.mlp_norm(x_BTD), None
-        if self.experts is None:
+        if self.mlp is not None:
             y_BTD = self.mlp(before)
-        else:
+        if self.experts is not None:
             y_BTD, load = self.experts(before, tokens.segments_BT > 0)
         return add(x_BTD, y_BTD, self.mlp_post_norm, mlp_key), cache, load
 

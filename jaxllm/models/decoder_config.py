@@ -112,6 +112,17 @@ class Config:
                 f"decoder heads={self.heads}: must be a multiple of kv_heads={self.K}, and divide width={self.width} "
                 "unless head_width is given"
             )
+        # One spelling for what is the same model, so that configurations can be compared.
+        n, windows = self.depth, [self.windows[i % len(self.windows)] for i in range(self.depth)]
+        period = next(p for p in range(1, n + 1) if windows == [windows[i % p] for i in range(n)])
+        canonical = {
+            "windows": tuple(windows[:period]),
+            "kv_heads": 0 if self.kv_heads == self.heads else self.kv_heads,
+            "head_width": 0 if self.head_width * self.heads == self.width else self.head_width,
+            "attention_scale": 0.0 if self.attention_scale == self.H**-0.5 else self.attention_scale,
+        }
+        for name, value in canonical.items():
+            object.__setattr__(self, name, value)
 
     @property
     def K(self) -> int:
@@ -134,8 +145,8 @@ class Config:
         return np.where(pattern > 0, pattern - 1, EVERYTHING).astype(np.int32)
 
     def frequencies_LH(self) -> np.ndarray:
-        """Rotary frequencies of each layer, float32 [L, H / 2]."""
-        far = frequencies(self.H, self.rope_base, self.rope_scaling)
+        """Rotary frequencies of each layer, float32 [L, H / 2]; of no meaning where positions are learned."""
+        far = frequencies(self.H, self.rope_base or 1.0, self.rope_scaling)
         near = frequencies(self.H, self.local_rope_base, UNSCALED) if self.local_rope_base else far
         return np.stack([far if reach == EVERYTHING else near for reach in self.windows_L()])
 

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from jaxllm.models.attention import Tokens, attention
 from jaxllm.models.layers import ACTIVATIONS, Dense, Embed, LayerNorm, dropout, rope, run_stack, stack
 from jaxllm.params import Rules
-from jaxllm.types import Batch, Metrics
+from jaxllm.types import Batch, InputError, Metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +75,16 @@ class Config:
     unroll: int = 0
     """Blocks per loop iteration; 0 for all on CPU and 1 elsewhere."""
 
+    def __post_init__(self) -> None:
+        if min(self.vocab_size, self.width, self.depth, self.heads, self.mlp_width, self.max_positions) < 1:
+            raise InputError(f"every size of an encoder must be at least 1: {self}")
+        if self.width % self.heads:
+            raise InputError(
+                f"{self.heads} heads do not divide a width of {self.width}; choose another number of heads"
+            )
+        if self.rope_base and self.width // self.heads % 2:
+            raise InputError(f"rotary positions need heads of even width, not {self.width // self.heads}; choose fewer")
+
 
 class Attention(nnx.Module):
     """Self-attention of one block."""
@@ -125,7 +135,13 @@ class Block(nnx.Module):
         self.config = c
 
     def __call__(
-        self, x: jax.Array, tokens: Tokens, window: jax.Array, rope_base: jax.Array, bare: jax.Array, key: jax.Array | None
+        self,
+        x: jax.Array,
+        tokens: Tokens,
+        window: jax.Array,
+        rope_base: jax.Array,
+        bare: jax.Array,
+        key: jax.Array | None,
     ) -> jax.Array:
         c = self.config
         probs, attn, inner, mlp = (None,) * 4 if key is None else jax.random.split(key, 4)

@@ -80,7 +80,7 @@ def rms_norm(x: jax.Array, scale_D: jax.Array, eps: float, *, offset: float = 0.
 
 
 def rope(x_BTNH: jax.Array, positions_BT: jax.Array, base: Any) -> jax.Array:
-    """Rotary position embedding over the two halves of each head (Su et al. 2021, in GPT-NeoX's layout); base may be traced."""
+    """Rotary positions over the two halves of each head (Su et al. 2021, GPT-NeoX's layout); base may be traced."""
     half = x_BTNH.shape[-1] // 2
     return rotate(x_BTNH, positions_BT, jnp.power(jnp.asarray(base, jnp.float32), -jnp.arange(half) / half))
 
@@ -152,9 +152,11 @@ def stack(build: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs) -
 
 def run_stack(blocks: Any, x: jax.Array, per_layer: Any, *, remat: str, unroll: int) -> jax.Array:
     """x through stacked blocks: each is called as `block(x, *its slice of per_layer)`; else as `scan_stack`."""
-    return scan_stack(
-        lambda block, x, extra: (block(x, *extra), None), blocks, x, per_layer, remat=remat, unroll=unroll
-    )[0]
+
+    def call(block: Any, x: jax.Array, extra: Any) -> tuple[jax.Array, None]:
+        return block(x, *extra), None
+
+    return scan_stack(call, blocks, x, per_layer, remat=remat, unroll=unroll)[0]
 
 
 def scan_stack(

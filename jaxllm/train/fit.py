@@ -175,7 +175,7 @@ def compile_step(
     if strategy == "pmap":
         over = jax.pmap(
             step, axis_name="data", in_axes=(None, 0, None), out_axes=None,
-            donate_argnums=0, devices=mesh.devices.flatten(),
+            donate_argnums=0, devices=list(mesh.devices.flat),
         )  # fmt: skip
         return lambda state, batch: over(state, batch, None)
     at = TrainState(meshes.replicated(mesh), params_at, opt_at)
@@ -220,7 +220,7 @@ def _check_rows(rows: int, mesh: Mesh, strategy: str, microbatches: int) -> None
 
 def _put(batch: Any, mesh: Mesh, rows: int, local: Sequence[int], strategy: str) -> Any:
     if strategy == "pmap":
-        return jax.tree.map(lambda x: x.reshape(jax.local_device_count(), -1, *x.shape[1:]), batch)
+        return jax.tree.map(lambda x: x.reshape(len(mesh.local_devices), -1, *x.shape[1:]), batch)
     return meshes.put_batch(batch, mesh, rows, local)
 
 

@@ -17,7 +17,7 @@ import optax
 
 from jaxllm.params import GraphDef, bind
 from jaxllm.train.optim import mask
-from jaxllm.types import Batch, LossFn, Mean, Metrics, Params, TrainState, terms
+from jaxllm.types import Batch, InputError, LossFn, Mean, Metrics, Params, Terms, TrainState, terms
 
 StepFn = Callable[..., tuple[TrainState, Metrics]]
 
@@ -26,11 +26,14 @@ class _Listening:
     """A model that notes the metrics of its own, so that a loss cannot drop them."""
 
     def __init__(self, model: Any):
-        self._model, self.noted = model, {}
+        self._model = model
+        self.noted: Metrics = {}
 
     def hidden(self, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, Metrics]:
         hidden_BTD, aux = self._model.hidden(batch, key)
-        self.noted.update(aux)
+        for name, metric in aux.items():
+            before = self.noted.get(name)
+            self.noted[name] = metric if before is None else _add(before, metric)
         return hidden_BTD, aux
 
     def __getattr__(self, name: str) -> Any:
@@ -64,12 +67,12 @@ def make_train_step(
     batch: a tree of arrays with a leading row axis that `microbatches` divides. frozen: parameters neither trained nor
     saved. freeze: parameters of the state, or slices of their leading axis, that get no gradient. metrics: the loss's
     own, "grad_norm" (before clipping) and "skipped": a step whose loss or gradient is not finite keeps the old state and
-    counts 1 there. Raises ValueError for a loss that couples the examples of a batch when the batch would be cut.
+    counts 1 there. Raises InputError for a loss that couples the examples of a batch when the batch would be cut.
     """
     if getattr(loss, "couples_batch", False) and (microbatches > 1 or axis is not None):
         name = getattr(loss, "name", getattr(loss, "__name__", "this loss"))
         how = "microbatches" if microbatches > 1 else "pmap"
-        raise ValueError(f"{name} depends on the whole batch at once: use one microbatch and --strategy jit, not {how}")
+        raise InputError(f"{name} depends on the whole batch at once: use one microbatch and --strategy jit, not {how}")
 
     whole = {name for name, part in (freeze or {}).items() if part == slice(None)}
 
@@ -129,6 +132,11 @@ def _cut(x: jax.Array, parts: int) -> jax.Array:
     if x.shape[0] % parts:
         raise ValueError(f"{x.shape[0]} rows do not divide into {parts} microbatches")
     return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
+
+
+def _add(a: Mean | Terms, b: Mean | Terms) -> Terms:
+    """The same metric of two calls of a model."""
+    return tuple((weight, x + y) for (weight, x), (_, y) in zip(terms(a), terms(b), strict=True))
 
 
 def _join(weights: tuple[float, ...], means: list[Mean]) -> Mean | Any:

@@ -1,0 +1,136 @@
+"""Writing checkpoints that `transformers` loads."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from jaxllm.hf import decoders, files, table
+from jaxllm.hf.config import Fields
+from jaxllm.hf.family import Family
+from jaxllm.hf.io import TAGGERS, Opened
+from jaxllm.models.heads import TaggerConfig
+from jaxllm.types import InputError
+
+_COMPUTING = ("dtype", "remat", "unroll", "backend", "labels")
+"""Fields of ours that say nothing of the function computed, or are written by `export` itself; dropout is another."""
+
+MAX_SHARD_BYTES = 5_000_000_000
+
+
+def export(
+    folder: str | Path,
+    params: Mapping[str, Any],
+    config: Any,
+    tokenizer: Any,
+    *,
+    source: Opened[Any] | None = None,
+    dtype: str | None = None,
+    card: str = "",
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Writes weights, config.json, the tokenizer and a model card, all or nothing.
+
+    params: by name, sharded or not; gathered one tensor on disk at a time. source: the checkpoint they came from, whose
+    config.json, generation_config.json and dtypes are kept; without it a whole config.json is written for the first
+    family that expresses the configuration. dtype: float32, bfloat16 or float16, if not the source's (float32 without).
+    tokenizer: None to write none. In a run of several processes each of them calls this, and the first writes.
+    Raises InputError where no family expresses the configuration, or `folder` holds something else.
+    """
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").is_file():
+        raise InputError(f"{folder} holds something that is no checkpoint; name another folder to export to")
+    if dtype not in (None, "float32", "bfloat16", "float16"):
+        raise InputError(f"export dtype is {dtype!r}, supported: float32, bfloat16, float16")
+    family, fields = _config(config, tokenizer, source)
+    default = source.dtype if source else "float32"
+    kept = source.dtypes if source and not dtype else {}
+    fields |= {"architectures": [family.architecture], "dtype": dtype or default}
+    tensors = table.layout(family.table(config), params)
+    announced = {name: (tensor.shape, dtype or kept.get(name, default)) for name, tensor in tensors.items()}
+
+    def get(name: str) -> np.ndarray:
+        return table.join(tensors[name], lambda part, row: _host(params[part], row))
+
+    if jax.process_index() > 0:
+        for name in tensors:
+            get(name)
+    else:
+        new, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+        for path in (new, old):
+            shutil.rmtree(path, ignore_errors=True)
+        new.mkdir(parents=True)
+        files.write(new, announced, get, max_bytes=max_shard_bytes)
+        _write_texts(new, fields, tokenizer, source, card)
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"exported {folder}")
+
+
+def _host(x: Any, row: table.Row) -> np.ndarray:
+    part = x[row] if row else x
+    if getattr(part, "is_fully_addressable", True):
+        return np.asarray(part)
+    return np.asarray(multihost_utils.process_allgather(part, tiled=True))
+
+
+def _write_texts(folder: Path, fields: dict[str, Any], tokenizer: Any, source: Opened[Any] | None, card: str) -> None:
+    from transformers import CONFIG_MAPPING
+
+    CONFIG_MAPPING[fields["model_type"]].from_dict(fields).save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    if source and (generation := source.folder / "generation_config.json").is_file():
+        shutil.copyfile(generation, folder / "generation_config.json")
+    if card:
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _config(config: Any, tokenizer: Any, source: Opened[Any] | None) -> tuple[Family[Any], dict[str, Any]]:
+    """The family to write, and the fields of config.json."""
+    families: Mapping[str, Family[Any]] = TAGGERS if isinstance(config, TaggerConfig) else decoders.FAMILIES
+    candidates = [source.family] if source else list(families)
+    stale = ("torch_dtype", "transformers_version", "_name_or_path")
+    base = {name: x for name, x in source.hf_config.items() if name not in stale} if source else _tokens(tokenizer)
+    if isinstance(config, TaggerConfig):
+        base["id2label"] = {str(i): label for i, label in enumerate(config.labels)}
+        base["label2id"] = {label: i for i, label in enumerate(config.labels)}
+    for kind in candidates:
+        fields = {**base, "model_type": kind, **families[kind].write(config)}
+        try:
+            back = families[kind].read(Fields(fields))
+        except InputError:
+            continue
+        if _essence(back) == _essence(config):
+            return families[kind], fields
+    raise InputError(
+        f"config.json of {' or '.join(candidates)} cannot express {config}; train a configuration that it can"
+    )
+
+
+def _tokens(tokenizer: Any) -> dict[str, Any]:
+    """The ids of special tokens."""
+    names = ("pad_token_id", "bos_token_id", "eos_token_id")
+    return {name: getattr(tokenizer, name) for name in names if getattr(tokenizer, name, None) is not None}
+
+
+def _essence(config: Any) -> dict[str, Any]:
+    """What a configuration says of the model, flat."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            values |= {f"{field.name}.{name}": x for name, x in _essence(value).items()}
+        elif field.name not in _COMPUTING and not field.name.endswith("dropout"):
+            values[field.name] = value
+    return values

@@ -1,0 +1,118 @@
+"""Layers against what they are defined to be."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from jaxllm.models import layers
+
+
+def plain(x, kernel):
+    return jnp.einsum("...d,df->...f", x, kernel)
+
+
+def scanned(f):
+    """f applied over a leading axis of kernels, as a stack of layers does."""
+
+    def run(x, kernels):
+        return jax.lax.scan(lambda x, kernel: (jnp.tanh(f(x, kernel)), None), x, kernels)[0]
+
+    return run
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, 4), (2, 3, 4), (2, 5, 3, 4)])
+def test_gradient_of_matmul_is_the_plain_one(shape):
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=shape).astype(np.float32), rng.normal(size=(4, 6)).astype(np.float32)
+    loss = lambda f: lambda x, kernel: jnp.sum(jnp.sin(f(x, kernel)))  # noqa: E731
+    ours = jax.jit(jax.value_and_grad(loss(layers.matmul), argnums=(0, 1)))(x, kernel)
+    expected = jax.jit(jax.value_and_grad(loss(plain), argnums=(0, 1)))(x, kernel)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), ours, expected)
+
+
+@pytest.mark.parametrize("how", ["vmap", "vmap kernels", "scan", "checkpointed scan", "bfloat16"])
+def test_gradient_of_matmul_under_transforms(how):
+    rng = np.random.default_rng(1)
+    x, kernel = rng.normal(size=(3, 2, 4)).astype(np.float32), rng.normal(size=(3, 4, 4)).astype(np.float32)
+    dtype, tolerance = (jnp.bfloat16, 0.05) if how == "bfloat16" else (jnp.float32, 1e-5)
+    wrap = {
+        "vmap": lambda f: lambda x, kernel: jax.vmap(f, (0, None))(x, kernel[0]),
+        "vmap kernels": jax.vmap,
+        "scan": scanned,
+        "checkpointed scan": lambda f: jax.checkpoint(scanned(f)),
+        "bfloat16": lambda f: lambda x, kernel: f(x, kernel[0]),
+    }[how]
+
+    def grads(f):
+        loss = lambda x, kernel: jnp.sum(jnp.sin(wrap(f)(x, kernel).astype(jnp.float32)))  # noqa: E731
+        return jax.jit(jax.grad(loss, argnums=(0, 1)))(jnp.asarray(x, dtype), jnp.asarray(kernel, dtype))
+
+    for ours, expected in zip(grads(layers.matmul), grads(plain), strict=True):
+        assert ours.dtype == dtype
+        np.testing.assert_allclose(
+            np.asarray(ours, np.float32), np.asarray(expected, np.float32), rtol=tolerance, atol=tolerance
+        )
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_layer_norm_is_torchs(bias):
+    rng = np.random.default_rng(2)
+    x, scale, shift = (rng.normal(size=s).astype(np.float32) for s in ((2, 3, 7), (7,), (7,)))
+    ours = layers.layer_norm(jnp.asarray(x), jnp.asarray(scale), jnp.asarray(shift) if bias else None, 1e-3)
+    shifted = torch.tensor(shift) if bias else None
+    expected = torch.nn.functional.layer_norm(torch.tensor(x), (7,), torch.tensor(scale), shifted, 1e-3)
+    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
+    low = layers.layer_norm(jnp.asarray(x, jnp.bfloat16), jnp.asarray(scale), None, 1e-3)
+    assert low.dtype == jnp.bfloat16
+
+
+def test_rope_turns_by_position_and_keeps_lengths():
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(1, 5, 2, 6)).astype(np.float32)
+    positions = np.array([[0, 1, 2, 7, 9]])
+    y = np.asarray(layers.rope(jnp.asarray(x), jnp.asarray(positions), 100.0))
+    np.testing.assert_array_equal(y[:, 0], x[:, 0])
+    pairs = x[..., :3] + 1j * x[..., 3:]
+    angle = positions[..., None] * 100.0 ** (-np.arange(3) / 3)
+    turned = pairs * np.exp(1j * angle)[:, :, None, :]
+    np.testing.assert_allclose(y, np.concatenate([turned.real, turned.imag], -1), atol=1e-5)
+    # Scores depend on the distance alone.
+    shifted = np.asarray(layers.rope(jnp.asarray(x), jnp.asarray(positions + 4), 100.0))
+    dots = lambda z: np.einsum("bthd,bshd->bhts", z, z)  # noqa: E731
+    np.testing.assert_allclose(dots(y), dots(shifted), atol=1e-4)
+
+
+def test_dropout_has_its_rate_and_keeps_the_mean():
+    x = jnp.full((400, 500), 2.0)
+    y = np.asarray(layers.dropout(x, 0.3, jax.random.key(0)))
+    assert set(np.unique(y)) == {0.0, np.float32(2.0 / 0.7)}
+    assert abs(np.mean(y == 0) - 0.3) < 0.005
+    assert abs(y.mean() - 2.0) < 0.02
+    assert layers.dropout(x, 0.3, None) is x
+    assert layers.dropout(x, 0.0, jax.random.key(0)) is x
+    assert layers.dropout(x.astype(jnp.bfloat16), 0.3, jax.random.key(0)).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("remat", list(layers.REMAT))
+@pytest.mark.parametrize("unroll", [0, 1, 2])
+def test_a_stack_is_its_blocks_in_turn(remat, unroll):
+    from flax import nnx
+
+    blocks = layers.stack(lambda rngs: layers.Dense(3, 3, std=1.0, rngs=rngs), 4, nnx.Rngs(0))
+    x, extra = jnp.ones((2, 3)), (jnp.arange(4.0),)
+
+    class Plus(nnx.Module):
+        def __init__(self, dense):
+            self.dense = dense
+
+        def __call__(self, x, shift):
+            return jnp.sin(self.dense(x) + shift)
+
+    found = layers.run_stack(Plus(blocks), x, extra, remat=remat, unroll=unroll)
+    kernel, bias = np.asarray(blocks.kernel[...]), np.asarray(blocks.bias[...])
+    expected = np.ones((2, 3))
+    for layer in range(4):
+        expected = np.sin(expected @ kernel[layer] + bias[layer] + layer)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
