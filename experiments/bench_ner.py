@@ -2,8 +2,8 @@
 
     python experiments/bench_ner.py --model path/to/MiniLM --dataset path/to/wnut17
 
-Needs torch and accelerate: pip install -e '.[bench]'. Each side runs in a process of its own, one after the other, and the
-ratio is taken round by round, so that it holds when the machine's speed drifts. Speeds are real tokens per second of
+Needs torch and accelerate: pip install -e '.[bench]'. Each side runs in a process of its own, one after
+the other, and the ratio is taken round by round, so that it holds when the machine's speed drifts. Speeds are real tokens per second of
 training (padding not counted, special tokens counted), after the first steps.
 Expected: experiments/README.md.
 """
@@ -91,7 +91,7 @@ def run(command: list[object]) -> float:
 def main(config: Config) -> None:
     """Runs both sides in turn and prints each round and the medians."""
     ratios: list[float] = []
-    print(f"{'round':>5}  {'jaxllm tokens/s':>15}  {'Trainer tokens/s':>16}  {'ratio':>5}  compile s  peak GB (jaxllm, Trainer)")
+    print("round  jaxllm tokens/s  Trainer tokens/s  ratio  compile s  peak GB (jaxllm, Trainer)")
     with tempfile.TemporaryDirectory() as temporary:
         for i in range(config.rounds):
             a = ours(config, Path(temporary) / f"ours{i}")

@@ -8,8 +8,8 @@ Paper: Devlin et al. 2018, BERT, section 5.3; scored by seqeval on whole sentenc
 Expected: see experiments/README.md, which has the numbers and the time they took.
 
 What the collation does that padding the inputs alone would not: a tagged sentence is tokens, a label for each word and
-the words' boundaries. Its words become sub-words; the label goes to the first of each and the rest carry weight 0, as do
-[CLS], [SEP] and padding. So labels and weights are made per token, together with the tokens, and are cut, packed and
+the words' boundaries. Its words become sub-words; the label goes to the first of each and the rest carry weight 0, as
+do [CLS], [SEP] and padding. So labels and weights are made per token, together with the tokens, and are cut, packed and
 padded with them, as are segments (who may attend to whom) and positions (which restart with each sentence). Long
 sentences become overlapping windows in which every word carries weight once, and which word each label answers for is
 kept, so that predictions come back as one tag for every word of every sentence.
@@ -194,7 +194,8 @@ def main(config: Config) -> None:
     evals = {"dev": evaluation("dev")} if "dev" in windows else {}
     fitted = fit(
         begin.model, loss=loss, data=loader(train, plan), optimizer=optim_config(config),
-        run=run, mesh=mesh, evals=evals, head=("classifier.*", *(("transform.*",) if begin.config.transform else ())), **arguments,
+        run=run, mesh=mesh, evals=evals, head=begin.config.head_parameters,
+        **arguments,
     )  # fmt: skip
 
     finals: dict[str, float] = {}

@@ -113,8 +113,8 @@ def select(params: Iterable[str], patterns: Iterable[str]) -> dict[str, slice]:
 class ModelSpec:
     """A model yet to be: its description and how its arrays come to be, so that they are born where they belong.
 
-    init: key -> parameters, traceable. load: (name -> sharding) -> the parameters found on disk, placed so; those that it
-    does not return are initialised. rules: how names map to mesh axes.
+    init: key -> parameters, traceable. load: (name -> sharding) -> the parameters found on disk, placed so; those that
+    it does not return are initialised. rules: how names map to mesh axes.
     """
 
     graphdef: GraphDef

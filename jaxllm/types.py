@@ -39,8 +39,8 @@ class Batch:
 
     targets[b, t] is what position t must predict (already shifted for causal models). weights is 0 where nothing is
     learned. segments is 0 on padding and numbers the documents packed in a row from 1; positions restart with each.
-    branches, for answers that share a prompt, is 0 on the trunk and then one number per branch: a key is visible when it
-    is in the same segment, not in the future, and of branch 0 or of the query's own branch.
+    branches, for answers that share a prompt, is 0 on the trunk and then one number per branch: a key is visible when
+    it is in the same segment, not in the future, and of branch 0 or of the query's own branch.
     """
 
     tokens_BT: jax.Array

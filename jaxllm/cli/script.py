@@ -50,10 +50,12 @@ def input_errors() -> Any:
 
 
 def parse(config: type[T], argv: Sequence[str], prog: str | None = None) -> T:
-    """The flags as a `config`. `--config FILE` starts from a run's config.json; raises InputError for what does not parse."""
+    """The flags as a `config`; `--config FILE` starts from a run's config.json. Raises InputError."""
     argv = list(argv)
     default = _from_file(config, argv) if any(f.name == "config" for f in dataclasses.fields(config)) else None  # type: ignore[arg-type]
     heard = io.StringIO()
+    parsed: Any
+    unknown: list[str]
     try:
         with contextlib.redirect_stderr(heard):
             parsed, unknown = tyro.cli(config, args=argv, default=default, prog=prog, return_unknown_args=True)  # type: ignore[call-overload]
@@ -95,7 +97,7 @@ def set_up() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     import jax
 
-    if not jax.config.jax_compilation_cache_dir:
+    if not jax.config.read("jax_compilation_cache_dir"):
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxllm" / "compiled"
         jax.config.update("jax_compilation_cache_dir", str(cache))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import tyro
@@ -18,7 +18,7 @@ from jaxllm.train.forward import Runner
 from jaxllm.train.mesh import row_multiple
 from jaxllm.types import InputError
 
-Entity = Mapping[str, Any]
+Entity = dict[str, Any]
 """entity_group, score, word, start, end: as transformers' pipeline gives them with aggregation_strategy="simple"."""
 
 

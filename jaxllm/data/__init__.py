@@ -1,1 +1,1 @@
-
+"""From files to packed batches, in numpy alone."""

@@ -42,8 +42,39 @@ _TOKEN = re.compile(r"[A-Z]\.(?= )|(?:Dr|Mr|Mrs|Ms|Prof)\.|'s\b|O'\w+|[$]?\w+(?:
 # What keeps its capital inside a sentence, and what is not said of anything (requests, addresses, items of a list).
 _TITLES = ("I ", "English ", "Dr.", "Mr.", "Mrs.", "Ms.", "Prof.", "Captain ", "Judge ", "President ", "[Mr.", "[I|")
 _ALONE = (
-    *("Ask", "Best", "Buy", "Call", "Can", "Dear", "Do", "Email", "Give", "Hello", "Let", "Name", "Never", "Order", "Please"),
-    *("Presen", "Room", "Speakers", "Take", "Tell", "Thank", "Turn", "With", "Yes", "[Call", "[Give", "[Good", "[Yes", "No,"),
+    *(
+        "Ask",
+        "Best",
+        "Buy",
+        "Call",
+        "Can",
+        "Dear",
+        "Do",
+        "Email",
+        "Give",
+        "Hello",
+        "Let",
+        "Name",
+        "Never",
+        "Order",
+        "Please",
+    ),
+    *(
+        "Presen",
+        "Room",
+        "Speakers",
+        "Take",
+        "Tell",
+        "Thank",
+        "Turn",
+        "With",
+        "Yes",
+        "[Call",
+        "[Give",
+        "[Good",
+        "[Yes",
+        "No,",
+    ),
     *("1", "2"),
 )
 
@@ -193,5 +224,7 @@ def wordpiece(texts: Iterable[str], vocab_size: int = 2048, max_length: int = 12
         vocab_size=vocab_size, min_frequency=2, special_tokens=[*_SPECIAL, *alphabet], show_progress=False
     )
     counts = Counter(word for text in texts for word in _PIECE.findall(text))
-    pieces.train_from_iterator((" ".join([word] * (1 if word[0].isupper() else n)) for word, n in counts.items()), trainer)
+    pieces.train_from_iterator(
+        (" ".join([word] * (1 if word[0].isupper() else n)) for word, n in counts.items()), trainer
+    )
     return BertTokenizer(vocab=pieces.get_vocab(), do_lower_case=False, model_max_length=max_length)

@@ -36,7 +36,7 @@ class Place(NamedTuple):
 
 
 def best_fit(lengths: Sequence[int], row_length: int) -> list[list[int]]:
-    """Best-fit-decreasing: example numbers per row, no row longer than `row_length` (raises ValueError if one cannot be)."""
+    """Best-fit-decreasing: example numbers per row. Raises ValueError for one longer than `row_length`."""
     rows: list[list[int]] = []
     open_rows: dict[int, list[int]] = {}  # room left -> rows
     rooms: list[int] = []  # keys of open_rows, sorted
@@ -66,8 +66,8 @@ def best_fit(lengths: Sequence[int], row_length: int) -> list[list[int]]:
 class Plan:
     """Rows of examples for every step of a run.
 
-    `layout` is the packing of epoch 0 before shuffling; an epoch has `steps` steps of at most `rows` rows of `row_length`
-    tokens, over which the packed rows are dealt as evenly as they go.
+    `layout` is the packing before shuffling; an epoch has `steps` steps of at most `rows` rows of `row_length` tokens,
+    over which the packed rows are dealt as evenly as they go.
     """
 
     lengths: np.ndarray
@@ -105,11 +105,12 @@ class Plan:
     def describe(self) -> str:
         """One line for the terminal."""
         examples = len(self.lengths) / self.steps
-        return f"{self.rows} rows of {self.row_length} a step ({examples:.1f} examples, {self.fill:.0%} full), {self.steps} steps an epoch"
+        shape = f"{self.rows} rows of {self.row_length} a step"
+        return f"{shape} ({examples:.1f} examples, {self.fill:.0%} full), {self.steps} steps an epoch"
 
 
 def make_plan(
-    lengths: Sequence[int],
+    lengths: Sequence[int] | np.ndarray,
     *,
     batch_size: int,
     multiple: int = 1,
@@ -147,7 +148,9 @@ def make_plan(
         return Plan(sizes, layout, row_length, _round_up(-(-len(layout) // steps), multiple), steps, seed)
 
     # Rows come in whole numbers: of the lengths up to twice the longest example, take the one that wastes least.
-    candidates = sorted(range(shortest, 2 * shortest + 1, 16), key=lambda length: (rows_needed(length) * length, length))
+    candidates = sorted(
+        range(shortest, 2 * shortest + 1, 16), key=lambda length: (rows_needed(length) * length, length)
+    )
     tried = candidates[: 6 if len(sizes) < 100_000 else 1]
     return min((packed(length) for length in tried), key=lambda plan: (plan.rows * plan.row_length, plan.row_length))
 
@@ -167,7 +170,7 @@ def collate(rows: Sequence[Sequence[Example]], row_length: int, count: int) -> B
             tokens[r, span], targets[r, span], weights[r, span] = example.tokens, example.targets, example.weights
             segments[r, span], positions[r, span] = segment, np.arange(len(example.tokens))
             start = span.stop
-    return Batch(tokens, targets, weights, segments, positions)
+    return Batch(tokens, targets, weights, segments, positions)  # type: ignore[arg-type]
 
 
 def places(rows: Sequence[Sequence[int]], lengths: Sequence[int] | np.ndarray) -> list[Place]:

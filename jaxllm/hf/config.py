@@ -85,7 +85,7 @@ class Fields:
         for name, remedy in _REFUSED.items():
             if raw.get(name):
                 raise InputError(f"{where}: {name} is set; {remedy}")
-        config = CONFIG_MAPPING[kind]
+        config = CONFIG_MAPPING[str(kind)]
         try:
             self.values = config.from_dict(self.raw).to_dict()
         except Exception as error:  # whatever its validation raises

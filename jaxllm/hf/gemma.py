@@ -20,12 +20,10 @@ from jaxllm.hf.llama import (
 from jaxllm.models.decoder_config import Config
 from jaxllm.types import InputError
 
-_ACTIVATION = "hidden_activation"
 
-
-def _shared(fields: Fields) -> dict[str, Any]:
+def _shared(fields: Fields, activation: str) -> dict[str, Any]:
     fields.only("use_bidirectional_attention", False)
-    own = common(fields, _ACTIVATION)
+    own = common(fields, activation)
     bias = fields.get("attention_bias", bool)
     return {**own, "qkv_bias": bias, "out_bias": bias, "norm_offset": 1.0, "embedding_scale": math.sqrt(own["width"])}
 
@@ -33,7 +31,7 @@ def _shared(fields: Fields) -> dict[str, Any]:
 def _sandwich(fields: Fields) -> dict[str, Any]:
     """What Gemma 2 and 3 share: norms on both sides, windows, soft caps, a scale of their own."""
     return {
-        **_shared(fields),
+        **_shared(fields, "hidden_activation"),
         "norm_place": "both",
         "windows": read_windows(fields),
         "attention_scale": fields.get("query_pre_attn_scalar", int) ** -0.5,
@@ -43,8 +41,7 @@ def _sandwich(fields: Fields) -> dict[str, Any]:
 
 
 def _gemma(fields: Fields) -> Config:
-    fields.skip("hidden_act")  # an old field; its successor is read
-    return Config(**_shared(fields), **rotary(fields))
+    return Config(**_shared(fields, "hidden_act"), **rotary(fields))
 
 
 def _gemma2(fields: Fields) -> Config:
@@ -68,13 +65,13 @@ def _gemma3(fields: Fields) -> Config:
     )
 
 
-def _write(c: Config) -> dict[str, Any]:
-    return {**write(c, _ACTIVATION), "attention_bias": c.qkv_bias}
+def _write(c: Config, activation: str = "hidden_act") -> dict[str, Any]:
+    return {**write(c, activation), "attention_bias": c.qkv_bias}
 
 
 def _write_sandwich(c: Config) -> dict[str, Any]:
     return {
-        **_write(c),
+        **_write(c, "hidden_activation"),
         **write_windows(c),
         "query_pre_attn_scalar": round(c.attention_scale**-2) if c.attention_scale else c.H,
         "attn_logit_softcapping": c.attention_softcap or None,

@@ -79,11 +79,11 @@ def _find(spec: str) -> Callable[..., Metrics]:
         if not path.is_file():
             raise InputError(f"--loss {spec}: there is no file {path}")
         module_spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert module_spec is not None and module_spec.loader is not None
+        assert module_spec is not None
         module = importlib.util.module_from_spec(module_spec)
         load = lambda: module_spec.loader.exec_module(module)  # type: ignore[union-attr]  # noqa: E731
     else:
-        module, load = None, lambda: importlib.import_module(source)  # type: ignore[assignment]
+        module, load = None, lambda: importlib.import_module(source)
     try:
         loaded = load()
     except Exception as error:

@@ -1,7 +1,7 @@
 """Losses per token, through a head that never builds [B, T, V].
 
-`over_tokens` runs any function of the logits over chunks of tokens and computes each chunk's logits again in the backward
-pass, so memory holds one chunk of logits at a time whatever the vocabulary.
+`over_tokens` runs any function of the logits over chunks of tokens and computes each chunk's logits again in the
+backward pass, so memory holds one chunk of logits at a time whatever the vocabulary.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LOGITS_BYTES = 32 * 2**20
 def over_tokens(
     model: Any, batch: Batch, fn: Callable[[jax.Array, jax.Array], Any], key: jax.Array | None = None
 ) -> tuple[Any, Metrics]:
-    """`fn(logits_NV, targets_N) -> values [N]` (or a tree of them) at every token -> ([B, T] values, the model's metrics).
+    """`fn(logits_NV, targets_N) -> values [N]` (or a tree of them) at every token: [B, T] values, the model's metrics.
 
     Where a chunk's weights are all 0 nothing is computed and the values are 0.
     """
@@ -76,7 +76,7 @@ def token_logprobs(logits_NV: jax.Array, targets_N: jax.Array) -> jax.Array:
 
 
 def token_loss(fn: Callable[..., jax.Array]) -> LossFn:
-    """Makes `fn(logits_NV, targets_N, **hyperparameters) -> loss_N` a LossFn, chunked: the mean over weighted tokens."""
+    """Makes `fn(logits_NV, targets_N, **hyperparameters) -> loss_N` a LossFn, chunked: the mean over tokens."""
 
     @functools.wraps(fn)
     def loss(model: Any, batch: Batch, key: jax.Array | None = None, **hyperparameters: Any) -> Metrics:

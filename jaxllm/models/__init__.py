@@ -1,1 +1,1 @@
-
+"""Models by configuration, with their sharding rules beside them."""

@@ -30,6 +30,11 @@ class TaggerConfig:
     transform_bias: bool = False
     transform_activation: str = "gelu"
 
+    @property
+    def head_parameters(self) -> tuple[str, ...]:
+        """Patterns of the parameters that are not the encoder's."""
+        return ("classifier.*", "transform.*") if self.transform else ("classifier.*",)
+
 
 class Transform(nnx.Module):
     """Dense, activation, norm."""

@@ -1,4 +1,4 @@
-"""Checkpoints by Orbax: asynchronous, in three items (`params`, `opt_state`, `meta`), so parameters can be read alone."""
+"""Checkpoints by Orbax: asynchronous, in three items (`params`, `opt_state`, `meta`), so each can be read alone."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, position: int, state: TrainState, meta: Mapping[str, Any], best: int | None = None) -> None:
-        """Saves in the background; a checkpoint of this position that is there already stays. `best` is never deleted."""
+        """Saves in the background; a checkpoint of this position that is there stays. `best` is never deleted."""
         self._policy.best = best
         if position in self._manager.all_steps():
             return
@@ -79,7 +79,7 @@ class Checkpoints:
         step = jax.device_put(jnp.asarray(found.meta["step"], jnp.int32), like.step.sharding)
         return TrainState(step, found.params, opt_state), found.meta
 
-    def params(self, position: int, like: Params) -> Params:
+    def params(self, position: int, like: Mapping[str, Any]) -> Params:
         """The parameters alone."""
         return self._manager.restore(position, args=ocp.args.Composite(params=ocp.args.StandardRestore(like))).params
 

@@ -77,7 +77,7 @@ def fit(
     """Trains to `steps`, continuing from the run's newest checkpoint if there is one.
 
     evals: name -> evaluation, run every `eval_every` steps and at the end (0: at the end only), logged as name/number.
-    head: patterns of the parameters that `head_learning_rate` is for. best: "dev/f1:max" keeps the best step besides the
+    head: patterns of the parameters that `head_learning_rate` is for. best: "dev/f1:max" keeps the best step beside the
     newest `keep`. early_stopping: stop after so many evaluations without a better `best` (0: never).
     checkpoint_every: steps between checkpoints, beside that of the end (0: none).
     """
@@ -202,7 +202,7 @@ def _start(
         opt_at,
     )
     step = jax.ShapeDtypeStruct((), jnp.int32, sharding=scalar)
-    state, meta = checkpoints.restore(position, TrainState(step, like(abstract, params_at), opt))
+    state, meta = checkpoints.restore(position, TrainState(step, like(abstract, params_at), opt))  # type: ignore[arg-type]
     return state, position, meta
 
 

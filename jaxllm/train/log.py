@@ -114,9 +114,8 @@ class Terminal:
         left = (time.monotonic() - self._began) / max(1, step - self._start) * (self._steps - step)
         others = "  ".join(f"{k} {x:.4g}" for k, x in numbers.items() if "/" in k and isinstance(x, float))
         pace = f"{speed:,.0f} tokens/s" if speed else "compiling done"
-        self.console.print(
-            f"{head}  loss {loss:.4f}  grad {norm:.2f}  lr {rate:.2e}  {pace}  {int(left // 60)}:{int(left % 60):02d} left  {others}"
-        )
+        clock = f"{int(left // 60)}:{int(left % 60):02d} left"
+        self.console.print(f"{head}  loss {loss:.4f}  grad {norm:.2f}  lr {rate:.2e}  {pace}  {clock}  {others}")
 
     def close(self) -> None:
         pass

@@ -25,7 +25,7 @@ ROWS = P(("data", "fsdp"))
 
 
 def make_mesh(text: str = "", devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of all devices from text such as "data=2,fsdp=4"; axes left out are 1, and one of them may be -1 (the rest).
+    """A mesh of all devices from text such as "data=2,fsdp=4"; axes left out are 1, one may be -1 (the rest).
 
     Empty text puts every device on data. Raises InputError where the product is not the number of devices.
     """
@@ -75,8 +75,8 @@ def spec_of(name: str, rules: Rules) -> P:
 def shardings(tree: Any, mesh: Mesh, rules: Rules) -> Any:
     """A NamedSharding for every leaf of parameters, or of an optimizer's state, given as arrays or shapes.
 
-    In a flat dictionary of parameters each takes its rule's spec. In an optimizer's state a leaf below a parameter's name
-    takes that spec if it has as many axes, the spec less the reduced axis if one is missing, and anything else is
+    In a flat dictionary of parameters each takes its rule's spec. In an optimizer's state a leaf below a parameter's
+    name takes that spec if it has as many axes, the spec less the reduced axis if one is missing, and anything else is
     replicated. Raises InputError that lists every axis that does not divide what it shards.
     """
     problems: dict[str, str] = {}
@@ -118,7 +118,7 @@ def put_batch(batch: Any, mesh: Mesh, rows: int, local: Sequence[int] | None = N
 def local_rows(mesh: Mesh, rows: int) -> list[int]:
     """The rows of a batch that this process's devices hold."""
     index = NamedSharding(mesh, ROWS).addressable_devices_indices_map((rows,))
-    return sorted({r for (part,) in index.values() for r in range(rows)[part]})
+    return sorted({r for (part,) in filter(None, index.values()) for r in range(rows)[part]})
 
 
 def bytes_per_device(tree: Any) -> Mapping[jax.Device, int]:

@@ -57,7 +57,7 @@ class OptimConfig:
     head_learning_rate: float | None = None
     """Peak learning rate of the head's parameters, if another."""
     freeze: tuple[str, ...] = ()
-    """Patterns of parameters to leave as they are: `embeddings.*`, `blocks[:4].*`, `!classifier.*` (all but the head)."""
+    """Patterns of parameters to leave as they are: `embeddings.*`, `blocks[:4].*`, `!classifier.*` (all but it)."""
 
 
 def make_schedule(config: OptimConfig, steps: int) -> Schedule:

@@ -66,8 +66,8 @@ def make_train_step(
 
     batch: a tree of arrays with a leading row axis that `microbatches` divides. frozen: parameters neither trained nor
     saved. freeze: parameters of the state, or slices of their leading axis, that get no gradient. metrics: the loss's
-    own, "grad_norm" (before clipping) and "skipped": a step whose loss or gradient is not finite keeps the old state and
-    counts 1 there. Raises InputError for a loss that couples the examples of a batch when the batch would be cut.
+    own, "grad_norm" (before clipping) and "skipped": a step whose loss or gradient is not finite keeps the old state
+    and counts 1 there. Raises InputError for a loss that couples the examples of a batch when the batch would be cut.
     """
     if getattr(loss, "couples_batch", False) and (microbatches > 1 or axis is not None):
         name = getattr(loss, "name", getattr(loss, "__name__", "this loss"))

@@ -35,7 +35,9 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("data")
     rows = builtin.ner()
     write_conll(path / "train.conll", rows["train"][:160])
-    write_conll(path / "dev.conll", [row for row in rows["dev"] if set(row["ner_tags"]) <= tags(rows["train"][:160])][:40])
+    write_conll(
+        path / "dev.conll", [row for row in rows["dev"] if set(row["ner_tags"]) <= tags(rows["train"][:160])][:40]
+    )
     return path
 
 
@@ -58,7 +60,15 @@ def trained(folder, tmp_path_factory):
 
 
 def test_run_folder_is_whole(trained, folder):
-    for name in ("config.json", "metrics.jsonl", "summary.json", "predictions.jsonl", "report.png", "checkpoints", "hf"):
+    for name in (
+        "config.json",
+        "metrics.jsonl",
+        "summary.json",
+        "predictions.jsonl",
+        "report.png",
+        "checkpoints",
+        "hf",
+    ):
         assert (trained / name).exists(), name
     lines = read_jsonl(trained / "metrics.jsonl")
     steps = [line for line in lines if "loss" in line]
@@ -122,7 +132,19 @@ def test_tag_prints_json_with_offsets(trained, capsys):
 
 
 def test_continues_from_a_run_and_freezes(trained, folder, tmp_path):
-    run("--model", trained, "--dataset", folder, "--steps", 1, "--freeze", "!classifier.*", "--out", tmp_path / "b", *FAST)
+    run(
+        "--model",
+        trained,
+        "--dataset",
+        folder,
+        "--steps",
+        1,
+        "--freeze",
+        "!classifier.*",
+        "--out",
+        tmp_path / "b",
+        *FAST,
+    )
     from safetensors.numpy import load_file
 
     old, new = (load_file(run / "hf" / "model.safetensors") for run in (trained, tmp_path / "b"))
@@ -163,7 +185,10 @@ BAD = {
     "best of what": (lambda d, t: ["--dataset", d, "--best", "f1"], "--best"),
     "optimizer": (lambda d, t: ["--dataset", d, "--optimizer", "sgd"], "adamw"),
     "out is a file": (lambda d, t: ["--dataset", d, "--out", write(t / "file", "x")], "file"),
-    "model without tokenizer": (lambda d, t: ["--dataset", d, "--model", without(t, "tokenizer*", "vocab*")], "tokenizer"),
+    "model without tokenizer": (
+        lambda d, t: ["--dataset", d, "--model", without(t, "tokenizer*", "vocab*")],
+        "tokenizer",
+    ),
     "weights cut short": (lambda d, t: ["--dataset", d, "--model", cut(t)], "model.safetensors"),
     "flipped shape": (lambda d, t: ["--dataset", d, "--model", flipped(t)], "intermediate.dense.weight"),
     "pickled weights": (lambda d, t: ["--dataset", d, "--model", pickled(t)], "pickle"),

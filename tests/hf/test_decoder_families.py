@@ -37,7 +37,7 @@ ALTERNATE = ["sliding_attention", "full_attention", "sliding_attention"]
 CASES = {
     "gpt2": ("gpt2", GPT2),
     "gpt2-untied-relu": ("gpt2", {**GPT2, "tie_word_embeddings": False, "activation_function": "relu", "n_inner": 31}),
-    "gpt2-unscaled": ("gpt2", {**GPT2, "scale_attn_weights": False, "n_head": 4}),
+    "gpt2-unscaled": ("gpt2", {**GPT2, "scale_attn_weights": False, "n_head": 6}),
     "llama-2": ("llama", {**BASE, "num_key_value_heads": 3, "rms_norm_eps": 1e-3}),
     "llama-3.1": ("llama", {**BASE, "tie_word_embeddings": True, "rope_parameters": LLAMA3}),
     "llama-biased-linear": ("llama", {**BASE, "attention_bias": True, "mlp_bias": True, "rope_parameters": LINEAR}),
@@ -85,7 +85,7 @@ CASES = {
     "mixtral-all": ("mixtral", {**BASE, "num_local_experts": 3, "num_experts_per_tok": 3, "router_aux_loss_coef": 0.5}),
     "qwen3-moe": ("qwen3_moe", {**BASE, "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 20}),
     "qwen3-moe-renormalised": (
-        "qwen3_moe", {**BASE, "num_experts": 4, "num_experts_per_tok": 3, "moe_intermediate_size": 9,
+        "qwen3_moe", {**BASE, "num_experts": 4, "num_experts_per_tok": 3, "moe_intermediate_size": 12,
                       "norm_topk_prob": True, "tie_word_embeddings": True},
     ),
     "qwen3-moe-biased": (
@@ -239,7 +239,11 @@ def test_files_go_both_ways(name, tmp_path):
 @pytest.mark.parametrize(
     ("name", "change", "words"),
     [
-        ("llama-2", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, ["dynamic", "rope"]),
+        (
+            "llama-2",
+            {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
+            ["dynamic", "rope"],
+        ),
         ("llama-2", {"rope_parameters": {**PLAIN, "partial_rotary_factor": 0.5}}, ["partial_rotary_factor"]),
         ("llama-2", {"hidden_act": "tanh"}, ["hidden_act", "tanh"]),
         ("llama-2", {"quantization_config": {"bits": 4}}, ["quantization_config"]),
@@ -250,7 +254,11 @@ def test_files_go_both_ways(name, tmp_path):
         ("qwen3-moe", {"mlp_only_layers": [0]}, ["mlp_only_layers"]),
         ("qwen3-moe", {"decoder_sparse_step": 2}, ["decoder_sparse_step"]),
         ("qwen3-windows", {"layer_types": ["chunked_attention"] * 3}, ["chunked_attention"]),
-        ("qwen3", {"num_hidden_layers": 3, "layer_types": None}, ["missing model.layers.2.mlp.up_proj.weight (28, 24)"]),
+        (
+            "qwen3",
+            {"num_hidden_layers": 3, "layer_types": None},
+            ["missing model.layers.2.mlp.up_proj.weight (28, 24)"],
+        ),
         ("qwen3", {"model_type": "mamba"}, ["mamba", "supported"]),
     ],
 )
