@@ -2,9 +2,9 @@
 
     python experiments/bench_ner.py --model path/to/MiniLM --dataset path/to/wnut17
 
-Needs torch and accelerate: pip install -e '.[bench]'. Each side runs in a process of its own, one after
-the other, and the ratio is taken round by round, so that it holds when the machine's speed drifts. Speeds are real tokens per second of
-training (padding not counted, special tokens counted), after the first steps.
+Needs torch and accelerate: pip install -e '.[bench]'. Each side runs in a process of its own, one after the other, and
+the ratio is taken round by round, so that it holds when the machine's speed drifts. Speeds are real tokens per second
+of training (padding not counted, special tokens counted), after the first steps.
 Expected: experiments/README.md.
 """
 
@@ -38,6 +38,8 @@ class Config:
     """How often each side runs."""
     steps: int = 100
     """Optimizer steps a run."""
+    untimed: int = 20
+    """First steps that neither side's speed counts; divides the steps."""
     batch_size: int = 16
     """Sentences a step."""
     group_by_length: bool = False
@@ -57,19 +59,21 @@ def ours(config: Config, folder: Path) -> Timing:
     """experiments/ner.py."""
     command = [
         HERE / "ner.py", "--model", config.model, "--dataset", config.dataset, "--batch-size", config.batch_size,
-        "--steps", config.steps, "--log-every", config.steps, "--eval-every", "0", "--checkpoint-every", "0",
+        "--steps", config.steps, "--log-every", config.untimed, "--eval-every", "0", "--checkpoint-every", "0",
         "--no-export", "--log-to", "none", "--out", folder,
     ]  # fmt: skip
     peak = run(command)
-    line = next(line for line in read_jsonl(folder / "metrics.jsonl") if "tokens_per_s" in line)
-    return Timing(line["tokens_per_s"], json.loads((folder / "summary.json").read_text())["compile_s"], peak)
+    lines = [line for line in read_jsonl(folder / "metrics.jsonl") if line.get("tokens_per_s")]
+    speed = statistics.harmonic_mean([line["tokens_per_s"] for line in lines[1:]])
+    return Timing(speed, json.loads((folder / "summary.json").read_text())["compile_s"], peak)
 
 
 def trainer(config: Config, folder: Path) -> Timing:
     """The Hugging Face Trainer."""
     command = [
         HERE / "peers" / "hf_ner.py", "--model", config.model, "--dataset", config.dataset, "--seeds", "0",
-        "--batch-size", config.batch_size, "--max-steps", config.steps, "--untimed-steps", "5", "--json", f"{folder}.json",
+        "--batch-size", config.batch_size, "--max-steps", config.steps, "--untimed-steps", config.untimed,
+        "--json", f"{folder}.json",
         *(["--group-by-length"] if config.group_by_length else []),
     ]  # fmt: skip
     peak = run(command)

@@ -90,7 +90,9 @@ def select(params: Iterable[str], patterns: Iterable[str]) -> dict[str, slice]:
     """The parameters that patterns name, each with the slice of its leading axis that is meant.
 
     A pattern is a dotted name where `*` stands for anything; `blocks[:4].*` means the first four layers of the stack.
-    `!pattern` means every parameter that it does not match. Raises InputError for a pattern that matches nothing.
+    `!pattern` means every parameter that it does not match. A parameter named by several patterns is meant whole if one
+    of them means it whole. Raises InputError for a pattern that matches nothing, a slice of what is not matched, and two
+    different slices of one parameter.
     """
     chosen: dict[str, slice] = {}
     params = list(params)
@@ -98,6 +100,8 @@ def select(params: Iterable[str], patterns: Iterable[str]) -> dict[str, slice]:
         inverse, text = pattern.startswith("!"), pattern.removeprefix("!")
         part = slice(None)
         if stack := re.search(r"\[(-?\d*):(-?\d*)\]", text):
+            if inverse:
+                raise InputError(f"pattern {pattern!r}: a slice cannot follow '!'; name the layers that are meant")
             part = slice(*(int(x) if x else None for x in stack.groups()))
             text = text.replace(stack.group(), "")
         regex = ".*".join(map(re.escape, text.split("*")))
@@ -105,7 +109,11 @@ def select(params: Iterable[str], patterns: Iterable[str]) -> dict[str, slice]:
         if not found:
             some = ", ".join(sorted(params)[:6])
             raise InputError(f"pattern {pattern!r} matches no parameter; names look like {some} ...")
-        chosen.update(dict.fromkeys(found, part))
+        for name in found:
+            both = (part, chosen.get(name, part))
+            if slice(None) not in both and both[0] != both[1]:
+                raise InputError(f"pattern {pattern!r}: another slice of {name} is named already; give one range")
+            chosen[name] = slice(None) if slice(None) in both else part
     return chosen
 
 

@@ -235,21 +235,21 @@ def main(config: Config) -> None:
     steps = config.epochs * -(-len(train) // config.batch_size) if config.max_steps is None else config.max_steps
     if not 0 <= config.untimed_steps < steps:
         fail(f"--untimed-steps {config.untimed_steps}: must leave at least one of the {steps} steps to time")
-    if config.json is not None:
-        config.json.parent.mkdir(parents=True, exist_ok=True)
-    results = []
+    setting = {
+        "config": dataclasses.asdict(config),
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "threads": torch.get_num_threads(),
+    }
+    results: list[dict[str, float]] = []
     for seed in config.seeds:
         results.append({"seed": seed, **run(config, seed, train, dev)})
         print(*(f"{name} {value:.4g}" for name, value in results[-1].items()), sep="  ", flush=True)
-    means = {name: float(np.mean([result[name] for result in results])) for name in results[0] if name != "seed"}
+        means = {name: float(np.mean([result[name] for result in results])) for name in results[0] if name != "seed"}
+        if config.json is not None:  # after each seed, so that a run cut short keeps the seeds it finished
+            config.json.parent.mkdir(parents=True, exist_ok=True)
+            report = {**setting, "seeds": results, "mean": means}
+            config.json.write_text(json.dumps(report, indent=2, default=str) + "\n")
     print("mean", *(f"{name} {value:.4g}" for name, value in means.items()), sep="  ")
-    if config.json is not None:
-        setting = {
-            "config": dataclasses.asdict(config),
-            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-            "threads": torch.get_num_threads(),
-        }
-        config.json.write_text(json.dumps({**setting, "seeds": results, "mean": means}, indent=2, default=str) + "\n")
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def parse(config: type[T], argv: Sequence[str], prog: str | None = None) -> T:
     unknown: list[str]
     try:
         with contextlib.redirect_stderr(heard):
-            parsed, unknown = tyro.cli(config, args=argv, default=default, prog=prog, return_unknown_args=True)  # type: ignore[call-overload]
+            parsed, unknown = tyro.cli(config, args=argv, default=default, prog=prog, return_unknown_args=True)
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -97,7 +97,7 @@ def set_up() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     import jax
 
-    if not jax.config.read("jax_compilation_cache_dir"):
+    if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxllm" / "compiled"
         jax.config.update("jax_compilation_cache_dir", str(cache))
 

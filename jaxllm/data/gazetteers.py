@@ -1377,12 +1377,25 @@ _WILD = [
 ]
 
 NAMES: dict[str, tuple[str, ...]] = {
-    "first": tuple(_FIRST),
+    "first": (
+        *_FIRST,
+        *_join("Adel Bel Cal Dav Em Ev Fel Gin Hol Jan Kar Lor Mar Mir Nor Ros Sel Tar Val Vin Zel", "ina ette itza on ien"),
+        *_join("Abd Faz Jam Kar Nas Rash Sal Tal Wal Zam", "een ira ul"),
+        *_join("Ai Chi Emi Hana Ken Maki Mi Nao Sato Taka Yo Yuri", "ka ko shi to"),
+        *_join("Ade Chukwu Ike Ngo Olu Oye Temi Uche", "bayo dele kemi nna wale zi"),
+        *_join("Bog Brani Dobro Jaro Milo Rado Stani Vladi Zdzi", "mil mira slav slava"),
+    ),
     "last": (
         *_LAST,
         *_join("Anton Eriks Frederik Gustav Halv Jens Knud Matt Niel Peter Svend Thor", "sen son"),
         *_join("Abram Bogdan Fedor Gavril Kir Kuznets Mak Orl Romanch Sidor Smirn Yegor Zhdan", "ov ova"),
         *_join("Abraham Davit Grigor Hakob Karapet Mkrtch Petros Sarg Ter Vardan", "yan"),
+        *_join("Adam Bala Czer Dom Gor Jan Kali Lew Maj Now Piotr Sobol Wisz", "ska ski czak owicz"),
+        *_join("Ander Bern Fern Gonz Henr Lop Mend Rodr Sanch Velasq", "ález andes eiro iguez ona"),
+        *_join("Fuji Hira Ishi Kuro Matsu Mori Naka Oka Shima Taka Yama", "gawa hara kawa moto saki shita"),
+        *_join("Bell Cap Carl Don Ferr Gall Mant Pal Ricc Rom Salv Vent", "ardi atti elli ini ucci"),
+        *_join("Ach Aden Bank Fash Iwu Mad Ogun Oje Okor Onu Uzo", "bola ike ola ugo uche"),
+        *_join("Brad Clay Dal Hal Lang Mer Pres Rad Stan Thorn Wal Whit", "cott den ding man row worth"),
         *_join("Bara Cheka Guri Kava Lomi Met Revish Shengel", "dze shvili"),
         *_join(
             "Mac", "Allister Arthur Bride Cormack Dougall Farlane Intosh Kenna Lachlan Millan Nab Pherson Queen Rae"
@@ -1395,7 +1408,7 @@ NAMES: dict[str, tuple[str, ...]] = {
         *_join("Alten Breiten Eichen Grün Linden Neu Ober Rosen Stein Wald", "bach berg dorf heim"),
         *_join("Belle Beau Clair Haute Mont Roche Ville", "court fontaine mer rive"),
     ),
-    "country": tuple(_COUNTRY),
+    "country": (*_COUNTRY, *_join("Alb Ard Bor Cald Dras Est Fal Kest Lor Marv Ner Ost Pol Rav Sard Tur Velm", "ania avia istan ovia uria")),
     "stem": (
         *_STEM,
         *_join("Agri Bio Cyber Electro Geo Hydro Info Micro Nano Omni Poly Syn Tele", "cor dyne gen tec via"),
@@ -1453,7 +1466,7 @@ PARTS: dict[str, tuple[str, ...]] = {
 """Shared by all splits: what names and dates are completed with."""
 
 FORMS: dict[str, tuple[str, ...]] = {
-    "person": (*["{first} {last}"] * 12, *["{first}"] * 3, "{initial} {last}", "{first} {initial} {last}", "{last}"),
+    "person": (*["{first} {last}"] * 14, *["{first}"] * 2, "{initial} {last}", "{first} {initial} {last}"),
     "surname": ("{last}",),
     "given": ("{first}",),
     "org": (

@@ -11,40 +11,13 @@ from jaxllm.types import InputError
 
 T = TypeVar("T")
 
-_HARMLESS = frozenset(
-    [
-        "model_type",
-        "architectures",
-        "dtype",
-        "torch_dtype",
-        "transformers_version",
-        "_name_or_path",
-        "id2label",
-        "label2id",
-        "num_labels",
-        "problem_type",
-        "finetuning_task",
-        "task_specific_params",
-        "pad_token_id",
-        "bos_token_id",
-        "eos_token_id",
-        "sep_token_id",
-        "cls_token_id",
-        "mask_token_id",
-        "unk_token_id",
-        "use_cache",
-        "output_attentions",
-        "output_hidden_states",
-        "return_dict",
-        "chunk_size_feed_forward",
-        "gradient_checkpointing",
-        "tie_word_embeddings",
-        "initializer_range",
-        "_attn_implementation",
-        "_attn_implementation_internal",
-        "attn_implementation",
-    ]
-)
+_HARMLESS = frozenset({
+    "model_type", "architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path", "id2label",
+    "label2id", "num_labels", "problem_type", "finetuning_task", "task_specific_params", "pad_token_id", "bos_token_id",
+    "eos_token_id", "sep_token_id", "cls_token_id", "mask_token_id", "unk_token_id", "use_cache", "output_attentions",
+    "output_hidden_states", "return_dict", "chunk_size_feed_forward", "gradient_checkpointing", "tie_word_embeddings",
+    "initializer_range", "_attn_implementation", "_attn_implementation_internal", "attn_implementation",
+})  # fmt: skip
 _REFUSED = {
     "quantization_config": "use a checkpoint that is not quantized",
     "auto_map": "it asks for code from the hub, which is never run; use a model that transformers knows",
@@ -80,7 +53,7 @@ class Fields:
 
         self.raw, self.where = dict(raw), where
         kind = raw.get("model_type")
-        if kind not in CONFIG_MAPPING:
+        if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
             raise InputError(f"{where}: model_type {kind!r} is not known; use a model that transformers knows")
         for name, remedy in _REFUSED.items():
             if raw.get(name):

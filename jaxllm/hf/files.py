@@ -75,7 +75,8 @@ def open_file(path: Path) -> Entries:
         for name, code, shape, (start, stop) in found:
             if code not in _DTYPES:
                 raise InputError(f"{path}: {name} is of dtype {code}, which is not read; use an unquantized checkpoint")
-            if start != end or stop - start != math.prod(shape) * np.dtype(_DTYPES[code]).itemsize:
+            whole = all(isinstance(n, int) and n >= 0 for n in shape)
+            if not whole or start != end or stop - start != math.prod(shape) * np.dtype(_DTYPES[code]).itemsize:
                 raise InputError(f"{path}: {name} does not lie where its header says; {_AGAIN}")
             end = stop
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -175,6 +176,6 @@ def _write_file(
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name, (shape, dtype, _) in tensors.items():
-            x = np.ascontiguousarray(get(name), dtype=_DTYPES[_CODES[dtype]])
+            x = np.asarray(get(name), _DTYPES[_CODES[dtype]], order="C")
             assert x.shape == shape, f"{name} is {x.shape}, announced as {shape}"
             file.write(x.reshape(-1).view(np.uint8).data)

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxllm.types import Batch, LossFn, Mean, Metrics
+from jaxllm.losses.arguments import Fraction, NonNegative, Positive, parameters
+from jaxllm.types import Batch, InputError, LossFn, Mean, Metrics
 
 LOGITS_BYTES = 32 * 2**20
 """How much float32 logits one chunk may take, per row shard; all of it at once where it fits."""
@@ -31,23 +33,38 @@ def over_tokens(
     return over_hidden(model.head, hidden_BTD, batch, fn), aux
 
 
-def over_hidden(
-    head: Callable[[jax.Array], jax.Array],
-    hidden_BTD: jax.Array,
-    batch: Batch,
-    fn: Callable[[jax.Array, jax.Array], Any],
-) -> Any:
-    """`over_tokens` for a hidden state that is there already."""
-    B, T, D = hidden_BTD.shape
+def over_both(
+    model: Any, batch: Batch, fn: Callable[[jax.Array, jax.Array, jax.Array], Any], key: jax.Array | None = None
+) -> tuple[Any, Metrics]:
+    """`over_tokens` of `fn(logits_NV, teacher_logits_NV, targets_N)`.
 
-    def compute(hidden_BCD: jax.Array, targets_BC: jax.Array) -> Any:
-        values = fn(head(hidden_BCD.reshape(-1, D)), targets_BC.reshape(-1))
+    The teacher is `model.teacher`; it gets no gradient and no dropout. Raises InputError for a model without a teacher.
+    """
+    teacher = getattr(model, "teacher", None)
+    if teacher is None:
+        raise InputError("this loss reads a teacher's logits, and the model has no teacher: give it one with `Taught`")
+    hidden_BTD, aux = model.hidden(batch, key)
+    taught_BTD = jax.lax.stop_gradient(teacher.hidden(batch)[0])
+
+    def heads(hidden: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        return model.head(hidden[0]), jax.lax.stop_gradient(teacher.head(hidden[1]))
+
+    return over_hidden(heads, (hidden_BTD, taught_BTD), batch, lambda logits, targets_N: fn(*logits, targets_N)), aux
+
+
+def over_hidden(head: Callable[[Any], Any], hidden: Any, batch: Batch, fn: Callable[[Any, jax.Array], Any]) -> Any:
+    """`over_tokens` for a hidden state that is there already: [B, T, D], or a tree of [B, T, ...] that the head takes."""
+    B, T = batch.targets_BT.shape
+
+    def compute(hidden: Any, targets_BC: jax.Array) -> Any:
+        values = fn(head(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), hidden)), targets_BC.reshape(-1))
         return jax.tree.map(lambda v: v.reshape(targets_BC.shape), values)
 
-    shapes = jax.eval_shape(lambda h: head(h), jax.ShapeDtypeStruct((B, D), hidden_BTD.dtype))
-    length = max(1, LOGITS_BYTES // (4 * shapes.size))  # the chunk's positions, over all rows
+    position = jax.tree.map(lambda x: jax.ShapeDtypeStruct((B, *x.shape[2:]), x.dtype), hidden)
+    size = sum(x.size for x in jax.tree.leaves(jax.eval_shape(lambda h: head(h), position)))
+    length = max(1, LOGITS_BYTES // (4 * size))  # the chunk's positions, over all rows
     if length >= T:
-        return compute(hidden_BTD, batch.targets_BT)
+        return compute(hidden, batch.targets_BT)
 
     # Chunks cut the sequence, not the rows, so that rows stay sharded as they are.
     count = -(-T // length)
@@ -58,42 +75,61 @@ def over_hidden(
         return jnp.swapaxes(padded.reshape(B, count, length, *x.shape[2:]), 0, 1)
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
-    def body(_: None, chunk: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[None, Any]:
-        hidden_BCD, targets_BC, weights_BC = chunk
-        nothing = jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), jax.eval_shape(compute, hidden_BCD, targets_BC))
-        return None, jax.lax.cond(jnp.any(weights_BC != 0), compute, lambda *_: nothing, hidden_BCD, targets_BC)
+    def body(_: None, chunk: tuple[Any, jax.Array, jax.Array]) -> tuple[None, Any]:
+        hidden, targets_BC, weights_BC = chunk
+        nothing = jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), jax.eval_shape(compute, hidden, targets_BC))
+        return None, jax.lax.cond(jnp.any(weights_BC != 0), compute, lambda *_: nothing, hidden, targets_BC)
 
-    xs = chunks(hidden_BTD), chunks(batch.targets_BT), chunks(batch.weights_BT)
+    xs = jax.tree.map(chunks, hidden), chunks(batch.targets_BT), chunks(batch.weights_BT)
     _, values = jax.lax.scan(body, None, xs)
     return jax.tree.map(lambda v: jnp.swapaxes(v, 0, 1).reshape(B, count * length)[:, :T], values)
 
 
 def token_logprobs(logits_NV: jax.Array, targets_N: jax.Array) -> jax.Array:
-    """log p(target) in nats, [N]."""
-    logits_NV = logits_NV.astype(jnp.float32)
+    """log p(target) in nats, [N], in float32 or better."""
+    logits_NV = logits_NV.astype(jnp.promote_types(logits_NV.dtype, jnp.float32))
     chosen_N = jnp.take_along_axis(logits_NV, targets_N[:, None], axis=-1)[:, 0]
     return chosen_N - jax.nn.logsumexp(logits_NV, axis=-1)
 
 
+def log_sum_squares(logits_NV: jax.Array) -> jax.Array:
+    """log of the sum over the vocabulary of p^2: the expected probability of a sampled token, [N]."""
+    return jax.nn.logsumexp(2 * logits_NV, axis=-1) - 2 * jax.nn.logsumexp(logits_NV, axis=-1)
+
+
+def token_kl(p_NV: jax.Array, q_NV: jax.Array) -> jax.Array:
+    """KL(p || q) in nats of the distributions with these logits, [N]."""
+    log_p_NV, log_q_NV = jax.nn.log_softmax(p_NV), jax.nn.log_softmax(q_NV)
+    p_NV = jnp.exp(log_p_NV)
+    return jnp.sum(p_NV * jnp.where(p_NV > 0, log_p_NV - log_q_NV, 0), axis=-1)  # 0 log 0 is 0
+
+
 def token_loss(fn: Callable[..., jax.Array]) -> LossFn:
     """Makes `fn(logits_NV, targets_N, **hyperparameters) -> loss_N` a LossFn, chunked: the mean over tokens."""
+    return _mean_over(over_tokens, fn, parameters(fn, 2))
 
+
+def distillation_loss(fn: Callable[..., jax.Array]) -> LossFn:
+    """`token_loss` for `fn(logits_NV, teacher_logits_NV, targets_N, **hyperparameters) -> loss_N`."""
+    return _mean_over(over_both, fn, parameters(fn, 3))
+
+
+def _mean_over(
+    over: Callable[..., Any], fn: Callable[..., jax.Array], arguments: dict[str, inspect.Parameter]
+) -> LossFn:
     @functools.wraps(fn)
     def loss(model: Any, batch: Batch, key: jax.Array | None = None, **hyperparameters: Any) -> Metrics:
-        values_BT, _ = over_tokens(model, batch, functools.partial(fn, **hyperparameters), key)
+        values_BT, _ = over(model, batch, functools.partial(fn, **hyperparameters), key)
         return {"loss": Mean(jnp.sum(values_BT * batch.weights_BT), jnp.sum(batch.weights_BT))}
 
-    parameters = list(inspect.signature(fn).parameters.values())[2:]
-    leading = [
-        p for p in inspect.signature(loss, follow_wrapped=False).parameters.values() if p.name != "hyperparameters"
-    ]
-    loss.__signature__ = inspect.Signature([*leading, *parameters])  # type: ignore[attr-defined]
+    leading = list(inspect.signature(loss, follow_wrapped=False).parameters.values())[:-1]
+    loss.__signature__ = inspect.Signature([*leading, *arguments.values()])  # type: ignore[attr-defined]
     return loss
 
 
 @token_loss
 def cross_entropy(
-    logits_NV: jax.Array, targets_N: jax.Array, *, label_smoothing: float = 0.0, z_loss: float = 0.0
+    logits_NV: jax.Array, targets_N: jax.Array, *, label_smoothing: Fraction = 0.0, z_loss: NonNegative = 0.0
 ) -> jax.Array:
     """Cross entropy in nats, [N].
 
@@ -108,3 +144,83 @@ def cross_entropy(
     if z_loss:
         loss_N += z_loss * jnp.square(log_z_N)
     return loss_N
+
+
+@token_loss
+def dft(logits_NV: jax.Array, targets_N: jax.Array) -> jax.Array:
+    """Dynamic fine-tuning, [N]: -p log p, no gradient through the factor p (Wu et al. 2025).
+
+    Cross entropy's gradient is a policy gradient whose reward is 1 / p; the factor takes that away.
+    """
+    logp_N = token_logprobs(logits_NV, targets_N)
+    return -jax.lax.stop_gradient(jnp.exp(logp_N)) * logp_N
+
+
+@token_loss
+def focal(logits_NV: jax.Array, targets_N: jax.Array, *, gamma: NonNegative = 2.0) -> jax.Array:
+    """Focal loss, [N]: -(1 - p)^gamma log p, which is cross entropy at gamma 0 (Lin et al. 2017, equation 4)."""
+    logp_N = token_logprobs(logits_NV, targets_N)
+    missing_N = jnp.maximum(-jnp.expm1(logp_N), jnp.finfo(logp_N.dtype).tiny)  # a power has no slope at 0
+    return -(missing_N**gamma) * logp_N
+
+
+@distillation_loss
+def jsd(
+    logits_NV: jax.Array,
+    teacher_NV: jax.Array,
+    targets_N: jax.Array,
+    *,
+    beta: Fraction = 0.5,
+    temperature: Positive = 1.0,
+) -> jax.Array:
+    """Generalised Jensen-Shannon divergence from a teacher, [N]: b KL(t || m) + (1-b) KL(s || m), m = b t + (1-b) s.
+
+    s and t are the student's and the teacher's distributions at this temperature. b = 0 is KL(t || s), b = 1 KL(s || t):
+    the limits of the divergence over b and over 1-b (Agarwal et al. 2024, GKD, section 2). The model has a `teacher`.
+    """
+    student_NV, teacher_NV = jax.nn.log_softmax(logits_NV / temperature), jax.nn.log_softmax(teacher_NV / temperature)
+    if beta in (0, 1):
+        return token_kl(teacher_NV, student_NV) if beta == 0 else token_kl(student_NV, teacher_NV)
+    mixture_NV = jnp.logaddexp(teacher_NV + math.log(beta), student_NV + math.log1p(-beta))
+    return beta * token_kl(teacher_NV, mixture_NV) + (1 - beta) * token_kl(student_NV, mixture_NV)
+
+
+def unlikelihood(model: Any, batch: Batch, key: jax.Array | None = None, *, alpha: NonNegative = 1.0) -> Metrics:
+    """Cross entropy and, against repetition, -alpha times the sum of log(1 - p(c)) over the candidates c of a token.
+
+    The candidates are the tokens of the document before the target, each once, without the target (Welleck et al. 2020,
+    equations 4 and 5). The mean over weighted tokens.
+    """
+    B, T = batch.tokens_BT.shape
+    row_BT, position_BT = jnp.indices((B, T))
+    first_BT = _first_of_kind(batch)
+
+    def values(head_N: tuple[jax.Array, jax.Array, jax.Array], targets_N: jax.Array) -> jax.Array:
+        logits_NV, row_N, position_N = head_N
+        seen_NT = batch.tokens_BT[row_N]
+        before_NT = jnp.arange(T)[None, :] <= position_N[:, None]
+        segment_N = batch.segments_BT[row_N, position_N]
+        is_candidate_NT = before_NT & first_BT[row_N] & (batch.segments_BT[row_N] == segment_N[:, None])
+        is_candidate_NT &= seen_NT != targets_N[:, None]
+        logp_NT = jnp.take_along_axis(jax.nn.log_softmax(logits_NV), seen_NT, axis=1)
+        # Kept off p = 1, where the loss is infinite.
+        missing_NT = jnp.maximum(-jnp.expm1(logp_NT), jnp.finfo(logp_NT.dtype).eps)
+        penalty_N = -jnp.sum(jnp.where(is_candidate_NT, jnp.log(missing_NT), 0), axis=1)
+        return -token_logprobs(logits_NV, targets_N) + alpha * penalty_N
+
+    hidden_BTD, _ = model.hidden(batch, key)
+    head = lambda hidden: (model.head(hidden[0]), hidden[1], hidden[2])  # noqa: E731
+    values_BT = over_hidden(head, (hidden_BTD, row_BT, position_BT), batch, values)
+    return {"loss": Mean(jnp.sum(values_BT * batch.weights_BT), jnp.sum(batch.weights_BT))}
+
+
+def _first_of_kind(batch: Batch) -> jax.Array:
+    """Whether a token stands for the first time in its document, [B, T]."""
+
+    def row(tokens_T: jax.Array, segments_T: jax.Array) -> jax.Array:
+        order_T = jnp.lexsort((tokens_T, segments_T))  # stable: equal tokens stay in order
+        tokens_T, segments_T = tokens_T[order_T], segments_T[order_T]
+        again_T = (tokens_T[1:] == tokens_T[:-1]) & (segments_T[1:] == segments_T[:-1])
+        return jnp.ones(tokens_T.shape, bool).at[order_T[1:]].set(~again_T)
+
+    return jax.vmap(row)(batch.tokens_BT, batch.segments_BT)

@@ -97,7 +97,7 @@ def fit(
         model.graphdef, loss, transform, seed=seed, microbatches=microbatches, axis=axis, freeze=freeze
     )
     params_at = meshes.shardings(abstract, mesh, model.rules)
-    opt_at = meshes.shardings(jax.eval_shape(transform.init, abstract), mesh, model.rules)
+    opt_at = meshes.shardings(jax.eval_shape(transform.init, abstract), mesh, model.rules, abstract)
     start_run(run)
 
     checkpoints = Checkpoints(run.folder / "checkpoints", keep)

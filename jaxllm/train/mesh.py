@@ -30,11 +30,14 @@ def make_mesh(text: str = "", devices: Sequence[jax.Device] | None = None) -> Me
     Empty text puts every device on data. Raises InputError where the product is not the number of devices.
     """
     devices = jax.devices() if devices is None else devices
-    sizes = dict.fromkeys(AXES, 1)
+    sizes, given = dict.fromkeys(AXES, 1), set()
     for part in filter(None, text.replace(" ", "").split(",")):
         axis, _, size = part.partition("=")
         if axis not in AXES or not re.fullmatch(r"-1|[1-9]\d*", size):
             raise InputError(f"--mesh {text}: {part!r} is not AXIS=SIZE with one of the axes {', '.join(AXES)}")
+        if axis in given:
+            raise InputError(f"--mesh {text}: {axis} is given twice")
+        given.add(axis)
         sizes[axis] = int(size)
     if not text:
         sizes["data"] = -1
@@ -72,24 +75,25 @@ def spec_of(name: str, rules: Rules) -> P:
     raise KeyError(f"no sharding rule for parameter {name}: add one to the model's SHARDING")
 
 
-def shardings(tree: Any, mesh: Mesh, rules: Rules) -> Any:
+def shardings(tree: Any, mesh: Mesh, rules: Rules, params: Mapping[str, Any] | None = None) -> Any:
     """A NamedSharding for every leaf of parameters, or of an optimizer's state, given as arrays or shapes.
 
     In a flat dictionary of parameters each takes its rule's spec. In an optimizer's state a leaf below a parameter's
-    name takes that spec if it has as many axes, the spec less the reduced axis if one is missing, and anything else is
-    replicated. Raises InputError that lists every axis that does not divide what it shards.
+    name takes that spec if it has the parameter's shape, the spec less the reduced axis if it is factored, and anything
+    else is replicated. params: the parameters' shapes, which tell what is factored; by default the leaf of a name with
+    the most axes has them. Raises InputError that lists every axis that does not divide what it shards.
     """
     problems: dict[str, str] = {}
+    if params is None:
+        leaves = sorted(jax.tree_util.tree_leaves_with_path(tree), key=lambda leaf: leaf[1].ndim)
+        params = {_name(path): x for path, x in leaves}
 
     def place(path: Any, x: Any) -> NamedSharding:
-        name = next((key.key for key in reversed(path) if isinstance(getattr(key, "key", None), str)), None)
-        if name is None or (len(path) > 1 and not any(re.fullmatch(regex, name) for regex, _ in rules)):
+        name = _name(path)
+        if name not in params or (len(path) > 1 and not any(re.fullmatch(regex, name) for regex, _ in rules)):
             return replicated(mesh)
-        spec = spec_of(name, rules)
-        axes = list(spec) + [None] * (x.ndim - len(spec))
-        if len(path) > 1 and len(axes) != x.ndim:
-            return replicated(mesh)
-        for size, axis in zip(x.shape, axes, strict=True):
+        spec = _narrowed(spec_of(name, rules), tuple(params[name].shape), tuple(x.shape))
+        for size, axis in zip(x.shape, spec, strict=False):
             over = math.prod(mesh.shape[a] for a in (axis if isinstance(axis, tuple) else (axis,)) if a)
             if size % over:
                 problems[name] = f"{name} {tuple(x.shape)}: {size} over {axis}={over}"
@@ -99,6 +103,20 @@ def shardings(tree: Any, mesh: Mesh, rules: Rules) -> Any:
     if problems:
         raise InputError("the mesh does not divide the model: " + "; ".join(problems.values()))
     return placed
+
+
+def _name(path: Any) -> str:
+    """The parameter that a leaf belongs to: the last string on its path, empty where there is none."""
+    return next((key.key for key in reversed(path) if isinstance(getattr(key, "key", None), str)), "")
+
+
+def _narrowed(spec: P, whole: tuple[int, ...], part: tuple[int, ...]) -> P:
+    """The spec of an array of shape `part` that belongs to a parameter of shape `whole`."""
+    if part == whole:
+        return spec
+    axes = (*spec, *(None,) * (len(whole) - len(spec)))
+    less = {axes[:i] + axes[i + 1 :] for i in range(len(whole)) if whole[:i] + whole[i + 1 :] == part}
+    return P(*less.pop()) if len(less) == 1 else P()
 
 
 def put_batch(batch: Any, mesh: Mesh, rows: int, local: Sequence[int] | None = None) -> Any:

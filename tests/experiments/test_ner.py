@@ -98,7 +98,7 @@ def test_transformers_loads_the_export_with_the_same_logits_and_tags(trained):
     from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
 
     theirs, info = AutoModelForTokenClassification.from_pretrained(trained / "hf", output_loading_info=True)
-    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     tokenizer = AutoTokenizer.from_pretrained(trained / "hf")
     opened = hf.open_tagger(str(trained / "hf"))
     mesh = meshes.make_mesh()
@@ -260,6 +260,7 @@ def test_bad_input_is_one_line_and_status_2(case, folder, tmp_path, capsys):
         run(*argv, *out, *(flag for flag in FAST))
     error = capsys.readouterr().err
     assert stop.value.code == 2
-    assert error.count("\n") == 1 and error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert error.startswith("error: ")
     assert named in error
     assert not (tmp_path / "out").exists()

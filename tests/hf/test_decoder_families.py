@@ -18,11 +18,12 @@ from jaxllm.hf.save import export
 from jaxllm.params import bind, materialize
 from jaxllm.types import Batch, InputError, value
 
+torch.set_num_threads(1)  # on a busy machine its threads wait for each other, a hundred times longer than they work
 WIDTH, LENGTH = 24, 40
 BASE = {
-    "vocab_size": 67, "hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 28,
-    "num_key_value_heads": 1, "max_position_embeddings": 128, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": None,
-    "head_dim": 8,
+    "vocab_size": 67, "hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 32,
+    "num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": 128,
+    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": None,
 }  # fmt: skip
 GPT2 = {"vocab_size": 67, "n_embd": WIDTH, "n_layer": 2, "n_head": 3, "n_positions": 128, "eos_token_id": None}
 LLAMA3 = {
@@ -83,7 +84,7 @@ CASES = {
     "mixtral": ("mixtral", {**BASE, "num_local_experts": 5, "num_experts_per_tok": 2}),
     "mixtral-windows": ("mixtral", {**BASE, "num_local_experts": 3, "num_experts_per_tok": 1, "sliding_window": 6}),
     "mixtral-all": ("mixtral", {**BASE, "num_local_experts": 3, "num_experts_per_tok": 3, "router_aux_loss_coef": 0.5}),
-    "qwen3-moe": ("qwen3_moe", {**BASE, "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 20}),
+    "qwen3-moe": ("qwen3_moe", {**BASE, "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24}),
     "qwen3-moe-renormalised": (
         "qwen3_moe", {**BASE, "num_experts": 4, "num_experts_per_tok": 3, "moe_intermediate_size": 12,
                       "norm_topk_prob": True, "tie_word_embeddings": True},
@@ -94,8 +95,8 @@ CASES = {
     ),
 }  # fmt: skip
 ONE_EACH = [
-    "gpt2", "llama-3.1", "mistral", "qwen2-windows", "qwen3-windows", "gemma", "gemma2-caps", "gemma3-stretched", "olmo2",
-    "mixtral", "qwen3-moe",
+    "gpt2", "llama-3.1", "mistral", "qwen2-windows", "qwen3-windows", "gemma", "gemma2-caps", "gemma3-stretched",
+    "olmo2", "mixtral", "qwen3-moe",
 ]  # fmt: skip
 
 
@@ -167,7 +168,7 @@ def gradients_by_name(model, folder):
 def test_equals_transformers(name, tmp_path):
     model = make(name)
     model.save_pretrained(tmp_path / "hf")
-    opened, params = read(tmp_path / "hf", unroll=1)
+    opened, params = read(tmp_path / "hf")
     assert opened.notes == []
     batch, places = rows(documents())
 
@@ -226,7 +227,9 @@ def test_files_go_both_ways(name, tmp_path):
 
     export(tmp_path / "new", params, opened.config, None)
     for folder in ("out", "new"):
-        loaded, info = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / folder, output_loading_info=True)
+        loaded, info = transformers.AutoModelForCausalLM.from_pretrained(
+            tmp_path / folder, output_loading_info=True, attn_implementation="eager"
+        )
         assert not any(info.values())
         assert type(loaded) is type(model)
         ids = torch.tensor(documents()[0])[None]
@@ -257,7 +260,7 @@ def test_files_go_both_ways(name, tmp_path):
         (
             "qwen3",
             {"num_hidden_layers": 3, "layer_types": None},
-            ["missing model.layers.2.mlp.up_proj.weight (28, 24)"],
+            ["missing model.layers.2.mlp.up_proj.weight (32, 24)"],
         ),
         ("qwen3", {"model_type": "mamba"}, ["mamba", "supported"]),
     ],

@@ -1,0 +1,178 @@
+"""From a function of pairs to a loss: `@preference_loss`, and what a weighted sum of such losses comes to."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxllm.losses.arguments import Divergence, Fraction, NoSmoothing, Number, check, parameters
+from jaxllm.losses.divergence import desensitise, policy_weight, with_scores
+from jaxllm.losses.pairs import PairLogps, read_pairs
+from jaxllm.types import Answers, InputError, Mean, Metrics, Terms
+
+Rewards = tuple[jax.Array, jax.Array]
+"""What a loss takes the rewards of the chosen and of the rejected answers to be, [B] each."""
+
+
+class Term(NamedTuple):
+    """A part of a loss: per pair, what a pair counts in the mean (1 unless given), its factor, a name to log it by."""
+
+    loss_B: jax.Array
+    count_B: jax.Array | None = None
+    factor: float = 1.0
+    name: str = ""
+
+
+def implicit_reward(p: PairLogps, *, beta: float = 1.0) -> Rewards:
+    """beta times the log-ratio of policy and reference; of the log-probability where there is no reference."""
+    if p.ref_chosen_B is None:
+        return beta * p.chosen_B, beta * p.rejected_B
+    return beta * p.chosen_ratio_B, beta * p.rejected_ratio_B
+
+
+def _with_reference(
+    *,
+    f_divergence: Divergence = "reverse_kl",
+    f_alpha: Number = 0.5,
+    ld_alpha: Fraction = 1.0,
+    use_weighting: bool = False,
+) -> None:
+    """The arguments that every loss with a reference has (divergence.py)."""
+
+
+def _without_smoothing(*, label_smoothing: NoSmoothing = 0.0) -> None:
+    """The argument that a loss without label smoothing has, so that one set of arguments fits all and none is ignored."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PreferenceLoss:
+    """A LossFn over `Answers`, and a function of `PairLogps`: per pair (`per_pair`) and of the batch (`mean`)."""
+
+    name: str
+    fn: Callable[..., Any]
+    reference: bool
+    couples_batch: bool
+    needs: tuple[str, ...]
+    reward: Callable[..., Rewards]
+    read: Callable[..., PairLogps]
+    own: Mapping[str, inspect.Parameter]
+    shared: Mapping[str, inspect.Parameter]
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        leading = list(inspect.signature(type(self).__call__).parameters.values())[1:-1]
+        return inspect.Signature([*leading, *self.own.values(), *self.shared.values()])
+
+    def __call__(self, model: Any, batch: Answers, key: jax.Array | None = None, **arguments: Any) -> Metrics:
+        return evaluate([(1.0, self, arguments)], model, batch, key)
+
+    def reads(self, arguments: Mapping[str, Any]) -> tuple[str, ...]:
+        """What it needs beside log-probabilities, with these arguments."""
+        return (*self.needs, "log_sum_sq") if arguments.get("use_weighting") else self.needs
+
+    def per_pair(self, p: PairLogps, **arguments: Any) -> jax.Array:
+        """The loss of each pair, [B], as in a batch of one; without a likelihood term that is counted by tokens."""
+        return self.terms(p, **arguments)[0].loss_B
+
+    def mean(self, p: PairLogps, **arguments: Any) -> jax.Array:
+        """The loss of the batch: the pairs' mean by weight, and the tokens' mean of a term that is counted by tokens."""
+        return jnp.asarray(sum(t.factor * _mean(t, p).value() for t in self.terms(p, **arguments)))
+
+    def terms(self, p: PairLogps, **arguments: Any) -> list[Term]:
+        """The loss as a sum of terms; the first is the loss itself."""
+        seen, own = self._prepare(p, arguments)
+        found = self.fn(seen, **own)
+        parts = [t if isinstance(t, Term) else Term(t) for t in (found if type(found) is tuple else (found,))]
+        if arguments.get("use_weighting"):
+            parts[0] = parts[0]._replace(loss_B=parts[0].loss_B * policy_weight(p))
+        return parts
+
+    def metrics(self, p: PairLogps, **arguments: Any) -> Metrics:
+        """Rewards and log-probabilities, under TRL's names."""
+        seen, own = self._prepare(p, arguments)
+        known = parameters(self.reward, 1)
+        values = {name: x.default for name, x in self.own.items()} | own
+        chosen_B, rejected_B = self.reward(seen, **{name: x for name, x in values.items() if name in known})
+        found = {
+            "rewards/chosen": chosen_B,
+            "rewards/rejected": rejected_B,
+            "rewards/accuracies": (chosen_B > rejected_B).astype(chosen_B.dtype),
+            "rewards/margins": chosen_B - rejected_B,
+            "logps/chosen": p.chosen_B,
+            "logps/rejected": p.rejected_B,
+        }
+        return {name: _mean(Term(x_B), p) for name, x_B in found.items()}
+
+    def _prepare(self, p: PairLogps, arguments: Mapping[str, Any]) -> tuple[PairLogps, dict[str, Any]]:
+        """The pairs as the loss is to see them, and its own arguments."""
+        known = {**self.own, **self.shared}
+        for name in arguments:
+            if name not in known:
+                raise InputError(f"loss {self.name!r} has no argument {name!r}; there are {', '.join(sorted(known))}")
+        check(self.name, known, arguments)
+        if self.reference:
+            if p.ref_chosen_B is None or p.ref_rejected_B is None:
+                raise InputError(f"loss {self.name!r} compares with a reference: give ref_chosen and ref_rejected")
+            shared = {name: arguments.get(name, x.default) for name, x in self.shared.items()}
+            if shared["ld_alpha"] != 1:
+                p = desensitise(p, shared["ld_alpha"])
+            p = with_scores(p, shared["f_divergence"], shared["f_alpha"])
+        return p, {name: x for name, x in arguments.items() if name in self.own}
+
+
+def evaluate(
+    parts: Sequence[tuple[float, PreferenceLoss, Mapping[str, Any]]], model: Any, batch: Answers, key: jax.Array | None
+) -> Metrics:
+    """The metrics of a weighted sum of losses, by one pass through the model; rewards are those of the first."""
+    first = parts[0][1]
+    needs = {need for _, loss, arguments in parts for need in loss.reads(arguments)}
+    p = first.read(model, batch, key, reference=any(loss.reference for _, loss, _ in parts), needs=needs)
+    metrics = first.metrics(p, **parts[0][2])
+    objective: Terms = ()
+    for weight, loss, arguments in parts:
+        terms = loss.terms(p, **arguments)
+        means = tuple((t.factor, _mean(t, p)) for t in terms)
+        metrics.update({t.name: mean for t, (_, mean) in zip(terms, means, strict=True) if t.name})
+        if len(parts) > 1:
+            metrics[f"loss/{loss.name}"] = means if len(means) > 1 else means[0][1]
+        objective += tuple((weight * factor, mean) for factor, mean in means)
+    single = len(objective) == 1 and objective[0][0] == 1
+    return {"loss": objective[0][1] if single else objective, **metrics}
+
+
+def _mean(term: Term, p: PairLogps) -> Mean:
+    """Over the pairs there are: an absent one adds nothing, whatever its value."""
+    count_B = p.weight_B if term.count_B is None else p.weight_B * term.count_B
+    return Mean(jnp.sum(jnp.where(p.weight_B > 0, count_B * term.loss_B, 0)), jnp.sum(count_B))
+
+
+def preference_loss(
+    fn: Callable[..., Any] | None = None,
+    *,
+    reference: bool = True,
+    couples_batch: bool = False,
+    needs: Sequence[str] = (),
+    reward: Callable[..., Rewards] = implicit_reward,
+    read: Callable[..., PairLogps] = read_pairs,
+) -> Any:
+    """Makes `fn(p: PairLogps, *, hyperparameters) -> loss_B` a LossFn over `Answers`.
+
+    fn may return a tuple: the loss, then `Term`s that are added to it, each with a count of its own. reference: whether
+    it reads the reference's log-probabilities; it then takes f_divergence, f_alpha, ld_alpha and use_weighting as well.
+    couples_batch: whether pairs depend on each other. needs: "kl" and "log_sum_sq" of `Tokens`. reward: the rewards that
+    it optimises, for the metrics, by those of the hyperparameters that it names.
+    """
+    if fn is None:
+        return lambda fn: preference_loss(
+            fn, reference=reference, couples_batch=couples_batch, needs=needs, reward=reward, read=read
+        )
+    own = parameters(fn, 1)
+    shared = parameters(_with_reference, 0) if reference else {}
+    if "label_smoothing" not in own:
+        shared |= parameters(_without_smoothing, 0)
+    return PreferenceLoss(fn.__name__, fn, reference, couples_batch, tuple(needs), reward, read, own, shared)

@@ -1,0 +1,214 @@
+"""The log-probabilities of pairs of answers: what a preference loss reads.
+
+They come from packed rows and a model (`read_pairs`), or from plain lists (`PairLogps.of`); a loss cannot tell. Here
+the axis B is of pairs, and T of tokens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxllm.losses.tokens import log_sum_squares, over_both, over_tokens, token_kl, token_logprobs
+from jaxllm.types import Answers, InputError
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+    """Per token of one side of each pair, in order: values where `mask_BT` (bool), anything elsewhere.
+
+    logps_BT: the policy's log-probabilities, in nats; ref_logps_BT the reference's. log_sum_sq_BT: log sum_v p_v^2 of
+    the policy. kl_BT: KL(reference || policy) of the next-token distributions. None: not asked for.
+    """
+
+    logps_BT: jax.Array
+    mask_BT: jax.Array
+    ref_logps_BT: jax.Array | None = None
+    log_sum_sq_BT: jax.Array | None = None
+    kl_BT: jax.Array | None = None
+
+    def sum(self, values_BT: jax.Array) -> jax.Array:
+        """The sum of values over the tokens, [B]."""
+        return jnp.sum(jnp.where(self.mask_BT, values_BT, 0), axis=1)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PairLogps:
+    """Per pair: sums of log-probabilities over the answer's tokens, in nats, lengths in tokens, weight and margin.
+
+    The weight is 0 where there is no pair. The reference's sums are None where there is no reference.
+    """
+
+    chosen_B: jax.Array
+    rejected_B: jax.Array
+    ref_chosen_B: jax.Array | None
+    ref_rejected_B: jax.Array | None
+    chosen_length_B: jax.Array
+    rejected_length_B: jax.Array
+    weight_B: jax.Array
+    margin_B: jax.Array
+    chosen_tokens: Tokens
+    rejected_tokens: Tokens
+
+    @property
+    def chosen_ratio_B(self) -> jax.Array:
+        """log of policy over reference, of the chosen answer."""
+        return self.chosen_B - self.ref_chosen_B
+
+    @property
+    def rejected_ratio_B(self) -> jax.Array:
+        """log of policy over reference, of the rejected answer."""
+        return self.rejected_B - self.ref_rejected_B
+
+    @property
+    def delta_B(self) -> jax.Array:
+        """How much more the policy than the reference prefers the chosen answer."""
+        return self.chosen_ratio_B - self.rejected_ratio_B
+
+    @staticmethod
+    def of(
+        chosen: Sequence[Any],
+        rejected: Sequence[Any],
+        ref_chosen: Sequence[Any] | None = None,
+        ref_rejected: Sequence[Any] | None = None,
+        *,
+        log_sum_sq_chosen: Sequence[Any] | None = None,
+        log_sum_sq_rejected: Sequence[Any] | None = None,
+        weight: Any = None,
+        margin: Any = None,
+    ) -> PairLogps:
+        """From one list of per-token log-probabilities per answer; traceable, and differentiable in the entries.
+
+        weight and margin are one number per pair, 1 and 0 unless given. Raises InputError where lengths differ.
+        """
+        if len(rejected) != len(chosen):
+            raise InputError(f"PairLogps.of: {len(chosen)} chosen and {len(rejected)} rejected answers do not pair up")
+        chosen_tokens = ragged("chosen", chosen, ref_chosen, log_sum_sq_chosen)
+        rejected_tokens = ragged("rejected", rejected, ref_rejected, log_sum_sq_rejected)
+        dtype, pairs = chosen_tokens.logps_BT.dtype, len(chosen)
+        weight_B = jnp.ones(pairs, dtype) if weight is None else jnp.asarray(weight, dtype)
+        margin_B = jnp.zeros(pairs, dtype) if margin is None else jnp.asarray(margin, dtype)
+        return pairs_of(chosen_tokens, rejected_tokens, weight_B, margin_B)
+
+
+def ragged(name: str, logps: Sequence[Any], ref: Sequence[Any] | None, log_sum_sq: Sequence[Any] | None) -> Tokens:
+    """Lists of unequal length as padded arrays. Raises InputError where a list's companion has another length."""
+    rows = [jnp.asarray(row, dtype=float) for row in logps]
+    lengths = [row.shape[0] for row in rows]
+
+    def pad(what: str, values: Sequence[Any] | None) -> jax.Array | None:
+        if values is None:
+            return None
+        if len(values) != len(rows):
+            raise InputError(f"{what}{name} has {len(values)} answers, {name} has {len(rows)}")
+        arrays = [jnp.asarray(row, dtype=float) for row in values]
+        for i, (array, length) in enumerate(zip(arrays, lengths, strict=True)):
+            if array.shape != (length,):
+                raise InputError(f"{what}{name}[{i}] has {array.shape[0]} tokens, {name}[{i}] has {length}")
+        return jnp.stack([jnp.pad(array, (0, max(lengths) - array.shape[0])) for array in arrays])
+
+    logps_BT = pad("", rows)
+    assert logps_BT is not None
+    mask_BT = jnp.arange(max(lengths))[None, :] < jnp.asarray(lengths)[:, None]
+    return Tokens(logps_BT, mask_BT, pad("ref_", ref), pad("log_sum_sq_", log_sum_sq))
+
+
+def pairs_of(chosen: Tokens, rejected: Tokens, weight_B: jax.Array, margin_B: jax.Array) -> PairLogps:
+    """Sums and lengths from the tokens."""
+    length = lambda tokens: jnp.sum(tokens.mask_BT, axis=1).astype(tokens.logps_BT.dtype)  # noqa: E731
+    ref = lambda tokens: None if tokens.ref_logps_BT is None else tokens.sum(tokens.ref_logps_BT)  # noqa: E731
+    return PairLogps(
+        chosen_B=chosen.sum(chosen.logps_BT),
+        rejected_B=rejected.sum(rejected.logps_BT),
+        ref_chosen_B=ref(chosen),
+        ref_rejected_B=ref(rejected),
+        chosen_length_B=length(chosen),
+        rejected_length_B=length(rejected),
+        weight_B=weight_B,
+        margin_B=margin_B,
+        chosen_tokens=chosen,
+        rejected_tokens=rejected,
+    )
+
+
+def per_token(sum_B: jax.Array, length_B: jax.Array) -> jax.Array:
+    """sum / length, and 0 for an answer without tokens."""
+    return sum_B / jnp.maximum(length_B, 1)
+
+
+def partners(answers: Answers) -> tuple[jax.Array, jax.Array]:
+    """Who is paired with whom in each row: (the rejected answer of each chosen one [B, A], is there one [B, A])."""
+    present_BA = answers.weight_BA > 0
+    same_BAA = answers.pair_BA[:, :, None] == answers.pair_BA[:, None, :]
+    match_BAA = same_BAA & ((answers.side_BA == 1) & present_BA)[:, :, None]
+    match_BAA &= ((answers.side_BA == -1) & present_BA)[:, None, :]
+    return jnp.argmax(match_BAA, axis=2), jnp.any(match_BAA, axis=2)
+
+
+def read_tokens(
+    model: Any, answers: Answers, key: jax.Array | None, *, reference: bool, needs: Collection[str] = ()
+) -> tuple[Tokens, jax.Array]:
+    """The log-probabilities of every target in rows [B, T], and the answer of each, -1 where nothing is learned.
+
+    The reference's are the batch's own where it carries them, else those of `model.teacher`. Chunked: [B, T, V] is
+    never built. Raises InputError where neither is there.
+    """
+    batch = answers.batch
+    on_the_fly = reference and answers.ref_logps_BT is None
+    if on_the_fly and getattr(model, "teacher", None) is None:
+        raise InputError(
+            "this loss compares with a reference, and the batch has no ref_logps_BT: compute them, give the model a "
+            "teacher, or use a loss without a reference, such as simpo"
+        )
+
+    def values(logits_NV: jax.Array, targets_N: jax.Array) -> dict[str, jax.Array]:
+        found = {"logps_BT": token_logprobs(logits_NV, targets_N)}
+        if "log_sum_sq" in needs:
+            found["log_sum_sq_BT"] = jax.lax.stop_gradient(log_sum_squares(logits_NV))
+        return found
+
+    def both(logits_NV: jax.Array, teacher_NV: jax.Array, targets_N: jax.Array) -> dict[str, jax.Array]:
+        found = values(logits_NV, targets_N)
+        if on_the_fly:
+            found["ref_logps_BT"] = token_logprobs(teacher_NV, targets_N)
+        if "kl" in needs:
+            found["kl_BT"] = token_kl(teacher_NV, logits_NV)
+        return found
+
+    if on_the_fly or "kl" in needs:
+        found, _ = over_both(model, batch, both, key)
+    else:
+        found, _ = over_tokens(model, batch, values, key)
+    if reference and not on_the_fly:
+        found["ref_logps_BT"] = answers.ref_logps_BT
+    learned_BT = batch.weights_BT != 0
+    return Tokens(mask_BT=learned_BT, **found), jnp.where(learned_BT, answers.answer_BT, -1)
+
+
+def read_pairs(
+    model: Any, answers: Answers, key: jax.Array | None, *, reference: bool, needs: Collection[str] = ()
+) -> PairLogps:
+    """The pairs in packed rows, one slot per answer of a row (weight 0 where the slot is not a pair's chosen answer).
+
+    Each slot sees its row's tokens under a mask, so a sum is local to the row under any packing and sharding.
+    """
+    tokens, answer_BT = read_tokens(model, answers, key, reference=reference, needs=needs)
+    rejected_BA, paired_BA = partners(answers)
+    B, A = paired_BA.shape
+    T = answer_BT.shape[1]
+    slots_BA1 = jnp.broadcast_to(jnp.arange(A)[None, :, None], (B, A, 1))
+
+    def side(index_BA1: jax.Array) -> Tokens:
+        mask_BAT = (answer_BT[:, None, :] == index_BA1) & paired_BA[:, :, None]
+        rows = jax.tree.map(lambda x: jnp.broadcast_to(x[:, None, :], (B, A, T)).reshape(B * A, T), tokens)
+        return Tokens(rows.logps_BT, mask_BAT.reshape(B * A, T), rows.ref_logps_BT, rows.log_sum_sq_BT, rows.kl_BT)
+
+    both_BA = jnp.minimum(answers.weight_BA, jnp.take_along_axis(answers.weight_BA, rejected_BA, axis=1))
+    weight_B = jnp.where(paired_BA, both_BA, 0).reshape(-1)
+    return pairs_of(side(slots_BA1), side(rejected_BA[:, :, None]), weight_B, answers.margin_BA.reshape(-1))
