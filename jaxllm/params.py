@@ -91,8 +91,8 @@ def select(params: Iterable[str], patterns: Iterable[str]) -> dict[str, slice]:
 
     A pattern is a dotted name where `*` stands for anything; `blocks[:4].*` means the first four layers of the stack.
     `!pattern` means every parameter that it does not match. A parameter named by several patterns is meant whole if one
-    of them means it whole. Raises InputError for a pattern that matches nothing, a slice of what is not matched, and two
-    different slices of one parameter.
+    of them means it whole. Raises InputError for a pattern that matches nothing, a slice of what is not matched, and
+    two different slices of one parameter.
     """
     chosen: dict[str, slice] = {}
     params = list(params)

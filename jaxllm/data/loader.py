@@ -18,16 +18,21 @@ from jaxllm.types import Batch
 
 @dataclasses.dataclass(frozen=True)
 class Loader:
-    """Batches of a plan. `build(rows of example numbers, count)` makes `count` rows of numpy arrays."""
+    """Batches of a plan. `build(rows of example numbers, count)` makes `count` rows of numpy arrays.
+
+    noise(batch, step, row numbers), if any, changes what was built, the same way whenever the step is built again.
+    """
 
     plan: Plan
     build: Callable[[list[list[int]], int], Any]
+    noise: Callable[[Any, int, Sequence[int]], Any] | None = None
 
     def batch(self, step: int, rows: Sequence[int] | None = None) -> Any:
         """The batch of a step, or of it only the given rows (numpy arrays)."""
         dealt = self.plan.step(step)
         wanted = range(self.plan.rows) if rows is None else rows
-        return self.build([dealt[r] if r < len(dealt) else [] for r in wanted], len(wanted))
+        batch = self.build([dealt[r] if r < len(dealt) else [] for r in wanted], len(wanted))
+        return batch if self.noise is None else self.noise(batch, step, wanted)
 
     def iterate(self, start: int, stop: int, rows: Sequence[int] | None = None) -> Iterator[Any]:
         """Batches of the steps from `start` to before `stop`, prefetched; resuming costs nothing."""
@@ -37,11 +42,33 @@ class Loader:
         return iter(data.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)))
 
 
-def loader(examples: Sequence[Example], plan: Plan) -> Loader:
+def loader(
+    examples: Sequence[Example], plan: Plan, noise: Callable[[Any, int, Sequence[int]], Any] | None = None
+) -> Loader:
     """A loader of plain examples: `collate`d rows."""
-    return Loader(
-        plan, lambda rows, count: collate([[examples[i] for i in row] for row in rows], plan.row_length, count)
-    )
+
+    def build(rows: list[list[int]], count: int) -> Batch:
+        return collate([[examples[i] for i in row] for row in rows], plan.row_length, count)
+
+    return Loader(plan, build, noise)
+
+
+def token_dropout(
+    rate: float, unknown: int, special: Sequence[int], seed: int
+) -> Callable[[Any, int, Sequence[int]], Any]:
+    """Noise that makes a share `rate` of the tokens `unknown`, so that a model learns to read what stands around them.
+
+    Padding and the `special` tokens stay. Each row of each step has a generator of its own.
+    """
+
+    def noise(batch: Batch, step: int, rows: Sequence[int]) -> Batch:
+        tokens_BT = np.array(batch.tokens_BT)
+        draws = [np.random.default_rng((seed, step, row)).random(tokens_BT.shape[1]) for row in rows]
+        hit_BT = (np.stack(draws) < rate) & (np.asarray(batch.segments_BT) > 0) & ~np.isin(tokens_BT, special)
+        tokens_BT[hit_BT] = unknown
+        return dataclasses.replace(batch, tokens_BT=tokens_BT)  # type: ignore[arg-type]
+
+    return noise
 
 
 @dataclasses.dataclass(frozen=True)

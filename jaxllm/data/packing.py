@@ -35,8 +35,8 @@ class Place(NamedTuple):
     start: int
 
 
-def best_fit(lengths: Sequence[int], row_length: int) -> list[list[int]]:
-    """Best-fit-decreasing: example numbers per row. Raises ValueError for one longer than `row_length`."""
+def best_fit(lengths: Sequence[int], row_length: int, most: int) -> list[list[int]]:
+    """Best-fit-decreasing: example numbers per row, `most` at most. Raises ValueError for one longer than a row."""
     rows: list[list[int]] = []
     open_rows: dict[int, list[int]] = {}  # room left -> rows
     rooms: list[int] = []  # keys of open_rows, sorted
@@ -54,7 +54,7 @@ def best_fit(lengths: Sequence[int], row_length: int) -> list[list[int]]:
             if not open_rows[room]:
                 del open_rows[room], rooms[at]
         rows[row].append(example)
-        if left := room - length:
+        if (left := room - length) and len(rows[row]) < most:
             if left not in open_rows:
                 open_rows[left] = []
                 bisect.insort(rooms, left)
@@ -144,7 +144,8 @@ def make_plan(
         return _round_up(max(1, int(np.ceil(sizes.sum() / (0.985 * steps * row_length)))), multiple)
 
     def packed(row_length: int) -> Plan:
-        layout = tuple(tuple(row) for row in best_fit(sizes.tolist(), row_length))
+        # No row holds more than a step's examples, or there would be steps without any.
+        layout = tuple(tuple(row) for row in best_fit(sizes.tolist(), row_length, batch_size))
         return Plan(sizes, layout, row_length, _round_up(-(-len(layout) // steps), multiple), steps, seed)
 
     # Rows come in whole numbers: of the lengths up to twice the longest example, take the one that wastes least.

@@ -7,192 +7,35 @@ capitalised words are there to be told apart from names.
 
 from __future__ import annotations
 
+from jaxllm.data.gazetteers import listed
+
 WORDS: dict[str, tuple[str, ...]] = {
-    "job": (
-        *[
-            "nurse",
-            "teacher",
-            "lawyer",
-            "pilot",
-            "chemist",
-            "farmer",
-            "journalist",
-            "doctor",
-            "surgeon",
-            "baker",
-            "plumber",
-            "sailor",
-            "writer",
-        ],
-        *[
-            "carpenter",
-            "librarian",
-            "dancer",
-            "researcher",
-            "designer",
-            "manager",
-            "translator",
-            "photographer",
-            "driver",
-            "cook",
-        ],
-        *["student", "judge", "mechanic", "composer", "gardener"],
-    ),
-    "kin": tuple(
-        [
-            "sister",
-            "brother",
-            "cousin",
-            "mother",
-            "father",
-            "aunt",
-            "uncle",
-            "neighbour",
-            "friend",
-            "colleague",
-            "daughter",
-            "son",
-            "boss",
-        ]
-    ),
-    "thing": (
-        *[
-            "bridge",
-            "school",
-            "library",
-            "factory",
-            "station",
-            "hospital",
-            "market",
-            "theatre",
-            "garden",
-            "warehouse",
-            "clinic",
-            "stadium",
-            "tower",
-        ],
-        *["hotel", "harbour", "museum", "road", "tunnel", "laboratory", "bakery"],
-    ),
-    "topic": (
-        *[
-            "water",
-            "health",
-            "taxes",
-            "music",
-            "football",
-            "climate",
-            "energy",
-            "farming",
-            "housing",
-            "trade",
-            "chess",
-            "history",
-            "fishing",
-            "safety",
-        ],
-        *["sleep", "wages", "language", "space", "insurance", "poetry"],
-    ),
-    "gadget": tuple(
-        [
-            "phone",
-            "camera",
-            "laptop",
-            "printer",
-            "speaker",
-            "scooter",
-            "drill",
-            "clock",
-            "tablet",
-            "router",
-            "blender",
-            "headset",
-            "drone",
-        ]
-    ),
-    "food": tuple(
-        [
-            "bread",
-            "rice",
-            "soup",
-            "fish",
-            "coffee",
-            "tea",
-            "cheese",
-            "pasta",
-            "fruit",
-            "honey",
-            "butter",
-            "cake",
-            "salad",
-            "milk",
-        ]
-    ),
-    "good": tuple(
-        [
-            "quiet",
-            "cheap",
-            "slow",
-            "strong",
-            "bright",
-            "heavy",
-            "small",
-            "late",
-            "busy",
-            "warm",
-            "new",
-            "popular",
-            "simple",
-            "safe",
-            "clean",
-            "dry",
-        ]
-    ),
-    "number": tuple(
-        [
-            "two",
-            "three",
-            "four",
-            "five",
-            "six",
-            "seven",
-            "eight",
-            "nine",
-            "ten",
-            "twelve",
-            "14",
-            "15",
-            "18",
-            "20",
-            "24",
-            "30",
-            "35",
-            "40",
-            "60",
-            "75",
-            "120",
-            "250",
-        ]
-    ),
-    "amount": (
-        *[
-            "$40",
-            "$950",
-            "$1,200",
-            "$3.5",
-            "300",
-            "450",
-            "1,800",
-            "2,400",
-            "12,000",
-            "$75",
-            "$2,000",
-            "65,000",
-            "1,950",
-            "2,010",
-            "$1,990",
-        ],
-        *["$4", "$16", "$600", "820", "5,500"],
-    ),
+    "job": listed("""
+nurse teacher lawyer pilot chemist farmer journalist doctor surgeon baker plumber sailor writer carpenter librarian
+dancer researcher designer manager translator photographer driver cook student judge mechanic composer gardener
+"""),
+    "kin": listed("sister brother cousin mother father aunt uncle neighbour friend colleague daughter son boss"),
+    "thing": listed("""
+bridge school library factory station hospital market theatre garden warehouse clinic stadium tower hotel harbour
+museum road tunnel laboratory bakery
+"""),
+    "topic": listed("""
+water health taxes music football climate energy farming housing trade chess history fishing safety sleep wages
+language space insurance poetry
+"""),
+    "gadget": listed("phone camera laptop printer speaker scooter drill clock tablet router blender headset drone"),
+    "food": listed("bread rice soup fish coffee tea cheese pasta fruit honey butter cake salad milk"),
+    "good": listed("quiet cheap slow strong bright heavy small late busy warm new popular simple safe clean dry"),
+    "number": listed("two three four five six seven eight nine ten twelve 14 15 18 20 24 30 35 40 60 75 120 250"),
+    "crowd": listed("""
+Nurses Teachers Lawyers Farmers Doctors Bakers Drivers Students Children Parents Workers Visitors Schools Hospitals
+Hotels Buses Trains Ships Bridges Shops Clinics Streets Prices Wages Letters Phones Cameras Printers Watches Books
+Songs Storms Games Meetings Holidays Lights Birds Trees
+"""),
+    "who": ("Nobody", "Everyone", "Somebody", "Someone", "No one", "She", "He", "Each of us", "My uncle", "The boss"),
+    "amount": listed("""
+$40 $950 $1,200 $3.5 300 450 1,800 2,400 12,000 $75 $2,000 65,000 1,950 2,010 $1,990 $4 $16 $600 820 5,500
+"""),
 }
 """Plain words, shared by all splits."""
 
@@ -200,37 +43,12 @@ OPENERS: tuple[str, ...] = (
     *("Later,", "Then", "However,", "In the end,", "Of course,", "As expected,", "For now,", "Once again,", "Perhaps"),
     *("They say that", "We heard that", "I think that", "He said that", "It seems that", "Nobody knew that", "Still,"),
     *("On the radio they said that", "To be fair,", "At first,", "Some people say that", "According to the report,"),
-    *(
-        "The police said that",
-        "A {job} told us that",
-        "My {kin} says that",
-        "So far,",
-        "In other news,",
-        "Sadly,",
-        "But",
-    ),
+    *("The police said that", "A {job} told us that", "My {kin} says that", "So far,", "In other news,", "Sadly,"),
 )
 JOINTS: tuple[str, ...] = (", and", ", but", " because", ", while", ", so", " and", "; later")
 TAILS: tuple[str, ...] = (
-    *(
-        ", she said.",
-        ", I think.",
-        ", according to a {job}.",
-        ", the {job} said.",
-        " again.",
-        " this time.",
-        " at last.",
-    ),
-    *(
-        ", they say.",
-        " after all.",
-        ", wrote a {job}.",
-        ", as you know.",
-        " in the end.",
-        " for good.",
-        "!",
-        ", or so I read.",
-    ),
+    *(", she said.", ", I think.", ", according to a {job}.", ", the {job} said.", " again.", " this time.", " at last."),
+    *(", they say.", " after all.", ", wrote a {job}.", ", as you know.", " in the end.", " for good.", "!"),
 )
 """What a statement may begin with, be joined by and end in; shared by all splits."""
 
@@ -339,6 +157,11 @@ Why did {person} quit {org}?
 I think that {person} lives on {street}.
 We will meet {person} at the {thing} on {day}.
 {person} walked from {street} to the {river}.
+{crowd} like {person}.
+{who} has seen {person} at the {thing}.
+{who} asked {person} about {topic}.
+{who} and {person} went to the {thing}.
+{who} wrote to {person} on {day}.
 """
 
 _ORGANISATIONS = """
@@ -431,6 +254,12 @@ A court told {org} to pay {amount} to {person}.
 Ask the {inst} about the price of {food}.
 {org} fined its {job}s for the mistake.
 The {inst} and {person} signed the treaty.
+{crowd} of {org} are {good}.
+{crowd} at {org} were {good} in {time}.
+{who} works for {org} now.
+{who} bought a share of {org} in {time}.
+{who} at the {inst} wanted to talk about {topic}.
+{who} left {org} for {org}.
 """
 
 _PLACES = """
@@ -511,7 +340,7 @@ Welcome to {city} and to {land}!
 The view of the {river} from {street} is {good}.
 Two people were lost on {peak} [for {number} days|{past}].
 He drove along the {river} to {city}.
-{land} is bigger than {land}.
+The north of {land} is bigger than the south of {land}.
 {city} is {number} hours from {city}, by train or by boat.
 The oldest {thing} in {land} is in {city}.
 The streets of {city} are [quiet|dark] at night.
@@ -523,6 +352,14 @@ I was born near {peak}, in the north of {land}.
 It snowed on {peak} and rained in {city}.
 Our {kin} lives between {city} and {city}.
 The war between {land} and {land} ended on {day}.
+{crowd} in {place} are {good}.
+{crowd} in {land} and {land} are {good}.
+{crowd} from {city} came to {city} for the {food}.
+{who} drove from {city} to the {river}.
+{who} moved to {land} with a {job}.
+{who} had been to {place}, {place} and {place}.
+{who} lives on {street} now.
+School is closed in {city} and {city}.
 """
 
 _PRODUCTS = """
@@ -607,6 +444,10 @@ Please send me the price of the {product}.
 This {product} needs a new screen.
 For my birthday I want the {product}.
 The {product} is made in {land} and sold in {land}.
+{who} needs the {product} by {day}.
+{who} bought the {product} for {amount}.
+{who} likes the {product}, but nobody likes the {product}.
+{crowd} and the {product} do not go together.
 """
 
 _DATES = """
@@ -670,6 +511,11 @@ On {day} we will see the first snow.
 The photograph of {day} is lost.
 They married on {day} and moved in {time}.
 Tickets for {day} are sold out.
+{crowd} were {good} in {time}.
+{who} came on {day} and left {past}.
+{who} will be away {future}.
+{crowd} cost {amount} in {time}.
+Buses stop here until {day}.
 """
 
 _HEADLINES = """
@@ -715,8 +561,8 @@ Fire Hits {thing} in {city}
 Review: {product} and {product}
 {land} Signs Deal With {org}
 Why {person} Leaves {team}
-{inst} Opens in {city}
-Thousands March Over {topic} in {land}
+New Office of the {inst} Opens in {city}
+Thousands Vote Over {topic} in {land}
 {place} Without Water After Storm
 {org} to Sign Deal With {team}
 Court Fines {person} Over {topic}
@@ -827,6 +673,23 @@ Workers need {food} and {topic}.
 The board will speak about {topic}.
 Fresh {food} costs {amount}.
 What did the {job} say about {topic}?
+{crowd} are {good} and {good}.
+{crowd} were {good} at first.
+{crowd} and {food} are not {good} any more.
+{crowd} need more {food}.
+{crowd} like {topic}.
+{crowd} stop here for {number} minutes.
+{crowd} near the {thing} are {good}.
+Are {food} and {topic} good for you?
+{who} asked about the {food}.
+{who} found a {gadget} in the {thing}.
+{who} told me about {topic}.
+{who} wanted {number} bags of {food}.
+{who} will talk about {topic} and {topic}.
+{who} left the {gadget} next to the {thing}.
+School is {good}, says my {kin}.
+Bread and {food} cost {amount} here.
+Before the talk there was {food} for {number} {job}s.
 """
 
 TEMPLATES: tuple[str, ...] = tuple(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from jaxllm.hf.config import ACTIVATIONS, Fields
+from jaxllm.hf.config import ACTIVATION_NAMES, ACTIVATIONS, Fields
 from jaxllm.hf.family import Family
 from jaxllm.hf.table import Rule, Table, embedding, linear, norm
 from jaxllm.models import encoder
 from jaxllm.models.heads import TaggerConfig
+from jaxllm.types import InputError
 
 
 def rules(prefix: str) -> tuple[Rule, ...]:
@@ -38,7 +39,9 @@ OLD_NORMS = ((r"\.gamma$", ".weight"), (r"\.beta$", ".bias"))
 def read(f: Fields) -> TaggerConfig:
     """The configuration that config.json describes. Raises InputError."""
     f.only("position_embedding_type", "absolute")
-    output_dropout = f.get("hidden_dropout_prob", float)
+    output_dropout, types = f.get("hidden_dropout_prob", float), f.get("type_vocab_size", int)
+    if types < 1:
+        raise InputError(f"{f.where}: type_vocab_size is {types}, wanted at least 1; use another checkpoint")
     config = encoder.Config(
         vocab_size=f.get("vocab_size", int),
         width=f.get("hidden_size", int),
@@ -46,7 +49,7 @@ def read(f: Fields) -> TaggerConfig:
         heads=f.get("num_attention_heads", int),
         mlp_width=f.get("intermediate_size", int),
         max_positions=f.get("max_position_embeddings", int),
-        token_types=f.get("type_vocab_size", int),
+        token_types=types,
         activation=f.choice("hidden_act", ACTIVATIONS),
         norm_eps=f.get("layer_norm_eps", float),
         init_std=f.get("initializer_range", float),
@@ -69,7 +72,7 @@ def write(config: TaggerConfig) -> dict[str, Any]:
         "intermediate_size": c.mlp_width,
         "max_position_embeddings": c.max_positions,
         "type_vocab_size": c.token_types,
-        "hidden_act": {"gelu_tanh": "gelu_new"}.get(c.activation, c.activation),
+        "hidden_act": ACTIVATION_NAMES[c.activation],
         "layer_norm_eps": c.norm_eps,
         "initializer_range": c.init_std,
         "hidden_dropout_prob": c.mlp_output_dropout,

@@ -126,3 +126,6 @@ ACTIVATIONS = {
     "swish": "silu",
 }
 """Names of activations on disk -> in `models.layers.ACTIVATIONS`."""
+
+ACTIVATION_NAMES = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+"""The other way."""

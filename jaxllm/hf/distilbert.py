@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from jaxllm.hf.bert import OLD_NORMS
-from jaxllm.hf.config import ACTIVATIONS, Fields
+from jaxllm.hf.config import ACTIVATION_NAMES, ACTIVATIONS, Fields
 from jaxllm.hf.family import Family
 from jaxllm.hf.table import Table, embedding, linear, norm
 from jaxllm.models import encoder
@@ -45,7 +45,7 @@ def write(config: TaggerConfig) -> dict[str, Any]:
         "n_heads": c.heads,
         "hidden_dim": c.mlp_width,
         "max_position_embeddings": c.max_positions,
-        "activation": {"gelu_tanh": "gelu_new"}.get(c.activation, c.activation),
+        "activation": ACTIVATION_NAMES[c.activation],
         "initializer_range": c.init_std,
         "dropout": c.mlp_output_dropout,
         "attention_dropout": c.attention_dropout,

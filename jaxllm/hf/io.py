@@ -64,7 +64,7 @@ def fetch(source: str, *, weights: bool = True) -> Path:
     Downloads config, tokenizer and safetensors only, and never code. Raises InputError.
     """
     path = Path(source).expanduser()
-    if path.is_dir():
+    if source and path.is_dir():
         return path / "hf" if (path / "hf" / "config.json").is_file() else path
     if path.exists() or source.startswith((".", "/", "~")) or source.count("/") > 1 or not source:
         raise InputError(f"{source!r} is no folder; name a checkpoint's folder or an id on the hub")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jaxllm.hf.config import ACTIVATIONS, Fields
+from jaxllm.hf.config import ACTIVATION_NAMES, ACTIVATIONS, Fields
 from jaxllm.hf.family import Family
 from jaxllm.hf.table import Table, embedding, linear, norm
 from jaxllm.models import encoder
@@ -84,7 +84,7 @@ def write(config: TaggerConfig) -> dict[str, Any]:
         "rope_parameters": {kind: {"rope_type": "default", "rope_theta": base} for kind, base in ropes.items()},
         "local_attention": 2 * c.window,
         "layer_types": _kinds(c.depth, c.global_every),
-        "hidden_activation": c.activation,
+        "hidden_activation": ACTIVATION_NAMES[c.activation],
         "attention_bias": c.attention_bias,
         "mlp_bias": c.mlp_bias,
         "norm_bias": c.norm_bias,
@@ -95,7 +95,7 @@ def write(config: TaggerConfig) -> dict[str, Any]:
         "mlp_dropout": c.mlp_dropout,
         "classifier_dropout": config.classifier_dropout,
         "classifier_bias": config.transform_bias,
-        "classifier_activation": config.transform_activation,
+        "classifier_activation": ACTIVATION_NAMES[config.transform_activation],
     }
 
 

@@ -24,10 +24,9 @@ def read(f: Fields) -> TaggerConfig:
 def write(config: TaggerConfig) -> dict[str, Any]:
     """The fields of config.json that `read` reads."""
     c = config.encoder
-    return bert.write(config) | {
-        "max_position_embeddings": c.max_positions + c.position_offset,
-        "pad_token_id": c.position_offset - 1,
-    }
+    fields = bert.write(config) | {"max_position_embeddings": c.max_positions + c.position_offset}
+    # Positions that begin at row 0 are no RoBERTa's, and no padding id would say so.
+    return fields | ({"pad_token_id": c.position_offset - 1} if c.position_offset else {})
 
 
 TABLE = Table(

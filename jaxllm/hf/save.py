@@ -20,7 +20,7 @@ from jaxllm.models.heads import TaggerConfig
 from jaxllm.types import InputError
 
 _COMPUTING = ("dtype", "remat", "unroll", "backend", "labels")
-"""Fields of ours that say nothing of the function computed, or are written by `export` itself; dropout is another."""
+"""Fields of ours that say nothing of the function computed, or are written by `export` itself."""
 
 MAX_SHARD_BYTES = 5_000_000_000
 
@@ -99,38 +99,43 @@ def _write_texts(folder: Path, fields: dict[str, Any], tokenizer: Any, source: O
 def _config(config: Any, tokenizer: Any, source: Opened[Any] | None) -> tuple[Family[Any], dict[str, Any]]:
     """The family to write, and the fields of config.json."""
     families: Mapping[str, Family[Any]] = TAGGERS if isinstance(config, TaggerConfig) else decoders.FAMILIES
-    candidates = [source.family] if source else list(families)
-    stale = ("torch_dtype", "transformers_version", "_name_or_path")
-    base = {name: x for name, x in source.hf_config.items() if name not in stale} if source else _tokens(tokenizer)
+    labels: dict[str, Any] = {}
     if isinstance(config, TaggerConfig):
-        base["id2label"] = {str(i): label for i, label in enumerate(config.labels)}
-        base["label2id"] = {label: i for i, label in enumerate(config.labels)}
+        labels["id2label"] = {str(i): label for i, label in enumerate(config.labels)}
+        labels["label2id"] = {label: i for i, label in enumerate(config.labels)}
+    candidates = [source.family] if source else list(families)
     for kind in candidates:
-        fields = {**base, "model_type": kind, **families[kind].write(config)}
+        family, fields = families[kind], _base(kind, tokenizer, source) | labels
+        if source and _essence(family.read(Fields(fields))) == _essence(config):
+            return family, fields  # as it stands, every field in its old words
+        fields |= family.write(config)
         try:
-            back = families[kind].read(Fields(fields))
+            back = family.read(Fields(fields))
         except InputError:
             continue
-        if _essence(back) == _essence(config):
-            return families[kind], fields
+        if _essence(back, dropout=False) == _essence(config, dropout=False):
+            return family, fields
     raise InputError(
         f"config.json of {' or '.join(candidates)} cannot express {config}; train a configuration that it can"
     )
 
 
-def _tokens(tokenizer: Any) -> dict[str, Any]:
-    """The ids of special tokens."""
-    names = ("pad_token_id", "bos_token_id", "eos_token_id")
-    return {name: getattr(tokenizer, name) for name in names if getattr(tokenizer, name, None) is not None}
+def _base(kind: str, tokenizer: Any, source: Opened[Any] | None) -> dict[str, Any]:
+    """What config.json says beside the model: the source's, or the ids of the special tokens that the family names."""
+    if source:
+        stale = ("torch_dtype", "transformers_version", "_name_or_path")
+        return {name: x for name, x in source.hf_config.items() if name not in stale}
+    names = [name for name in Fields({"model_type": kind}).defaults if name.endswith("_token_id")]
+    return {"model_type": kind, **{name: getattr(tokenizer, name, None) for name in names}}
 
 
-def _essence(config: Any) -> dict[str, Any]:
-    """What a configuration says of the model, flat."""
+def _essence(config: Any, *, dropout: bool = True) -> dict[str, Any]:
+    """What a configuration says of the model, flat; dropout is of its training alone."""
     values: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
-            values |= {f"{field.name}.{name}": x for name, x in _essence(value).items()}
-        elif field.name not in _COMPUTING and not field.name.endswith("dropout"):
+            values |= {f"{field.name}.{name}": x for name, x in _essence(value, dropout=dropout).items()}
+        elif field.name not in _COMPUTING and (dropout or not field.name.endswith("dropout")):
             values[field.name] = value
     return values

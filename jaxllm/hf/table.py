@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
+import mmap
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -167,7 +169,7 @@ def piece(
     rows: from `sources`. read: name on disk -> the array there, of which only what is needed is touched.
     """
     bounds = [part.indices(n)[:2] for part, n in zip(index, shape, strict=True)]
-    out = np.empty([b - a for a, b in bounds], dtype)
+    out = _empty([b - a for a, b in bounds], np.dtype(dtype))
     rule = next(iter(rows.values()))[0].rule
     lead = len(next(iter(rows)))
     for row in itertools.product(*(range(a, b) for a, b in bounds[:lead])):
@@ -182,6 +184,17 @@ def piece(
         x = read(tensor.name)[tuple(cut)]
         out[at] = np.swapaxes(x, -1, -2) if rule.transposed else x
     return out
+
+
+def _empty(shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:
+    """Memory of its own pages: given back to the system at once when freed, where malloc would keep it, and aligned, so
+    that JAX on CPU takes it over without a copy."""
+    size = math.prod(shape) * dtype.itemsize
+    return (
+        np.frombuffer(mmap.mmap(-1, size, access=mmap.ACCESS_COPY), dtype).reshape(shape)
+        if size
+        else np.empty(shape, dtype)
+    )
 
 
 @dataclasses.dataclass(frozen=True)

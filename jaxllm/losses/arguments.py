@@ -1,6 +1,6 @@
 """What values an argument of a loss may take: part of its signature, and checked before anything is loaded.
 
-    def my_loss(p: PairLogps, *, beta: Positive = 0.1): ...
+def my_loss(p: PairLogps, *, beta: Positive = 0.1): ...
 """
 
 from __future__ import annotations

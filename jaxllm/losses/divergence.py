@@ -16,7 +16,7 @@ from jaxllm.losses.pairs import PairLogps, Tokens, per_token
 
 
 def desensitise(p: PairLogps, ld_alpha: float) -> PairLogps:
-    """The pairs with sums over the first min(n_c, n_l) tokens plus ld_alpha times the rest (LD-DPO, Liu et al. 2024)."""
+    """Sums over the first min(n_c, n_l) tokens plus ld_alpha times those over the rest (LD-DPO, Liu et al. 2024)."""
     shared_B = jnp.minimum(p.chosen_length_B, p.rejected_length_B)
 
     def sums(tokens: Tokens) -> tuple[jax.Array, jax.Array | None]:
@@ -50,6 +50,8 @@ def with_scores(p: PairLogps, f_divergence: str, f_alpha: float) -> PairLogps:
 
     if f_divergence == "reverse_kl" or (f_divergence == "alpha_divergence" and f_alpha == 1):
         return p
+    assert p.ref_chosen_B is not None
+    assert p.ref_rejected_B is not None
     return dataclasses.replace(
         p,
         chosen_B=p.ref_chosen_B + score(p.chosen_ratio_B),

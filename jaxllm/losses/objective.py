@@ -46,7 +46,7 @@ def _with_reference(
 
 
 def _without_smoothing(*, label_smoothing: NoSmoothing = 0.0) -> None:
-    """The argument that a loss without label smoothing has, so that one set of arguments fits all and none is ignored."""
+    """The argument of a loss without label smoothing: one set of arguments fits all, and none is ignored."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,7 @@ class PreferenceLoss:
         return self.terms(p, **arguments)[0].loss_B
 
     def mean(self, p: PairLogps, **arguments: Any) -> jax.Array:
-        """The loss of the batch: the pairs' mean by weight, and the tokens' mean of a term that is counted by tokens."""
+        """The loss of the batch: means by weight over pairs, and over tokens for a term that is counted by tokens."""
         return jnp.asarray(sum(t.factor * _mean(t, p).value() for t in self.terms(p, **arguments)))
 
     def terms(self, p: PairLogps, **arguments: Any) -> list[Term]:
@@ -103,9 +103,9 @@ class PreferenceLoss:
             "rewards/rejected": rejected_B,
             "rewards/accuracies": (chosen_B > rejected_B).astype(chosen_B.dtype),
             "rewards/margins": chosen_B - rejected_B,
-            "logps/chosen": p.chosen_B,
-            "logps/rejected": p.rejected_B,
         }
+        if self.read is read_pairs:  # a reward model has no log-probabilities
+            found |= {"logps/chosen": p.chosen_B, "logps/rejected": p.rejected_B}
         return {name: _mean(Term(x_B), p) for name, x_B in found.items()}
 
     def _prepare(self, p: PairLogps, arguments: Mapping[str, Any]) -> tuple[PairLogps, dict[str, Any]]:
@@ -163,9 +163,9 @@ def preference_loss(
     """Makes `fn(p: PairLogps, *, hyperparameters) -> loss_B` a LossFn over `Answers`.
 
     fn may return a tuple: the loss, then `Term`s that are added to it, each with a count of its own. reference: whether
-    it reads the reference's log-probabilities; it then takes f_divergence, f_alpha, ld_alpha and use_weighting as well.
-    couples_batch: whether pairs depend on each other. needs: "kl" and "log_sum_sq" of `Tokens`. reward: the rewards that
-    it optimises, for the metrics, by those of the hyperparameters that it names.
+    it reads the reference's log-probabilities; it then takes f_divergence, f_alpha, ld_alpha and use_weighting too.
+    couples_batch: whether pairs depend on each other. needs: "kl" and "log_sum_sq" of `Tokens`. reward: the rewards
+    that it optimises, for the metrics, from those of the hyperparameters that it names.
     """
     if fn is None:
         return lambda fn: preference_loss(

@@ -59,12 +59,12 @@ class PairLogps:
     @property
     def chosen_ratio_B(self) -> jax.Array:
         """log of policy over reference, of the chosen answer."""
-        return self.chosen_B - self.ref_chosen_B
+        return self.chosen_B - _present(self.ref_chosen_B)
 
     @property
     def rejected_ratio_B(self) -> jax.Array:
         """log of policy over reference, of the rejected answer."""
-        return self.rejected_B - self.ref_rejected_B
+        return self.rejected_B - _present(self.ref_rejected_B)
 
     @property
     def delta_B(self) -> jax.Array:
@@ -135,6 +135,12 @@ def pairs_of(chosen: Tokens, rejected: Tokens, weight_B: jax.Array, margin_B: ja
         chosen_tokens=chosen,
         rejected_tokens=rejected,
     )
+
+
+def _present(ref_B: jax.Array | None) -> jax.Array:
+    if ref_B is None:
+        raise InputError("this loss reads a log-ratio, and there is no reference: decorate it with reference=True")
+    return ref_B
 
 
 def per_token(sum_B: jax.Array, length_B: jax.Array) -> jax.Array:

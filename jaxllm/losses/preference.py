@@ -2,8 +2,8 @@
 
 In the equations c and l are the log-probabilities of the chosen and of the rejected answer under the policy, rc and rl
 under the reference; u = c - rc and v = l - rl the log-ratios (or their scores, where another divergence is set) and
-d = u - v; n_c and n_l lengths in tokens, b = beta, e = label_smoothing, s the sigmoid and L its logarithm. The mean over
-pairs is minimised.
+d = u - v; n_c and n_l lengths in tokens, b = beta, e = label_smoothing, s the sigmoid and L its logarithm. What is
+minimised is the mean over pairs.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def nca_pair(p: PairLogps, *, beta: Positive = 0.1) -> jax.Array:
 
 @preference_loss
 def robust(p: PairLogps, *, beta: Positive = 0.1, label_smoothing: Smoothing = 0.0) -> jax.Array:
-    """[-(1-e) L(bd) + e L(-bd)] / (1 - 2e): DPO, unbiased where a share e of labels is wrong (Chowdhury et al. 2024)."""
+    """[-(1-e) L(bd) + e L(-bd)] / (1 - 2e): unbiased where a share e of labels is wrong (Chowdhury et al. 2024)."""
     x_B, e = beta * p.delta_B, label_smoothing
     return (e * _log_sigmoid(-x_B) - (1 - e) * _log_sigmoid(x_B)) / (1 - 2 * e)
 
@@ -95,10 +95,10 @@ def sppo_hard(p: PairLogps, *, beta: Positive = 0.1) -> jax.Array:
 def aot(p: PairLogps, *, beta: Positive = 0.1, label_smoothing: Smoothing = 0.0) -> jax.Array:
     """-(1-e) L(bq) - e L(-bq), q = sort(c - l) - sort(rc - rl) over the batch (Melnyk et al. 2024, paired).
 
-    The policy's margins are to dominate the reference's as distributions. A pair's loss is that of its own margin's rank.
+    The policy's margins are to dominate the reference's as distributions. A pair's loss is that of its margin's rank.
     """
-    assert p.ref_chosen_B is not None
-    return _dominate(p.chosen_B - p.rejected_B, p.ref_chosen_B - p.ref_rejected_B, p.weight_B, beta, label_smoothing)
+    margin_B = p.chosen_B - p.rejected_B
+    return _dominate(margin_B, margin_B - p.delta_B, p.weight_B, beta, label_smoothing)
 
 
 @preference_loss(couples_batch=True)
@@ -119,13 +119,13 @@ def _dominate(
 
 @preference_loss
 def apo_zero(p: PairLogps, *, beta: Positive = 0.1) -> jax.Array:
-    """1 - s(bu) + s(bv): raises the chosen, lowers the rejected; for answers better than the policy's (D'Oosterlinck 2024)."""
+    """1 - s(bu) + s(bv): raises the chosen; for answers better than the policy's (D'Oosterlinck et al. 2024)."""
     return _sigmoid(-beta * p.chosen_ratio_B) + _sigmoid(beta * p.rejected_ratio_B)
 
 
 @preference_loss
 def apo_down(p: PairLogps, *, beta: Positive = 0.1) -> jax.Array:
-    """s(bu) + 1 - s(b d): lowers both, the rejected more; for answers worse than the policy's (D'Oosterlinck 2024)."""
+    """s(bu) + 1 - s(b d): lowers both; for answers worse than the policy's (D'Oosterlinck et al. 2024)."""
     return _sigmoid(beta * p.chosen_ratio_B) + _sigmoid(-beta * p.delta_B)
 
 
@@ -151,7 +151,7 @@ def _penalised(p: PairLogps, *, beta: float, penalty: float) -> Rewards:
 
 @preference_loss(reward=_penalised)
 def dpop(p: PairLogps, *, beta: Positive = 0.1, penalty: NonNegative = 50.0) -> jax.Array:
-    """-L(b (d - penalty max(0, -u))): the chosen answer may not get less likely (DPO-Positive, Pal et al. 2024)."""
+    """-L(b (d - penalty max(0, -u))): the chosen may not get less likely (DPO-Positive, Pal et al. 2024)."""
     chosen_B, rejected_B = _penalised(p, beta=beta, penalty=penalty)
     return -_log_sigmoid(chosen_B - rejected_B)
 
@@ -183,7 +183,7 @@ def _with_kl(p: PairLogps, *, beta: float, alpha: float) -> Rewards:
 
 @preference_loss(needs=("kl",), reward=_with_kl)
 def tdpo(p: PairLogps, *, beta: Positive = 0.1, alpha: NonNegative = 0.5) -> jax.Array:
-    """-L(b d - alpha b (K_l - sg K_c)), K the sum over the answer of KL(reference || policy) per token; sg: no gradient.
+    """-L(b d - alpha b (K_l - sg K_c)), K the answer's sum of KL(reference || policy) per token; sg: no gradient.
 
     TDPO2 (Zeng et al. 2024). The reference's distributions come from `model.teacher`.
     """

@@ -29,7 +29,7 @@ def mean_logps(p: PairLogps, *, beta: float = 1.0) -> Rewards:
 
 @preference_loss(reference=False)
 def sft(p: PairLogps, *, beta: Positive = 0.1) -> Term:
-    """-c over all tokens of the chosen answers in the batch: supervised fine-tuning. beta scales the reported rewards."""
+    """-c over all tokens of the chosen answers in the batch. beta scales nothing but the reported rewards."""
     return likelihood(p)._replace(name="")
 
 

@@ -49,11 +49,14 @@ def over_both(
     def heads(hidden: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         return model.head(hidden[0]), jax.lax.stop_gradient(teacher.head(hidden[1]))
 
-    return over_hidden(heads, (hidden_BTD, taught_BTD), batch, lambda logits, targets_N: fn(*logits, targets_N)), aux
+    def values(logits: tuple[jax.Array, jax.Array], targets_N: jax.Array) -> Any:
+        return fn(logits[0], logits[1], targets_N)
+
+    return over_hidden(heads, (hidden_BTD, taught_BTD), batch, values), aux
 
 
 def over_hidden(head: Callable[[Any], Any], hidden: Any, batch: Batch, fn: Callable[[Any, jax.Array], Any]) -> Any:
-    """`over_tokens` for a hidden state that is there already: [B, T, D], or a tree of [B, T, ...] that the head takes."""
+    """`over_tokens` for a hidden state that is there: [B, T, D], or a tree of [B, T, ...] that the head takes."""
     B, T = batch.targets_BT.shape
 
     def compute(hidden: Any, targets_BC: jax.Array) -> Any:
@@ -175,8 +178,9 @@ def jsd(
 ) -> jax.Array:
     """Generalised Jensen-Shannon divergence from a teacher, [N]: b KL(t || m) + (1-b) KL(s || m), m = b t + (1-b) s.
 
-    s and t are the student's and the teacher's distributions at this temperature. b = 0 is KL(t || s), b = 1 KL(s || t):
-    the limits of the divergence over b and over 1-b (Agarwal et al. 2024, GKD, section 2). The model has a `teacher`.
+    s and t are the student's and the teacher's distributions at this temperature. b = 0 is KL(t || s), b = 1 is
+    KL(s || t): the limits of the divergence over b and over 1-b (Agarwal et al. 2024, GKD, section 2). The model has a
+    `teacher`.
     """
     student_NV, teacher_NV = jax.nn.log_softmax(logits_NV / temperature), jax.nn.log_softmax(teacher_NV / temperature)
     if beta in (0, 1):

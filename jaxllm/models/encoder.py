@@ -46,7 +46,7 @@ class Config:
     window: int = 0
     """How many tokens to either side a windowed layer sees; 0 for no windowed layers."""
     global_every: int = 1
-    """With a window: layers 0, g, 2g ... see everything."""
+    """With a window: layers 0, g, 2g ... see everything. More than the depth means no more than the depth."""
     pre_norm: bool = False
     """Normalise before attention and MLP (but not before the first attention), and once at the end."""
     gated: bool = False
@@ -84,6 +84,7 @@ class Config:
             )
         if self.rope_base and self.width // self.heads % 2:
             raise InputError(f"rotary positions need heads of even width, not {self.width // self.heads}; choose fewer")
+        object.__setattr__(self, "global_every", min(self.global_every, self.depth))
 
 
 class Attention(nnx.Module):

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from jaxllm.data.loader import Loader
 from jaxllm.params import ModelSpec, count, materialize, select
 from jaxllm.train import mesh as meshes
+from jaxllm.train.best import parse_best
 from jaxllm.train.checkpoint import Checkpoints
 from jaxllm.train.forward import Runner
-from jaxllm.train.log import Sums, Writer, open_writers, peak_flops, read_jsonl
+from jaxllm.train.log import Clock, Sums, Writer, open_writers, read_jsonl
 from jaxllm.train.optim import OptimConfig, make_optimizer, make_schedule
-from jaxllm.train.run import Run, best_of, start_run
+from jaxllm.train.run import Run, start_run
 from jaxllm.train.step import StepFn, make_train_step
 from jaxllm.types import InputError, LossFn, Numbers, TrainState, value
 
@@ -81,9 +79,8 @@ def fit(
     newest `keep`. early_stopping: stop after so many evaluations without a better `best` (0: never).
     checkpoint_every: steps between checkpoints, beside that of the end (0: none).
     """
-    metric, _, mode = (best or "").partition(":")
-    if best and (mode not in ("max", "min") or metric.partition("/")[0] not in (evals or {})):
-        raise InputError(f"--best {best}: give EVALUATION/NUMBER:max or :min, with one of {', '.join(evals or {})}")
+    evals = evals or {}
+    top = parse_best(best, evals)
     if early_stopping and not best:
         raise InputError("--early-stopping needs --best, such as dev/f1:max, to know what is better")
     rows = data.plan.rows
@@ -99,22 +96,38 @@ def fit(
     params_at = meshes.shardings(abstract, mesh, model.rules)
     opt_at = meshes.shardings(jax.eval_shape(transform.init, abstract), mesh, model.rules, abstract)
     start_run(run)
+    train = compile_step(step, strategy, mesh, params_at, opt_at)
+    clock = Clock(mesh, 6 * count(abstract))
+    log_path, local = run.folder / "metrics.jsonl", meshes.local_rows(mesh, rows)
 
-    checkpoints = Checkpoints(run.folder / "checkpoints", keep)
-    state, start, meta = _start(model, transform, params_at, opt_at, meshes.replicated(mesh), checkpoints, seed)
-    log_path = run.folder / "metrics.jsonl"
-    writers = open_writers(log_to, run.folder, position=start, steps=steps, config=run.config)
-    sums = Sums(meta.get("sums"))
-    runner = Runner(model.graphdef, state.params, mesh)
-    train = compile_step(step, strategy, mesh, state, params_at, opt_at)
-    clock = _Clock(mesh, 6 * count(abstract))
-    history = [line for line in read_jsonl(log_path) if line.get(metric) is not None] if best else []
-    local = meshes.local_rows(mesh, rows)
-    position, best_step = start, meta.get("best")
-    todo = range(0) if meta.get("stopped") else range(start + 1, steps + 1)
-    batches = data.iterate(start, steps, local) if todo else iter(())
+    with _sigterm() as terminated, contextlib.ExitStack() as leaving:
+        checkpoints = Checkpoints(run.folder / "checkpoints", keep)
+        leaving.callback(checkpoints.close)
+        state, start, meta = _start(model, transform, params_at, opt_at, meshes.replicated(mesh), checkpoints, seed)
+        writers = open_writers(log_to, run.folder, position=start, steps=steps, config=run.config)
+        for writer in writers:
+            leaving.callback(writer.close)
+        top.recall(read_jsonl(log_path), checkpoints.positions())
+        runner = Runner(model.graphdef, state.params, mesh)
+        sums = Sums(meta.get("sums"))
 
-    with _sigterm() as terminated:
+        def assess(position: int) -> None:
+            with clock.paused():
+                model_now = runner.with_params(state.params)
+                numbers = {f"{name}/{key}": x for name, run in evals.items() for key, x in run(model_now).items()}
+                _write(writers, position, numbers)
+            top.add(position, numbers)
+
+        def save(owed: bool = False) -> None:
+            with clock.paused():
+                checkpoints.save(position, state, {"sums": sums.state, "owed": owed}, top.step)
+
+        position = start
+        if meta.get("owed") and not any(line["step"] == start and "loss" not in line for line in read_jsonl(log_path)):
+            assess(start)
+        ended = bool(early_stopping) and top.stale >= early_stopping
+        todo = range(0) if ended else range(start + 1, steps + 1)
+        batches = data.iterate(start, steps, local) if todo else iter(())
         pending: list[Any] = []
         for position in todo:
             batch = next(batches)
@@ -126,50 +139,41 @@ def fit(
                 clock.compiled()
             last = position == steps
             stop = terminated.is_set()
-            evaluate = bool(evals) and (last or (eval_every and position % eval_every == 0))
-            save = last or stop or (checkpoint_every and position % checkpoint_every == 0)
-            if position % log_every == 0 or evaluate or save:
-                for fetched in jax.device_get(pending):
-                    sums.add(fetched)
-                    if float(value(fetched["skipped"])) and on_nan == "stop":
-                        _stop_on_nan(checkpoints, state, position, sums)
+            evaluate = bool(evals and (last or (eval_every and position % eval_every == 0)))
+            due = last or stop or (checkpoint_every and position % checkpoint_every == 0)
+            if position % log_every == 0 or evaluate or due:
+                fetched = jax.device_get(pending)
                 pending.clear()
+                for one in fetched:
+                    sums.add(one)
+                if on_nan == "stop" and any(float(value(one["skipped"])) for one in fetched):
+                    save(owed=evaluate)
+                    raise FloatingPointError(
+                        f"the loss or its gradient was not finite near step {position}; the last good state is saved. "
+                        "Lower --learning-rate, or go on with --on-nan skip"
+                    )
             if position % log_every == 0 or last:
                 _log(writers, position, sums.values(), float(schedule(state.step - 1)), clock, data)
                 sums = Sums()
-            improved = stopped = False
-            if evaluate and not stop:
-                with clock.paused():
-                    numbers = _evaluate(evals or {}, runner.with_params(state.params))
-                    _write(writers, position, numbers)
-                if best:
-                    history.append({"step": position, **numbers})
-                    best_step = best_of(history, metric, mode)["step"]
-                    improved = best_step == position
-                    stale = sum(line["step"] > best_step for line in history)
-                    stopped = bool(early_stopping) and stale >= early_stopping
-            if save or improved or stopped:
-                with clock.paused():
-                    meta = {"sums": sums.state, "best": best_step, "stopped": stopped}
-                    checkpoints.save(position, state, meta, best_step)
-            if stop:
-                checkpoints.close()
+            if stop:  # an evaluation may take longer than there is left
+                save(owed=evaluate)
                 raise Terminated
-            if stopped:
+            if evaluate:
+                assess(position)
+                ended = bool(early_stopping) and top.stale >= early_stopping
+            if due or ended or top.step == position:
+                save()
+            if ended:
                 break
-        for writer in writers:
-            writer.close()
-
-    checkpoints.wait()
-    if best_step is not None and best_step != position:
-        position = best_step
-        state = dataclasses.replace(state, params=checkpoints.params(position, like(abstract, params_at)))
-    checkpoints.close()
+        checkpoints.wait()
+        if top.step is not None and top.step != position:
+            position = top.step
+            state = dataclasses.replace(state, params=checkpoints.params(position, like(abstract, params_at)))
     return Fitted(runner.with_params(state.params), position, read_jsonl(log_path), clock.compile_s)
 
 
 def compile_step(
-    step: StepFn, strategy: str, mesh: Mesh, state: TrainState, params_at: Any, opt_at: Any
+    step: StepFn, strategy: str, mesh: Mesh, params_at: Any, opt_at: Any
 ) -> Callable[[TrainState, Any], tuple[TrainState, Any]]:
     """The step under jit with shardings, or under pmap over the data axis; the state is donated."""
     if strategy == "pmap":
@@ -224,17 +228,13 @@ def _put(batch: Any, mesh: Mesh, rows: int, local: Sequence[int], strategy: str)
     return meshes.put_batch(batch, mesh, rows, local)
 
 
-def _evaluate(evals: Mapping[str, Eval], model: Runner) -> dict[str, float]:
-    return {f"{name}/{key}": x for name, run in evals.items() for key, x in run(model).items()}
-
-
 def _write(writers: Sequence[Writer], position: int, numbers: Mapping[str, Any]) -> None:
     for writer in writers:
         writer.write(position, numbers)
 
 
 def _log(
-    writers: Sequence[Writer], position: int, numbers: dict[str, float], rate: float, clock: _Clock, data: Loader
+    writers: Sequence[Writer], position: int, numbers: dict[str, float], rate: float, clock: Clock, data: Loader
 ) -> None:
     skipped = numbers.pop("skipped")
     epoch = position / data.plan.steps
@@ -242,52 +242,7 @@ def _log(
     _write(writers, position, {**line, "skipped": skipped} if skipped else line)
 
 
-def _stop_on_nan(checkpoints: Checkpoints, state: TrainState, position: int, sums: Sums) -> None:
-    checkpoints.save(position, state, {"sums": sums.state})
-    checkpoints.close()
-    raise FloatingPointError(
-        f"the loss or its gradient was not finite near step {position}; the last good state is saved. "
-        "Lower --learning-rate, or go on with --on-nan skip"
-    )
-
-
-class _Clock:
-    """Tokens per second of training alone: compiling, evaluating and saving are not counted."""
-
-    def __init__(self, mesh: Mesh, flops_per_token: float):
-        self.compile_s = 0.0
-        self._began = self._lap = time.monotonic()
-        self._tokens = self._waited = 0.0
-        peak = peak_flops(mesh.devices.flat[0])
-        self._peak = peak and peak * mesh.size / flops_per_token
-
-    def count(self, batch: Any) -> None:
-        segments = getattr(batch, "batch", batch).segments_BT
-        self._tokens += float(np.count_nonzero(segments))
-
-    def compiled(self) -> None:
-        """The first step is done; what it took is no measure of speed."""
-        self.compile_s = time.monotonic() - self._began
-        self._tokens, self._waited, self._lap = 0.0, 0.0, time.monotonic()
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        began = time.monotonic()
-        yield
-        self._waited += time.monotonic() - began
-
-    def lap(self) -> dict[str, float | None]:
-        """Since the last call; None where nothing was timed."""
-        now = time.monotonic()
-        tokens = self._tokens
-        if jax.process_count() > 1:
-            tokens = float(np.sum(multihost_utils.process_allgather(np.float32(tokens))))
-        speed = tokens / (now - self._lap - self._waited) if tokens else None
-        self._tokens, self._waited, self._lap = 0.0, 0.0, now
-        return {"tokens_per_s": speed, "mfu": speed / self._peak if speed and self._peak else None}
-
-
-@contextmanager
+@contextlib.contextmanager
 def _sigterm() -> Iterator[threading.Event]:
     """An event that SIGTERM sets, so that the loop can save before it leaves."""
     event = threading.Event()

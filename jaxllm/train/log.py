@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import jax
+import numpy as np
 import rich.console
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
 from jaxllm.types import InputError, Mean, Metrics, terms
 
@@ -53,6 +57,42 @@ class Sums:
     def values(self) -> dict[str, float]:
         """The mean of each metric."""
         return {name: sum(w * Mean(t, c).value() for w, t, c in sums) for name, sums in self.state.items()}
+
+
+class Clock:
+    """Tokens per second of training alone: compiling, evaluating and saving are not counted."""
+
+    def __init__(self, mesh: Mesh, flops_per_token: float):
+        self.compile_s = 0.0
+        self._began = self._lap = time.monotonic()
+        self._tokens = self._waited = 0.0
+        peak = peak_flops(mesh.devices.flat[0])
+        self._peak = peak and peak * mesh.size / flops_per_token
+
+    def count(self, batch: Any) -> None:
+        segments = getattr(batch, "batch", batch).segments_BT
+        self._tokens += float(np.count_nonzero(segments))
+
+    def compiled(self) -> None:
+        """The first step is done; what it took is no measure of speed."""
+        self.compile_s = time.monotonic() - self._began
+        self._tokens, self._waited, self._lap = 0.0, 0.0, time.monotonic()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self._waited += time.monotonic() - began
+
+    def lap(self) -> dict[str, float | None]:
+        """Since the last call; None where nothing was timed."""
+        now = time.monotonic()
+        tokens = self._tokens
+        if jax.process_count() > 1:
+            tokens = float(np.sum(multihost_utils.process_allgather(np.float32(tokens))))
+        speed = tokens / (now - self._lap - self._waited) if tokens else None
+        self._tokens, self._waited, self._lap = 0.0, 0.0, now
+        return {"tokens_per_s": speed, "mfu": speed / self._peak if speed and self._peak else None}
 
 
 class Writer(Protocol):

@@ -80,12 +80,12 @@ def shardings(tree: Any, mesh: Mesh, rules: Rules, params: Mapping[str, Any] | N
 
     In a flat dictionary of parameters each takes its rule's spec. In an optimizer's state a leaf below a parameter's
     name takes that spec if it has the parameter's shape, the spec less the reduced axis if it is factored, and anything
-    else is replicated. params: the parameters' shapes, which tell what is factored; by default the leaf of a name with
-    the most axes has them. Raises InputError that lists every axis that does not divide what it shards.
+    else is replicated. params: the parameters' shapes, which tell what is factored; by default the largest leaf of a
+    name has them. Raises InputError that lists every axis that does not divide what it shards.
     """
     problems: dict[str, str] = {}
     if params is None:
-        leaves = sorted(jax.tree_util.tree_leaves_with_path(tree), key=lambda leaf: leaf[1].ndim)
+        leaves = sorted(jax.tree_util.tree_leaves_with_path(tree), key=lambda leaf: (leaf[1].ndim, leaf[1].size))
         params = {_name(path): x for path, x in leaves}
 
     def place(path: Any, x: Any) -> NamedSharding:
@@ -112,6 +112,8 @@ def _name(path: Any) -> str:
 
 def _narrowed(spec: P, whole: tuple[int, ...], part: tuple[int, ...]) -> P:
     """The spec of an array of shape `part` that belongs to a parameter of shape `whole`."""
+    if len(spec) > len(whole):  # a factored leaf, taken for the largest
+        return P()
     if part == whole:
         return spec
     axes = (*spec, *(None,) * (len(whole) - len(spec)))

@@ -99,11 +99,6 @@ def write_json(path: Path, x: Any) -> None:
     os.replace(partial, path)
 
 
-def best_of(lines: list[dict[str, Any]], metric: str, mode: str) -> dict[str, Any]:
-    """The line with the best value of a metric that all of them have; the first of equals."""
-    return (max if mode == "max" else min)(lines, key=lambda line: line[metric])
-
-
 def report(folder: Path) -> None:
     """Draws report.png from metrics.jsonl: the curves of the run."""
     import matplotlib

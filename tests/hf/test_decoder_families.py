@@ -226,17 +226,15 @@ def test_files_go_both_ways(name, tmp_path):
         assert x.tobytes() == after[key].tobytes(), key
 
     export(tmp_path / "new", params, opened.config, None)
+    weights = model.float().state_dict()
     for folder in ("out", "new"):
         loaded, info = transformers.AutoModelForCausalLM.from_pretrained(
-            tmp_path / folder, output_loading_info=True, attn_implementation="eager"
+            tmp_path / folder, dtype=torch.float32, output_loading_info=True
         )
         assert not any(info.values())
         assert type(loaded) is type(model)
-        ids = torch.tensor(documents()[0])[None]
-        with torch.no_grad():
-            # Read back in bfloat16, as the file says; the new one is float32.
-            difference = loaded(ids).logits.float() - model.to(loaded.dtype)(ids).logits.float()
-        assert difference.abs().max() == 0
+        assert loaded.state_dict().keys() == weights.keys()
+        assert all(torch.equal(x, weights[key]) for key, x in loaded.state_dict().items())
 
 
 @pytest.mark.parametrize(

@@ -1,21 +1,22 @@
 """Properties of decoders that hold whatever the family; numbers against `transformers` are in tests/hf."""
 
 import dataclasses
+import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax.sharding import PartitionSpec as P
 
 from jaxllm.models.attention import Tokens
 from jaxllm.models.decoder import PRESETS, SHARDING, Cache, Config, Decoder
 from jaxllm.params import bind, count, describe, split
-from jaxllm.train.mesh import ROWS, make_mesh, put_batch, shardings, spec_of
+from jaxllm.train.mesh import make_mesh, put_batch, shardings, spec_of
 from jaxllm.types import Batch, InputError, value
 
-SMALL = Config(vocab_size=61, width=24, depth=3, heads=4, mlp_width=40, kv_heads=2, max_positions=64, init_std=0.2)
+SMALL = Config(vocab_size=64, width=24, depth=3, heads=4, mlp_width=40, kv_heads=2, max_positions=64)
 GEMMA = dataclasses.replace(
     SMALL, windows=(4, 0), local_rope_base=100.0, norm_offset=1.0, norm_place="both", qk_norm="head", tied=True,
     attention_softcap=5.0, logit_softcap=7.0, embedding_scale=4.9,
@@ -27,40 +28,273 @@ GPT2 = dataclasses.replace(
 MIXTURE = dataclasses.replace(SMALL, experts=4, qk_norm="full", norm_place="after")
 CONFIGS = {"llama": SMALL, "gemma": GEMMA, "gpt2": GPT2, "mixture": MIXTURE}
 each = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+close = {"rtol": 0, "atol": 2e-5}
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def build(config):
-    return split(jax.jit(lambda: Decoder(config, nnx.Rngs(0)))())
+    """A description and parameters, drawn by numpy because compiling an initialisation takes seconds."""
+    graphdef = describe(lambda rngs: Decoder(config, rngs), SHARDING).graphdef
+    draw = np.random.default_rng(0)
+    params = {name: jnp.asarray(0.2 * draw.normal(size=x.shape), x.dtype) for name, x in graphdef.abstract.items()}
+    return graphdef, {name: x + name.endswith("scale") * (1 - config.norm_offset) for name, x in params.items()}
 
 
-def batch(tokens, segments=None, positions=None):
+def make_batch(tokens, segments=None, positions=None, branches=None):
     tokens = jnp.asarray(tokens)
-    segments = jnp.ones_like(tokens) if segments is None else jnp.asarray(segments)
-    if positions is None:
-        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    return Batch(tokens, tokens, jnp.ones(tokens.shape), segments, jnp.asarray(positions))
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape) if positions is None else positions
+    segments = jnp.ones_like(tokens) if segments is None else segments
+    weights = jnp.asarray(segments > 0, jnp.float32)
+    return Batch(tokens, jnp.roll(tokens, -1, 1), weights, segments, positions, branches)
 
 
 def draw(rows, length):
-    return np.random.default_rng(0).integers(0, 61, (rows, length))
+    return np.random.default_rng(0).integers(0, 64, (rows, length))
 
 
-def logits(graphdef, params, batch, key=None):
+def logits_of(graphdef, params, batch, key=None):
     model = bind(graphdef, params)
     return model.head(model.hidden(batch, key)[0])
 
 
+def loss_of(graphdef, params, batch):
+    model = bind(graphdef, params)
+    hidden_BTD, aux = model.hidden(batch)
+    nats = -jnp.take_along_axis(jax.nn.log_softmax(model.head(hidden_BTD)), batch.targets_BT[..., None], -1)[..., 0]
+    return jnp.sum(nats * batch.weights_BT) / jnp.sum(batch.weights_BT) + value(aux.get("router_balance", ()))
+
+
 @each
 def test_sees_its_past_and_nothing_else(config):
-    """By gradients with respect to the embedding: position 9 depends on tokens 0 to 9 alone."""
-    graphdef, params = build(dataclasses.replace(config, attention_softcap=0.0, windows=(0,)))
+    graphdef, params = build(dataclasses.replace(config, tied=False, depth=2, windows=(0, 0)))
     tokens = np.arange(16)[None]
 
-    def at_nine(table):
-        return logits(graphdef, params | {"embeddings.tokens.embedding": table}, batch(tokens))[0, 9, 0]
+    @jax.jit
+    @jax.grad
+    def reach(table):
+        return jnp.sum(logits_of(graphdef, params | {"embeddings.tokens.embedding": table}, make_batch(tokens))[0, 9])
 
-    if config.tied:
-        pytest.skip("a tied head reads every row of the table")
-    touched = jnp.any(jax.jit(jax.grad(at_nine))(params["embeddings.tokens.embedding"]) != 0, axis=1)
+    touched = jnp.any(reach(params["embeddings.tokens.embedding"]) != 0, axis=1)
     assert touched[:10].all()
     assert not touched[10:].any()
+
+
+def test_a_window_counts_the_token_itself():
+    graphdef, params = build(dataclasses.replace(SMALL, depth=1, windows=(4,)))
+
+    @jax.jit
+    @jax.grad
+    def reach(table):
+        return jnp.sum(
+            logits_of(graphdef, params | {"embeddings.tokens.embedding": table}, make_batch(np.arange(16)[None]))[0, 9]
+        )
+
+    touched = jnp.any(reach(params["embeddings.tokens.embedding"]) != 0, axis=1)
+    assert np.flatnonzero(touched).tolist() == [6, 7, 8, 9]
+
+
+@each
+def test_padding_and_packing_change_nothing(config):
+    graphdef, params = build(config)
+    run = jax.jit(lambda batch: logits_of(graphdef, params, batch))
+    a, b = draw(2, 12)
+    b = b[:9]
+    alone = run(make_batch(np.stack([np.pad(a, (0, 12)), np.pad(b, (0, 15))])))
+    segments, positions, tokens = np.zeros((2, 24), int), np.zeros((2, 24), int), np.full((2, 24), 63)
+    for row, at, number, text in ((0, 2, 1, a), (0, 14, 2, b), (1, 15, 7, b)):
+        here = (row, slice(at, at + len(text)))
+        tokens[here], segments[here], positions[here] = text, number, np.arange(len(text))
+    together = run(make_batch(tokens, jnp.asarray(segments), jnp.asarray(positions)))
+    assert jnp.isfinite(together).all()
+    np.testing.assert_allclose(together[0, 2:14], alone[0, :12], **close)
+    np.testing.assert_allclose(together[0, 14:23], alone[1, :9], **close)
+    np.testing.assert_allclose(together[1, 15:], alone[1, :9], **close)
+
+
+def test_branches_share_a_prompt():
+    graphdef, params = build(SMALL)
+    run = jax.jit(lambda batch: logits_of(graphdef, params, batch))
+    prompt, first, second = draw(3, 6)
+    ends = [np.concatenate([prompt[-1:], x]) for x in (first, second)]
+    tokens = np.concatenate([prompt[:-1], *ends])[None]
+    branches = jnp.asarray(np.repeat([0, 1, 2], [5, 7, 7])[None])
+    positions = jnp.asarray(np.concatenate([np.arange(5), *[np.arange(5, 12)] * 2])[None])
+    shared = run(make_batch(tokens, None, positions, branches))[0]
+    apart = run(make_batch(np.stack([np.concatenate([prompt, x]) for x in (first, second)])))
+    np.testing.assert_allclose(shared[5:12], apart[0, 5:], **close)
+    np.testing.assert_allclose(shared[12:], apart[1, 5:], **close)
+
+
+@each
+def test_a_cache_continues_as_if_read_at_once(config):
+    graphdef, params = build(config)
+    tokens = draw(2, 12)
+    segments = np.ones((2, 12), int)
+    segments[1, :3] = 0  # the second row begins later
+    positions = np.maximum(np.arange(12)[None] - np.array([[0], [3]]), 0)
+    model = bind(graphdef, params)
+
+    @jax.jit
+    def in_pieces():
+        cache, pieces = Cache.empty(config, 2, 20), []
+        for start, stop in ((0, 5), (5, 6), (6, 12)):
+            part = Tokens(jnp.asarray(segments[:, start:stop]), jnp.asarray(positions[:, start:stop]))
+            hidden, cache = model.extend(cache, jnp.asarray(tokens[:, start:stop]), part)
+            pieces.append(hidden)
+        return jnp.concatenate(pieces, axis=1), cache.length
+
+    hidden, length = in_pieces()
+    whole, _ = jax.jit(model.hidden)(make_batch(tokens, jnp.asarray(segments), jnp.asarray(positions)))
+    assert length == 12
+    np.testing.assert_allclose(hidden[segments > 0], whole[segments > 0], **close)
+
+
+@pytest.mark.parametrize("config", [GEMMA, MIXTURE], ids=["gemma", "mixture"])
+def test_how_it_is_computed_changes_nothing(config):
+    batch = make_batch(draw(2, 8))
+
+    def gradients(**how):
+        graphdef, params = build(dataclasses.replace(config, **how))
+        return quick_jit(jax.grad(lambda params: loss_of(graphdef, params, batch)))(params)
+
+    plain = gradients()
+    for how in ({"unroll": 1, "remat": "full"}, {"remat": "dots"}):
+        for name, x in gradients(**how).items():
+            np.testing.assert_allclose(x, plain[name], **close, err_msg=f"{name} {how}")
+
+
+@each
+def test_bfloat16_is_near(config):
+    graphdef, params = build(config)
+    half, _ = build(dataclasses.replace(config, dtype="bfloat16"))
+    batch = make_batch(draw(2, 8))
+    exact, rounded = (jax.jit(lambda p, g=g: logits_of(g, p, batch))(params) for g in (graphdef, half))
+    assert rounded.dtype == jnp.float32
+    assert jax.eval_shape(lambda p: bind(half, p).hidden(batch)[0], params).dtype == jnp.bfloat16
+    # A mixture may send a token elsewhere: most are near.
+    assert jnp.median(jnp.abs(exact - rounded)) < 0.03 * jnp.std(exact)
+
+
+def test_dropout_follows_the_key():
+    graphdef, params = build(GPT2)
+    run = jax.jit(lambda key: logits_of(graphdef, params, make_batch(draw(1, 8)), key))
+    one, again, other = run(jax.random.key(1)), run(jax.random.key(1)), run(jax.random.key(2))
+    assert (one == again).all()
+    assert not jnp.allclose(one, other)
+    assert not jnp.allclose(one, run(None))
+
+
+def test_a_mixture_is_its_chosen_experts():
+    config = dataclasses.replace(SMALL, depth=1, experts=5, experts_per_token=2, renormalise=False)
+    graphdef, params = build(config)
+    x = np.asarray(jax.random.normal(jax.random.key(3), (2, 7, 24)), np.float64)
+    real = np.arange(7) < np.array([[7], [4]])
+    block = jax.tree.map(lambda x: x[0], bind(graphdef, params).blocks)
+    y, (sent, probs) = block.experts(jnp.asarray(x, jnp.float32), jnp.asarray(real))
+
+    weights = {
+        name: np.asarray(params[f"blocks.experts.{name}.kernel"][0], np.float64) for name in ("gate", "up", "down")
+    }
+    scores = x @ np.asarray(params["blocks.experts.router.kernel"][0], np.float64)
+    odds = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    chosen = np.argsort(-odds, axis=-1)[..., :2]
+    expected = np.zeros_like(x)
+    for row, at in np.ndindex(2, 7):
+        for e in chosen[row, at]:
+            gate = x[row, at] @ weights["gate"][e]
+            inner = gate / (1 + np.exp(-gate)) * (x[row, at] @ weights["up"][e])
+            expected[row, at] += odds[row, at, e] * (inner @ weights["down"][e])
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+    assert sent.tolist() == np.bincount(chosen[real].reshape(-1), minlength=5).tolist()
+    np.testing.assert_allclose(probs, odds[real].sum(0), rtol=1e-5)
+
+
+def test_balance_is_least_when_even():
+    """An even router scores k; one that prefers an expert scores more; padding counts for nothing."""
+    graphdef, params = build(MIXTURE)
+    router = params["blocks.experts.router.kernel"]
+    segments = jnp.asarray(np.arange(8)[None] < 6).astype(int)
+    batch = make_batch(draw(1, 8), segments)
+
+    def balance(router):
+        ((coefficient, mean),) = bind(graphdef, params | {"blocks.experts.router.kernel": router}).hidden(batch)[1][
+            "router_balance"
+        ]
+        assert coefficient == MIXTURE.router_balance
+        assert mean.count == 6
+        return mean.value()
+
+    assert balance(0.0 * router) == pytest.approx(2.0)
+    assert balance(30.0 * router) > 2.1
+
+
+@pytest.mark.parametrize("config", [GEMMA, MIXTURE], ids=["gemma", "mixture"])
+def test_sharded_is_the_same(config):
+    graphdef, params = build(config)
+    batch = make_batch(draw(4, 8))
+    expected = quick_jit(jax.grad(lambda params: loss_of(graphdef, params, batch)))(params)
+    mesh = make_mesh("fsdp=2,tensor=2,expert=2")
+    placed = jax.device_put(params, shardings(params, mesh, SHARDING))
+    if config.experts:
+        kernel = placed["blocks.experts.up.kernel"]
+        assert kernel.addressable_shards[0].data.shape == (3, 2, 12, 20)
+    rows = put_batch(jax.tree.map(np.asarray, batch), mesh, 4)
+    gradients = quick_jit(jax.grad(lambda params, rows: loss_of(graphdef, params, rows)))(placed, rows)
+    for name, x in expected.items():
+        np.testing.assert_allclose(gradients[name], x, **close, err_msg=name)
+
+
+def test_every_parameter_has_a_rule_and_every_rule_a_parameter():
+    names = {
+        name
+        for config in (*CONFIGS.values(), *PRESETS.values())
+        for name in describe(lambda rngs, config=config: Decoder(config, rngs), SHARDING).graphdef.abstract
+    }
+    for name in names:
+        spec_of(name, SHARDING)
+    for regex, _ in SHARDING:
+        assert any(re.fullmatch(regex, name) for name in names), regex
+
+
+def test_presets_have_their_published_sizes():
+    def size(name):
+        return count(describe(lambda rngs: Decoder(PRESETS[name], rngs), SHARDING).graphdef.abstract)
+
+    assert size("gpt2-124m") == 124_439_808
+    assert size("gpt2-1.5b") == 1_557_611_200
+    assert size("llama-135m") == 134_515_008
+    assert size("llama-1b") == 1_100_048_384
+    assert size("llama-8b") == 8_030_261_248
+
+
+def test_layers_start_apart_and_small_where_they_add_up():
+    _, params = split(jax.jit(lambda: Decoder(dataclasses.replace(SMALL, depth=8), nnx.Rngs(0)))())
+    q, out = params["blocks.attn.q.kernel"], params["blocks.attn.out.kernel"]
+    assert not jnp.allclose(q[0], q[1])
+    assert jnp.std(q) == pytest.approx(0.02, rel=0.05)
+    assert jnp.std(out) == pytest.approx(0.02 / 4, rel=0.05)
+
+
+def test_configurations_of_one_model_are_equal():
+    assert dataclasses.replace(SMALL, windows=(0, 0, 0), head_width=6) == SMALL
+    assert dataclasses.replace(SMALL, kv_heads=4) == dataclasses.replace(SMALL, kv_heads=0)
+    assert dataclasses.replace(SMALL, windows=(4, 0, 4)) == dataclasses.replace(SMALL, windows=(4, 0))
+    assert dataclasses.replace(SMALL, windows=(4, 0, 0)) != dataclasses.replace(SMALL, windows=(4, 0))
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong", "remedy"),
+    [
+        ("activation", "tanh", "gelu_tanh"),
+        ("norm", "batch", "rms"),
+        ("norm_place", "between", "both"),
+        ("qk_norm", "yes", "head"),
+        ("backend", "flash", "splash"),
+        ("remat", "some", "dots"),
+        ("kv_heads", 3, "and divide width"),
+        ("heads", 10, "divide width=24"),
+    ],
+)
+def test_a_wrong_field_is_named(field, wrong, remedy):
+    with pytest.raises(InputError, match=f"{field}=.*{remedy}"):
+        dataclasses.replace(SMALL, **{field: wrong})

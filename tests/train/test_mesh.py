@@ -151,7 +151,7 @@ def test_factored_moments_take_the_spec_less_the_reduced_axis():
 
 
 def test_eight_devices_hold_an_eighth_of_the_state_each():
-    config = encoder.Config(vocab_size=256, width=64, depth=2, heads=4, mlp_width=256, max_positions=64)
+    config = encoder.Config(vocab_size=1024, width=64, depth=2, heads=4, mlp_width=256, max_positions=64)
     spec = describe(lambda rngs: Tagger(TaggerConfig(config, tuple("OABCDEFG")), rngs), SHARDING)
     mesh, params = make_mesh("fsdp=8"), spec.graphdef.abstract
     optimizer = make_optimizer(OptimConfig(), params, optax.constant_schedule(0.1))

@@ -84,7 +84,7 @@ def test_sharded_pmapped_and_microbatched_steps_are_the_plain_one(plain, uneven,
     at = shardings(spec.graphdef.abstract, on, spec.rules)
     placed = {n: jax.device_put(np.asarray(x), at[n]) for n, x in params.items()}
     state = TrainState(jax.device_put(np.int32(0), replicated(on)), placed, SGD.init(placed))
-    train = compile_step(step, strategy, on, state, at, shardings(SGD.init(placed), on, spec.rules))
+    train = compile_step(step, strategy, on, at, shardings(SGD.init(placed), on, spec.rules))
     if strategy == "pmap":
         batch = jax.tree.map(lambda x: x.reshape(8, -1, *x.shape[1:]), uneven)
     else:

@@ -1,0 +1,117 @@
+"""Generation; token for token against `transformers` it is in tests/hf/test_decoder_families.py."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+from jaxllm.evals.generate import Sampling, generate, restrict
+from jaxllm.models.decoder import SHARDING, Config, Decoder
+from jaxllm.params import bind, describe
+from jaxllm.types import Batch, InputError
+
+CONFIG = Config(vocab_size=50, width=16, depth=2, heads=2, mlp_width=24, max_positions=40)
+PROMPTS = [[3, 4, 5, 6], [7], [8, 9, 10, 11, 12, 13]]
+
+
+@pytest.fixture(scope="module")
+def model():
+    graphdef = describe(lambda rngs: Decoder(CONFIG, rngs), SHARDING).graphdef
+    draw = np.random.default_rng(0)
+    return graphdef, {name: jnp.asarray(draw.normal(size=x.shape), x.dtype) for name, x in graphdef.abstract.items()}
+
+
+def test_greedy_is_the_likeliest_token_each_time(model):
+    graphdef, params = model
+    streamed = [[] for _ in PROMPTS]
+    new = generate(graphdef, params, PROMPTS, max_tokens=9, on_token=lambda row, token: streamed[row].append(token))
+    assert streamed == new
+    tokens = np.zeros((3, 16), int)
+    for row, (prompt, continued) in enumerate(zip(PROMPTS, new, strict=True)):
+        assert len(continued) == 9
+        tokens[row, : len(prompt) + 9] = prompt + continued
+    ones, positions = np.ones((3, 16), int), np.tile(np.arange(16), (3, 1))
+    bound = bind(graphdef, params)
+    best = jnp.argmax(bound.head(bound.hidden(Batch(tokens, tokens, ones, ones, positions))[0]), axis=-1)
+    for row, (prompt, continued) in enumerate(zip(PROMPTS, new, strict=True)):
+        assert best[row, len(prompt) - 1 : len(prompt) + 8].tolist() == continued
+
+
+def test_stops(model):
+    graphdef, params = model
+    free = generate(graphdef, params, PROMPTS, max_tokens=12)
+    stop = free[0][5]
+    ended = generate(graphdef, params, PROMPTS, max_tokens=12, stop=[stop])
+    for before, after in zip(free, ended, strict=True):
+        cut = before.index(stop) + 1 if stop in before else 12
+        assert after == before[:cut]
+    assert ended[0][-1] == stop
+    assert len(ended[0]) <= 6
+
+
+def test_the_context_ends(model):
+    graphdef, params = model
+    new = generate(graphdef, params, [list(range(38)), [1]], max_tokens=100)
+    assert [len(x) for x in new] == [2, 39]
+
+
+def test_samples_follow_the_seed_and_not_the_neighbours(model):
+    graphdef, params = model
+    warm = Sampling(temperature=5.0)
+    one = generate(graphdef, params, PROMPTS, warm, max_tokens=20, seed=1)
+    assert one == generate(graphdef, params, PROMPTS, warm, max_tokens=20, seed=1)
+    assert one != generate(graphdef, params, PROMPTS, warm, max_tokens=20, seed=2)
+    assert one[0] == generate(graphdef, params, [PROMPTS[0], [30, 31]], warm, max_tokens=20, seed=1)[0]
+    twice = generate(graphdef, params, [PROMPTS[0]] * 2, warm, max_tokens=20, seed=1)
+    assert twice[0] != twice[1]
+    assert generate(graphdef, params, PROMPTS, Sampling(1.0, top_k=1), max_tokens=20) == generate(
+        graphdef, params, PROMPTS, max_tokens=20
+    )
+
+
+def test_samples_are_drawn_by_probability(model):
+    """First tokens of many equal rows against the distribution they are drawn from."""
+    graphdef, params = model
+    sampling = Sampling(temperature=8.0, top_k=8, top_p=0.9)
+    drawn = generate(graphdef, params, [PROMPTS[0]] * 2000, sampling, max_tokens=1, seed=5)
+    counts = np.bincount([x[0] for x in drawn], minlength=50)
+    bound = bind(graphdef, params)
+    tokens, ones = np.array(PROMPTS[:1]), np.ones((1, 4), int)
+    logits = bound.head(bound.hidden(Batch(tokens, tokens, ones, ones, np.arange(4)[None]))[0])[:, -1]
+    odds = np.asarray(jax.nn.softmax(restrict(logits, sampling)))[0]
+    assert 1 < (odds > 0).sum() <= 8
+    assert (counts[odds == 0] == 0).all()
+    assert (np.abs(counts - 2000 * odds) < 5 * np.sqrt(2000 * odds * (1 - odds)) + 1e-6).all()
+
+
+@pytest.mark.parametrize("sampling", [Sampling(0.5), Sampling(1.0, 5), Sampling(2.0, 0, 0.6), Sampling(0.8, 9, 0.3)])
+def test_restricts_as_transformers(sampling):
+    logits = np.asarray(3 * jax.random.normal(jax.random.key(0), (6, 30)))
+    expected = TemperatureLogitsWarper(sampling.temperature)(None, torch.tensor(logits))
+    if sampling.top_k:
+        expected = TopKLogitsWarper(sampling.top_k)(None, expected)
+    if sampling.top_p < 1:
+        expected = TopPLogitsWarper(sampling.top_p)(None, expected)
+    np.testing.assert_allclose(restrict(jnp.asarray(logits), sampling), expected.numpy(), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "words"),
+    [
+        ([[1], []], "prompt 1 has 0 tokens"),
+        ([[1] * 40], "prompt 0 has 40 tokens; the context of 40"),
+        ([[1, 50]], "prompt 0 has ids outside the vocabulary of 50"),
+        ([[-1]], "prompt 0 has ids outside"),
+    ],
+)
+def test_prompts_that_do_not_fit_are_named(model, prompts, words):
+    with pytest.raises(InputError, match=words):
+        generate(*model, prompts)
+
+
+@pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}])
+def test_sampling_out_of_range_is_named(wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        Sampling(**wrong)

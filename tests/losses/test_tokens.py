@@ -1,0 +1,175 @@
+"""Cross entropy against numpy, and the chunked head against the plain one."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxllm.losses import tokens
+from jaxllm.losses.tokens import cross_entropy, over_tokens, token_logprobs, token_loss
+from jaxllm.params import bind, split
+from jaxllm.train.mesh import make_mesh, put_batch
+from jaxllm.types import Batch, Mean, value
+
+B, T, D, V = 8, 13, 4, 11
+RNG = np.random.default_rng(0)
+
+
+class Model(nnx.Module):
+    def __init__(self, rngs):
+        self.embedding = nnx.Param(jax.random.normal(rngs.params(), (V, D)))
+        self.kernel = nnx.Param(jax.random.normal(rngs.params(), (D, V)))
+        self.bias = nnx.Param(jax.random.normal(rngs.params(), (V,)))
+
+    def hidden(self, batch, key=None):
+        return jnp.tanh(self.embedding[...][batch.tokens_BT]), {"own": Mean(jnp.float32(3), jnp.float32(1))}
+
+    def head(self, hidden_ND):
+        logits_NV = hidden_ND @ self.kernel[...]
+        return logits_NV + jnp.broadcast_to(self.bias[...], logits_NV.shape)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return split(Model(nnx.Rngs(0)))
+
+
+def batch():
+    ids, targets = (RNG.integers(0, V, (B, T)).astype(np.int32) for _ in range(2))
+    weights = (RNG.random((B, T)) * (RNG.random((B, T)) < 0.6)).astype(np.float32)
+    return Batch(ids, targets, weights, np.ones((B, T), np.int32), np.zeros((B, T), np.int32))
+
+
+BATCH = batch()
+
+
+def chunked(monkeypatch, positions):
+    """A budget for the logits of so many positions of every row."""
+    monkeypatch.setattr(tokens, "LOGITS_BYTES", 4 * B * V * positions)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{}, {"label_smoothing": 0.3}, {"z_loss": 0.1}, {"label_smoothing": 0.2, "z_loss": 0.05}]
+)
+def test_cross_entropy_is_the_closed_form(model, arguments):
+    graphdef, params = model
+    wide = {name: np.asarray(x, np.float64) for name, x in params.items()}
+    logits = np.tanh(wide["embedding"][BATCH.tokens_BT]) @ wide["kernel"] + wide["bias"]
+    log_z = np.log(np.exp(logits).sum(-1))
+    smoothing = arguments.get("label_smoothing", 0.0)
+    aim = (1 - smoothing) * np.eye(V)[BATCH.targets_BT] + smoothing / V
+    losses = (aim * (log_z[..., None] - logits)).sum(-1) + arguments.get("z_loss", 0.0) * log_z**2
+    expected = np.average(losses, weights=BATCH.weights_BT)
+    metrics = cross_entropy(bind(graphdef, params), BATCH, **arguments)
+    assert float(value(metrics["loss"])) == pytest.approx(expected, rel=1e-6)
+    assert float(metrics["loss"].count) == pytest.approx(BATCH.weights_BT.sum(), rel=1e-6)
+
+
+def test_token_logprobs_normalise_and_stay_finite():
+    logits = jnp.asarray(RNG.normal(size=(5, V)) * 3, jnp.float32)
+    every = jnp.stack([token_logprobs(logits, jnp.full(5, v)) for v in range(V)])
+    np.testing.assert_allclose(jnp.exp(every).sum(0), 1.0, rtol=1e-5)
+    extreme = token_logprobs(jnp.array([[1e4, -1e4, 0.0]], jnp.bfloat16), jnp.array([1]))
+    assert extreme.dtype == jnp.float32
+    assert float(extreme[0]) == pytest.approx(-2e4, rel=1e-2)
+
+
+def objective(graphdef, batch, **arguments):
+    return lambda params: value(cross_entropy(bind(graphdef, params), batch, **arguments)["loss"])
+
+
+@pytest.mark.parametrize("positions", [1, 4, 5, 12])
+def test_chunks_give_the_same_value_and_gradients(model, monkeypatch, positions):
+    """13 positions divide into none of these."""
+    graphdef, params = model
+    loss = objective(graphdef, BATCH, label_smoothing=0.1, z_loss=0.01)
+    whole, gradients = jax.value_and_grad(loss)(params)
+    chunked(monkeypatch, positions)
+    text = str(jax.make_jaxpr(jax.grad(loss))(params))
+    assert "scan" in text
+    assert f"[{B},{T},{V}]" not in text
+    assert f"[{B * T},{V}]" not in text
+    found, others = jax.value_and_grad(loss)(params)
+    assert float(found) == pytest.approx(float(whole), rel=1e-6)
+    for name, g in gradients.items():
+        np.testing.assert_allclose(others[name], g, rtol=1e-6, atol=1e-6 * float(jnp.abs(g).max()), err_msg=name)
+
+
+def test_what_fits_is_not_cut(model, monkeypatch):
+    graphdef, params = model
+    chunked(monkeypatch, T)
+    text = str(jax.make_jaxpr(jax.grad(objective(graphdef, BATCH)))(params))
+    assert "scan" not in text
+    assert "remat" not in text
+
+
+def test_any_tree_of_values_comes_back_in_its_place(model, monkeypatch):
+    graphdef, params = model
+    bound = bind(graphdef, params)
+    heavy = dataclasses.replace(BATCH, weights_BT=np.ones((B, T), np.float32))
+
+    def fn(logits_NV, targets_N):
+        return {"logp": token_logprobs(logits_NV, targets_N), "target": targets_N}
+
+    whole, aux = over_tokens(bound, heavy, fn)
+    np.testing.assert_array_equal(whole["target"], BATCH.targets_BT)
+    assert aux["own"].value() == 3
+    for positions in (2, 5):
+        chunked(monkeypatch, positions)
+        parts, _ = over_tokens(bound, heavy, fn)
+        np.testing.assert_array_equal(parts["target"], BATCH.targets_BT)
+        np.testing.assert_allclose(parts["logp"], whole["logp"], rtol=1e-6)
+
+
+def test_chunks_of_no_weight_are_not_looked_at(model, monkeypatch):
+    graphdef, params = model
+    chunked(monkeypatch, 4)  # 13 positions are 4 chunks of 4
+    spoiled = np.where(np.arange(T) // 4 == 1, 7, np.minimum(BATCH.tokens_BT, 6)).astype(np.int32)
+    weights = np.where(np.arange(T) // 4 == 1, 0, BATCH.weights_BT).astype(np.float32)
+    light = dataclasses.replace(BATCH, tokens_BT=spoiled, weights_BT=weights)
+
+    class Spoiled(Model):
+        def head(self, hidden_ND):
+            own = jnp.isclose(hidden_ND, jnp.broadcast_to(jnp.tanh(self.embedding[7]), hidden_ND.shape)).all(-1)
+            return jnp.where(own[:, None], jnp.nan, super().head(hidden_ND))
+
+    spoiled_def, _ = split(Spoiled(nnx.Rngs(0)))
+    found, gradients = jax.jit(jax.value_and_grad(objective(spoiled_def, light)))(params)
+    expected, others = jax.jit(jax.value_and_grad(objective(graphdef, light)))(params)
+    assert float(found) == pytest.approx(float(expected), rel=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), gradients, others)
+    # With weight in that chunk it is looked at: the model is spoiled indeed.
+    assert np.isnan(jax.jit(objective(spoiled_def, dataclasses.replace(light, weights_BT=BATCH.weights_BT)))(params))
+
+
+def test_chunks_of_a_sharded_batch(model, monkeypatch):
+    graphdef, params = model
+    loss = lambda params, batch: objective(graphdef, batch, z_loss=0.01)(params)  # noqa: E731
+    whole, gradients = jax.value_and_grad(loss)(params, BATCH)
+    chunked(monkeypatch, 4)
+    for text in ("data=8", "data=2,fsdp=2,tensor=2"):
+        placed = put_batch(BATCH, make_mesh(text), B)
+        found, others = jax.jit(jax.value_and_grad(loss))(params, placed)
+        assert float(found) == pytest.approx(float(whole), rel=1e-6)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), others, gradients)
+
+
+def test_a_function_of_the_logits_is_a_loss(model, monkeypatch):
+    graphdef, params = model
+
+    @token_loss
+    def margin(logits_NV, targets_N, *, scale=1.0):
+        """Its docstring stays."""
+        return scale * (logits_NV.max(-1) - jnp.take_along_axis(logits_NV, targets_N[:, None], -1)[:, 0])
+
+    assert margin.__doc__ == "Its docstring stays."
+    bound = bind(graphdef, params)
+    logits = np.asarray(bound.head(bound.hidden(BATCH)[0].reshape(-1, D))).reshape(B, T, V)
+    gap = logits.max(-1) - np.take_along_axis(logits, BATCH.targets_BT[..., None], -1)[..., 0]
+    for positions in (T, 3):
+        chunked(monkeypatch, positions)
+        found = value(margin(bound, BATCH, scale=2.0)["loss"])
+        assert float(found) == pytest.approx(2 * np.average(gap, weights=BATCH.weights_BT), rel=1e-5)
