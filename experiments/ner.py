@@ -58,22 +58,43 @@ MODERN: dict[str, Any] = {
 """Pre-norm and rotary positions learn in a fraction of the steps that BERT's own shape needs from scratch."""
 
 
+RECIPES: dict[str, dict[str, Any]] = {
+    "pretrained": {
+        "epochs": 3.0, "batch_size": 16, "learning_rate": 5e-5, "schedule": "linear", "warmup": 0.0,
+        "weight_decay": 0.01, "beta2": 0.999, "token_dropout": 0.0,
+    },
+    "scratch": {
+        "epochs": 6.0, "batch_size": 32, "learning_rate": 2e-3, "schedule": "cosine", "warmup": 0.05,
+        "weight_decay": 0.05, "beta2": 0.98, "token_dropout": 0.2,
+    },
+}  # fmt: skip
+"""What flags that are not given are, by where the weights come from."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Config(Common):
-    """Named entity recognition by token classification."""
+    """Named entity recognition by token classification. What stands as None below follows RECIPES."""
 
     model: str = "tiny"
     """Hugging Face id or folder, a run folder, or a preset trained from scratch: tiny, small."""
-    epochs: float = 0.0
-    """Passes over the data; 0 for 3 with pretrained weights and 4 from scratch."""
-    warmup: float = 0.05
-    """Steps of linear warm-up; below 1, a share of all steps."""
-    token_dropout: float = -1.0
-    """Share of training tokens to replace by the unknown token; below 0 for none with pretrained weights, 0.15 else."""
-    learning_rate: float = 0.0
-    """At the peak of the schedule; 0 for 5e-5 with pretrained weights and 2e-3 from scratch."""
+    epochs: float | None = None  # type: ignore[assignment]
+    """Passes over the data."""
+    batch_size: int | None = None  # type: ignore[assignment]
+    """Sentences per optimizer step over all devices; rows follow from packing."""
+    learning_rate: float | None = None  # type: ignore[assignment]
+    """At the peak of the schedule."""
     head_learning_rate: float | None = None
     """The same for the classifier, if another."""
+    schedule: str | None = None  # type: ignore[assignment]
+    """After warm-up: constant, linear, cosine, wsd (hold, then decay)."""
+    warmup: float | None = None  # type: ignore[assignment]
+    """Steps of linear warm-up; below 1, a share of all steps."""
+    weight_decay: float | None = None  # type: ignore[assignment]
+    """Decoupled; biases and norms are spared."""
+    beta2: float | None = None  # type: ignore[assignment]
+    """Adam's decay of the second moment."""
+    token_dropout: float | None = None
+    """Share of the training tokens to replace by the unknown token."""
     scheme: str = ""
     """IOB1, IOB2, IOE1, IOE2, IOBES or BILOU; by default recognised from the tags."""
     vocab_size: int = 2048
@@ -145,14 +166,9 @@ def start(config: Config, data: Data) -> Start:
 
 
 def settle(config: Config) -> Config:
-    """Fills in the defaults that depend on where the weights come from."""
-    scratch = config.model in PRESETS
-    return dataclasses.replace(
-        config,
-        epochs=config.epochs or (4.0 if scratch else 3.0),
-        token_dropout=config.token_dropout if config.token_dropout >= 0 else (0.15 if scratch else 0.0),
-        learning_rate=config.learning_rate or (2e-3 if scratch else 5e-5),
-    )
+    """Fills in what was not given from the recipe for these weights."""
+    recipe = RECIPES["scratch" if config.model in PRESETS else "pretrained"]
+    return dataclasses.replace(config, **{name: x for name, x in recipe.items() if getattr(config, name) is None})
 
 
 def main(config: Config) -> None:

@@ -33,7 +33,9 @@ def module_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-FILES = {module_of(path): path for folder in ("jaxllm", "experiments") for path in sorted((ROOT / folder).rglob("*.py"))}
+FILES = {
+    module_of(path): path for folder in ("jaxllm", "experiments") for path in sorted((ROOT / folder).rglob("*.py"))
+}
 
 
 def imports(source: str) -> set[str]:

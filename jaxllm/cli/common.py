@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,6 +51,8 @@ class Common:
     """Steps of linear warm-up; below 1, a share of all steps."""
     weight_decay: float = 0.01
     """Decoupled; biases and norms are spared."""
+    beta2: float = 0.999
+    """Adam's decay of the second moment."""
     max_grad_norm: float = 1.0
     """Clip the gradient's global norm to this; 0 for no clipping."""
     optimizer: str = "adamw"
@@ -106,8 +109,8 @@ def check(config: Common) -> None:
         if getattr(config, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} {getattr(config, name)}: at least 1 is needed")
     for name in ("steps", "epochs", "warmup", "weight_decay", "max_grad_norm", "early_stopping", "learning_rate"):
-        if getattr(config, name) < 0:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(config, name)}: it cannot be negative")
+        if not 0 <= getattr(config, name) < math.inf:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(config, name)}: give a finite number, 0 or more")
     for name in ("eval_every", "checkpoint_every"):
         if (text := getattr(config, name)) != "epoch" and not text.isdigit():
             raise InputError(f"--{name.replace('_', '-')} {text}: give a number of steps, or epoch")
@@ -116,7 +119,7 @@ def check(config: Common) -> None:
 def optim_config(config: Common, **more: Any) -> OptimConfig:
     """The flags that are the optimizer's."""
     names = {field.name for field in dataclasses.fields(OptimConfig)} & {f.name for f in dataclasses.fields(config)}
-    return OptimConfig(**{name: getattr(config, name) for name in names}, **more)
+    return OptimConfig(**{name: getattr(config, name) for name in names} | more)
 
 
 def total_steps(config: Common, plan: Plan) -> int:

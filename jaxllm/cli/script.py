@@ -7,7 +7,6 @@ import dataclasses
 import difflib
 import importlib.util
 import io
-import json
 import os
 import re
 import sys
@@ -78,10 +77,9 @@ def _from_file(config: type[T], argv: list[str]) -> T | None:
     path = path or next((a.partition("=")[2] for a in argv if a.startswith("--config=")), None)
     if path is None:
         return None
-    try:
-        values = json.loads(Path(path).read_text())["config"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"--config {path}: not a run's config.json ({type(error).__name__}: {error})") from None
+    from jaxllm.train.run import read_config  # brings jax, which the other flags can do without
+
+    _, values = read_config(Path(path))
     fields = {f.name for f in dataclasses.fields(config)} - {"out", "config"}  # type: ignore[arg-type]
     if unknown := values.keys() - fields - {"out", "config"}:
         raise InputError(f"--config {path}: this script has no {', '.join(sorted(unknown))}: is it another script's?")

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jaxllm.data.gazetteers import FORMS, LABELS, NAMES, PARTS
+from jaxllm.data.gazetteers import FORMS, LABELS, NAMES, PARTS, SYLLABLES
 from jaxllm.data.templates import JOINTS, OPENERS, TAILS, TEMPLATES, WORDS
 
 if TYPE_CHECKING:
@@ -36,6 +36,9 @@ NER_DEMO: tuple[str, ...] = (
 
 HELD_OUT = 12
 """Percent of the templates, names and dates that are for dev, and as many for test."""
+
+COINED = 0.5
+"""How often a name is coined."""
 
 _CHOICE = re.compile(r"\[([^\]]*)\]")
 _SLOT = re.compile(r"\{(\w+)\}")
@@ -182,7 +185,14 @@ class _Writer:
         return _CHOICE.sub(lambda match: self.rng.choice(match[1].split("|")), text)
 
     def _fill(self, text: str) -> str:
-        return _SLOT.sub(lambda match: self.rng.choice(self.tables[match[1]]), self._choose(text))
+        return _SLOT.sub(lambda match: self._draw(match[1]), self._choose(text))
+
+    def _draw(self, table: str) -> str:
+        while table in NAMES and table != "field" and self.rng.random() < COINED:
+            name = "".join(self.rng.choice(part) for part in SYLLABLES)
+            if split_of(name, self.seed) == self.split:
+                return name
+        return self.rng.choice(self.tables[table])
 
 
 def _hash(text: str, seed: int) -> int:

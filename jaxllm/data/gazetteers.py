@@ -188,6 +188,16 @@ NAMES: dict[str, tuple[str, ...]] = {
 }
 """Held out: an entry, and so each word that it puts in a sentence, is found in one split alone."""
 
+SYLLABLES: tuple[tuple[str, ...], ...] = (
+    listed("""
+Ba Be Bo Bra Ca Cha Co Da De Do Dra El Fa Fe Fio Ga Gre Ha He Il Ja Jo Ka Ke Ki Kra La Le Li Lu Ma Me Mo Na Ne Ni O Pa
+Pe Pra Ra Re Ro Sa Se Shi So Sta Ta Te Ti Tra U Va Ve Vi Wa We Wi Ya Yo Za Ze
+"""),
+    _join("b d f g k l ll m n nd r rr s st t v z", "a e i o u"),
+    listed("ba ck da dan den der dia do far ga gen go ka ko la len lin lo ma man mi mon na nez no nya ra ri ro rt so ta"),
+)
+"""What names are coined from: a beginning, a middle, an end. No name can be known by heart when many occur once."""
+
 PARTS: dict[str, tuple[str, ...]] = {
     "initial": tuple(f"{letter}." for letter in "ABCDEFGHJKLMNPRSTVW"),
     "company": listed("Inc Ltd Corp Group Holdings Partners Labs Systems Industries Energy Foods Airlines Motors"),

@@ -47,7 +47,15 @@ OPENERS: tuple[str, ...] = (
 )
 JOINTS: tuple[str, ...] = (", and", ", but", " because", ", while", ", so", " and", "; later")
 TAILS: tuple[str, ...] = (
-    *(", she said.", ", I think.", ", according to a {job}.", ", the {job} said.", " again.", " this time.", " at last."),
+    *(
+        ", she said.",
+        ", I think.",
+        ", according to a {job}.",
+        ", the {job} said.",
+        " again.",
+        " this time.",
+        " at last.",
+    ),
     *(", they say.", " after all.", ", wrote a {job}.", ", as you know.", " in the end.", " for good.", "!"),
 )
 """What a statement may begin with, be joined by and end in; shared by all splits."""

@@ -36,7 +36,7 @@ for _module in _MODULES:
     _LOSSES |= {x.name: x for x in vars(_module).values() if isinstance(x, PreferenceLoss | UnpairedLoss)}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Loss:
     """A LossFn with its hyperparameters bound."""
 
@@ -76,7 +76,7 @@ class Loss:
         return self.function
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Mixture:
     """A weighted sum of preference losses that share one pass through the model. Each is logged as "loss/NAME"."""
 
@@ -119,9 +119,9 @@ def resolve(spec: str, /, **arguments: Any) -> Loss | Mixture:
     """The loss called `spec`, or "file.py:function", or "package.module:function", with these arguments.
 
     A mixture is "sigmoid:0.8+sft:1.0": a number after the last colon is the weight, 1 where there is none. Its
-    arguments are "sigmoid.beta", or "beta" for every part that has one. Raises InputError for an unknown name, file, function or
-    argument (with the nearest that exists) and for a value of the wrong type or out of range. Values may be strings, as
-    typed on a command line.
+    arguments are "sigmoid.beta", or "beta" for every part that has one. Raises InputError for an unknown name, file,
+    function or argument (with the nearest that exists) and for a value of the wrong type or out of range. Values may be
+    strings, as typed on a command line.
     """
     parts = [_weighted(part) for part in spec.split("+")]
     if len(parts) > 1 or parts[0][1] != 1:

@@ -49,7 +49,7 @@ def _without_smoothing(*, label_smoothing: NoSmoothing = 0.0) -> None:
     """The argument of a loss without label smoothing: one set of arguments fits all, and none is ignored."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class PreferenceLoss:
     """A LossFn over `Answers`, and a function of `PairLogps`: per pair (`per_pair`) and of the batch (`mean`)."""
 

@@ -60,7 +60,7 @@ def read_answers(model: Any, answers: Answers, key: jax.Array | None) -> AnswerL
     return AnswerLogps(sums(tokens.logps_BT), sums(tokens.ref_logps_BT), *flat)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class UnpairedLoss:
     """A LossFn over `Answers`, and a function of `AnswerLogps`: per answer (`per_pair`) and of the batch (`mean`)."""
 

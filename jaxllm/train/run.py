@@ -67,20 +67,29 @@ def open_run(script: str, config: Any, out: str | None) -> Run:
     folder = Path(out or f"runs/{script}-{hashlib.sha256(text.encode()).hexdigest()[:8]}")
     path = folder / "config.json"
     if path.exists():
-        there = json.loads(path.read_text())
+        there_script, there = read_config(path)
         differs = [
-            f"{name} {there['config'][name]!r} there, {x!r} here"
+            f"{name} {there[name]!r} there, {x!r} here"
             for name, x in defining.items()
-            if name != "steps" and name in there["config"] and there["config"][name] != x
+            if name != "steps" and name in there and there[name] != x
         ]
-        if there.get("script") != script:
-            differs.insert(0, f"script {there.get('script')!r} there, {script!r} here")
+        if there_script != script:
+            differs.insert(0, f"script {there_script!r} there, {script!r} here")
         if differs:
             raise InputError(f"{folder} holds another experiment ({'; '.join(differs)}): give another --out")
     elif folder.is_file():
         raise InputError(f"--out {folder} is a file: give a folder")
     full = {"script": script, "config": {**defining, **rest}, "versions": _versions(), "git": _git()}
     return Run(folder, full)
+
+
+def read_config(path: Path) -> tuple[str, dict[str, Any]]:
+    """The script and the fields of a run's config.json. Raises InputError if it is none."""
+    try:
+        there = json.loads(path.read_text())
+        return there["script"], dict(there["config"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a run's config.json ({type(error).__name__}: {error})") from None
 
 
 def start_run(run: Run) -> None:

@@ -52,7 +52,7 @@ def test_processes_serve_their_rows_of_the_same_batch(served):
         whole = served.batch(step)
         for part in parts:
             same(served.batch(step, part), jax.tree.map(lambda x, part=part: x[part], whole))
-    same(list(served.iterate(7, 8, parts[2]))[0], served.batch(7, parts[2]))
+    same(next(served.iterate(7, 8, parts[2])), served.batch(7, parts[2]))
 
 
 def test_a_builder_of_ones_own():

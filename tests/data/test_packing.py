@@ -22,8 +22,8 @@ KINDS = ("sentences", "uniform", "equal", "one giant", "single")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("batch_size", "multiple", "pack"), [(16, 1, True), (16, 8, True), (1, 1, True), (7, 2, True),
-                                                              (64, 4, True), (16, 8, False), (5, 1, False)])  # fmt: skip
+@pytest.mark.parametrize(("batch_size", "multiple", "pack"), [(16, 1, True), (16, 8, True), (1, 1, True),
+                                                              (7, 2, True), (64, 4, True), (16, 8, False), (5, 1, False)])  # fmt: skip
 def test_every_epoch_deals_every_example_once_over_the_same_steps(kind, batch_size, multiple, pack):
     lengths = lengths_of(kind)
     for seed in (None, 0, 1):
@@ -113,13 +113,17 @@ def example(start, n):
 
 def test_collate_packs_all_that_belongs_to_a_token():
     batch = collate([[example(10, 3), example(20, 2)], [], [example(30, 6)]], 6, 4)
-    np.testing.assert_array_equal(batch.tokens_BT, [[10, 11, 12, 20, 21, 0], [0] * 6, [30, 31, 32, 33, 34, 35], [0] * 6])
+    np.testing.assert_array_equal(
+        batch.tokens_BT, [[10, 11, 12, 20, 21, 0], [0] * 6, [30, 31, 32, 33, 34, 35], [0] * 6]
+    )
     np.testing.assert_array_equal(batch.targets_BT[0], [50, 51, 52, 50, 51, 0])
     np.testing.assert_allclose(batch.weights_BT[0], [0.5, 0.75, 1.0, 0.5, 1.0, 0.0])
     np.testing.assert_array_equal(batch.segments_BT, [[1, 1, 1, 2, 2, 0], [0] * 6, [1] * 6, [0] * 6])
     np.testing.assert_array_equal(batch.positions_BT[0], [0, 1, 2, 0, 1, 0])
     assert batch.branches_BT is None
-    kinds = [x.dtype for x in (batch.tokens_BT, batch.targets_BT, batch.segments_BT, batch.positions_BT, batch.weights_BT)]
+    kinds = [
+        x.dtype for x in (batch.tokens_BT, batch.targets_BT, batch.segments_BT, batch.positions_BT, batch.weights_BT)
+    ]
     assert kinds == [np.int32] * 4 + [np.float32]
 
 

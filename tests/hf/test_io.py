@@ -233,6 +233,9 @@ def test_sources_that_are_none(tmp_path, save):
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(InputError, match=r"model_type is 'llama', supported here: bert, distilbert"):
         hf.open_tagger(str(tmp_path))
+    with pytest.raises(InputError, match=r"has no tokenizer \(tokenizer.json"):
+        hf.load_tokenizer(str(tmp_path))
+    (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(InputError, match="has no tokenizer that can be read"):
         hf.load_tokenizer(str(tmp_path))
     folder = save()

@@ -54,8 +54,13 @@ class Packed:
         """The same pairs as lists."""
         logp, target = self.logps(model), np.asarray(self.answers.batch.targets_BT)
         log_sq = np.log(np.exp(2 * logp).sum(-1))
-        at = lambda x, row, where: [x[row, t, target[row, t]] for t in where]
-        flat = lambda x, row, where: [x[row, t] for t in where]
+
+        def at(x, row, where):
+            return [x[row, t, target[row, t]] for t in where]
+
+        def flat(x, row, where):
+            return [x[row, t] for t in where]
+
         chosen, rejected = [(r, c) for r, c, _ in self.places], [(r, j) for r, _, j in self.places]
         ref = None if reference is None else self.logps(reference)
         return PairLogps.of(
@@ -78,15 +83,13 @@ def pack(pairs_per_row=(3, 1, 2, 0), seed=0):
     """Prompts and answers of random lengths, sides in random order; what is no pair has weight 0."""
     rng = np.random.default_rng(seed)
     rows = len(pairs_per_row)
-    zeros = lambda *shape, kind=np.int32: np.zeros(shape, kind)
-    segments, positions, weights, answer = (
-        zeros(rows, T),
-        zeros(rows, T),
-        zeros(rows, T, kind=np.float32),
-        zeros(rows, T),
+    segments, positions = np.zeros((2, rows, T), np.int32)
+    weights, answer = np.zeros((rows, T), np.float32), np.full((rows, T), -1, np.int32)
+    pair, side, weight = (
+        np.full((rows, A), -1, np.int32),
+        np.zeros((rows, A), np.int32),
+        np.zeros((rows, A), np.float32),
     )
-    answer -= 1
-    pair, side, weight = zeros(rows, A) - 1, zeros(rows, A), zeros(rows, A, kind=np.float32)
     places, number = [], 0
     for row, pairs in enumerate(pairs_per_row):
         order = [(p, s) for p in range(pairs) for s in rng.permutation([1, -1])]

@@ -37,8 +37,7 @@ DPO_CASES = [
 def inputs(oracle):
     """Policy and reference, as PairLogps.of takes them: ragged lists."""
     i = oracle["inputs"]
-    arrays = lambda name: [jnp.asarray(x) for x in i[name]]
-    policy = arrays("policy_chosen_token_logps"), arrays("policy_rejected_token_logps")
+    policy = tuple([jnp.asarray(x) for x in i[f"policy_{side}_token_logps"]] for side in ("chosen", "rejected"))
     rest = {
         "ref_chosen": i["ref_chosen_token_logps"],
         "ref_rejected": i["ref_rejected_token_logps"],
@@ -59,7 +58,9 @@ def finite_differences(fn, policy, at=0, step=1e-6):
     def moved(side, i, by):
         return tuple([x.at[at].add(by) if (s, j) == (side, i) else x for j, x in enumerate(policy[s])] for s in (0, 1))
 
-    slope = lambda side, i: (fn(moved(side, i, step)) - fn(moved(side, i, -step))) / (2 * step)
+    def slope(side, i):
+        return (fn(moved(side, i, step)) - fn(moved(side, i, -step))) / (2 * step)
+
     return [np.array([slope(side, i) for i in range(len(policy[0]))]) for side in (0, 1)]
 
 
@@ -115,8 +116,7 @@ def test_label_smoothing_of_sigmoid_is_cdpo(oracle):
     policy, rest = inputs(oracle)
     p, loss = PairLogps.of(*policy, **rest), resolved(case["config"])
     x = 0.1 * np.asarray(p.delta_B)
-    log_sigmoid = lambda x: -np.log1p(np.exp(-x))
-    close(loss.per_pair(p), -0.9 * log_sigmoid(x) - 0.1 * log_sigmoid(-x), 1e-12)
+    close(loss.per_pair(p), 0.9 * np.log1p(np.exp(-x)) + 0.1 * np.log1p(np.exp(x)), 1e-12)
     assert abs(float(loss.mean(p)) - case["batch_mean_loss"]) > 1e-4
 
 
@@ -189,10 +189,9 @@ def closed_forms(p):
     """What TRL lacks: per pair, in plain numpy."""
     u, v = np.asarray(p.chosen_ratio_B), np.asarray(p.rejected_ratio_B)
     n_c, n_l = np.asarray(p.chosen_length_B), np.asarray(p.rejected_length_B)
-    nls = lambda x: np.log1p(np.exp(-x))
     return {
-        "dpop": ({"beta": 0.3, "penalty": 5.0}, nls(0.3 * (u - v - 5 * np.maximum(0, -u)))),
-        "rdpo": ({"beta": 0.3, "alpha": 0.2}, nls(0.3 * (u - v) + 0.2 * (n_c - n_l))),
+        "dpop": ({"beta": 0.3, "penalty": 5.0}, np.log1p(np.exp(-0.3 * (u - v - 5 * np.maximum(0, -u))))),
+        "rdpo": ({"beta": 0.3, "alpha": 0.2}, np.log1p(np.exp(-0.3 * (u - v) - 0.2 * (n_c - n_l)))),
     }
 
 
@@ -216,8 +215,8 @@ def test_tdpo_closed_form():
     """The chosen answer's KL pulls on nothing; the rejected one's does."""
     rng = np.random.default_rng(0)
     mask = jnp.arange(4)[None, :] < jnp.array([4, 2, 3])[:, None]
-    some = lambda: jnp.asarray(rng.exponential(size=(3, 4)))
-    chosen, rejected = (Tokens(-some(), mask, ref_logps_BT=-some(), kl_BT=some()) for _ in range(2))
+    logps, ref, kl = jnp.asarray(rng.exponential(size=(3, 2, 3, 4)))
+    chosen, rejected = (Tokens(-logps[i], mask, ref_logps_BT=-ref[i], kl_BT=kl[i]) for i in range(2))
     loss = resolve("tdpo", beta=0.3, alpha=0.7)
     p = pairs_of(chosen, rejected, jnp.ones(3), jnp.zeros(3))
     kl_c, kl_l = (np.where(mask, t.kl_BT, 0).sum(1) for t in (chosen, rejected))
@@ -234,8 +233,8 @@ def test_tdpo_closed_form():
 def test_aot_leaves_absent_pairs_out(oracle, name):
     policy, rest = inputs(oracle)
     loss, some = resolve(name, beta=0.1), [0, 2, 3, 5]
-    only = lambda rows: [rows[i] for i in some]
-    few = PairLogps.of(*map(only, policy), only(rest["ref_chosen"]), only(rest["ref_rejected"]))
+    lists = *policy, rest["ref_chosen"], rest["ref_rejected"]
+    few = PairLogps.of(*([rows[i] for i in some] for rows in lists))
     full = PairLogps.of(*policy, **rest, weight=[1.0, 0, 1, 1, 0, 1])
     close(loss.mean(full), loss.mean(few), 1e-12)
     assert loss.couples_batch

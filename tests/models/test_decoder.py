@@ -16,7 +16,7 @@ from jaxllm.params import bind, count, describe, split
 from jaxllm.train.mesh import make_mesh, put_batch, shardings, spec_of
 from jaxllm.types import Batch, InputError, value
 
-SMALL = Config(vocab_size=64, width=24, depth=3, heads=4, mlp_width=40, kv_heads=2, max_positions=64)
+SMALL = Config(vocab_size=64, width=24, depth=2, heads=4, mlp_width=40, kv_heads=2, max_positions=64)
 GEMMA = dataclasses.replace(
     SMALL, windows=(4, 0), local_rope_base=100.0, norm_offset=1.0, norm_place="both", qk_norm="head", tied=True,
     attention_softcap=5.0, logit_softcap=7.0, embedding_scale=4.9,
@@ -210,22 +210,24 @@ def test_a_mixture_is_its_chosen_experts():
 
 
 def test_balance_is_least_when_even():
-    """An even router scores k; one that prefers an expert scores more; padding counts for nothing."""
-    graphdef, params = build(MIXTURE)
-    router = params["blocks.experts.router.kernel"]
-    segments = jnp.asarray(np.arange(8)[None] < 6).astype(int)
-    batch = make_batch(draw(1, 8), segments)
+    """An even router scores k; one that sends every token the same way nearly E; padding counts for nothing."""
+    graphdef, params = build(dataclasses.replace(MIXTURE, depth=1))
+    # Every token has 9 in its first feature, and the router looks at nothing else.
+    table = params["embeddings.tokens.embedding"].at[:, 0].set(9.0)
+    batch = make_batch(draw(1, 8), jnp.asarray(np.arange(8)[None] < 6).astype(int))
 
-    def balance(router):
-        ((coefficient, mean),) = bind(graphdef, params | {"blocks.experts.router.kernel": router}).hidden(batch)[1][
-            "router_balance"
-        ]
-        assert coefficient == MIXTURE.router_balance
-        assert mean.count == 6
-        return mean.value()
+    @jax.jit
+    def balance(weight):
+        router = jnp.zeros((1, 24, 4)).at[0, 0, 2].set(weight)
+        own = {"embeddings.tokens.embedding": table, "blocks.experts.router.kernel": router}
+        ((coefficient, mean),) = bind(graphdef, params | own).hidden(batch)[1]["router_balance"]
+        return coefficient, mean
 
-    assert balance(0.0 * router) == pytest.approx(2.0)
-    assert balance(30.0 * router) > 2.1
+    coefficient, even = balance(0.0)
+    assert coefficient == pytest.approx(MIXTURE.router_balance)
+    assert even.count == 6
+    assert even.value() == pytest.approx(2.0)
+    assert 3.5 < balance(1.0)[1].value() < 4.0
 
 
 @pytest.mark.parametrize("config", [GEMMA, MIXTURE], ids=["gemma", "mixture"])
@@ -237,7 +239,7 @@ def test_sharded_is_the_same(config):
     placed = jax.device_put(params, shardings(params, mesh, SHARDING))
     if config.experts:
         kernel = placed["blocks.experts.up.kernel"]
-        assert kernel.addressable_shards[0].data.shape == (3, 2, 12, 20)
+        assert kernel.addressable_shards[0].data.shape == (2, 2, 12, 20)
     rows = put_batch(jax.tree.map(np.asarray, batch), mesh, 4)
     gradients = quick_jit(jax.grad(lambda params, rows: loss_of(graphdef, params, rows)))(placed, rows)
     for name, x in expected.items():
@@ -278,8 +280,9 @@ def test_layers_start_apart_and_small_where_they_add_up():
 def test_configurations_of_one_model_are_equal():
     assert dataclasses.replace(SMALL, windows=(0, 0, 0), head_width=6) == SMALL
     assert dataclasses.replace(SMALL, kv_heads=4) == dataclasses.replace(SMALL, kv_heads=0)
-    assert dataclasses.replace(SMALL, windows=(4, 0, 4)) == dataclasses.replace(SMALL, windows=(4, 0))
-    assert dataclasses.replace(SMALL, windows=(4, 0, 0)) != dataclasses.replace(SMALL, windows=(4, 0))
+    deep = dataclasses.replace(SMALL, depth=3)
+    assert dataclasses.replace(deep, windows=(4, 0, 4)) == dataclasses.replace(deep, windows=(4, 0))
+    assert dataclasses.replace(deep, windows=(4, 0, 0)) != dataclasses.replace(deep, windows=(4, 0))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,9 @@ from jaxllm.types import InputError, TrainState
 def state_on(spec, text, seed=0, step=3):
     """A state on a mesh, its optimizer's arrays random too."""
     mesh, abstract = make_mesh(text), spec.graphdef.abstract
-    optimizer = make_optimizer(OptimConfig(freeze=("embeddings.*", "blocks[:1].*")), abstract, optax.constant_schedule(0.1))
+    optimizer = make_optimizer(
+        OptimConfig(freeze=("embeddings.*", "blocks[:1].*")), abstract, optax.constant_schedule(0.1)
+    )
     at = shardings(abstract, mesh, spec.rules)
     opt_at = shardings(jax.eval_shape(optimizer.init, abstract), mesh, spec.rules, abstract)
     params = materialize(spec, at, seed)

@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec as P
@@ -112,8 +113,6 @@ def saved(folder, position):
     arrays = {}
     manager = Checkpoints(folder / "checkpoints")
     for item in ("params", "opt_state"):
-        import orbax.checkpoint as ocp
-
         read = ocp.StandardCheckpointer().restore(folder.absolute() / "checkpoints" / str(position) / item)
         arrays |= {f"{item}/{name}": np.asarray(x) for name, x in read.items()}
     arrays["step"] = manager.meta(position)["step"]
@@ -144,7 +143,9 @@ def test_a_run_leaves_its_numbers_and_checkpoints(whole):
     folder, fitted = whole
     lines = log_of(folder)
     assert fitted.position == STEPS
-    assert log_of(folder) == [{k: x for k, x in line.items() if k not in ("tokens_per_s", "mfu")} for line in fitted.log]
+    assert log_of(folder) == [
+        {k: x for k, x in line.items() if k not in ("tokens_per_s", "mfu")} for line in fitted.log
+    ]
     assert [(line["step"], "loss" in line) for line in lines] == [
         (4, True), (5, False), (8, True), (10, False), (12, True), (12, False),
     ]  # fmt: skip
@@ -216,11 +217,11 @@ def test_more_steps_extend_a_run(whole, tmp_path):
     assert log_of(tmp_path / "long") == log_of(tmp_path / "short")
 
 
-@pytest.mark.parametrize(("mesh", "strategy"), [("fsdp=4", "jit"), ("data=2,fsdp=2,tensor=2", "jit")])
-def test_a_run_continues_on_another_mesh(whole, tmp_path, mesh, strategy):
+@pytest.mark.parametrize("mesh", ["fsdp=4", "data=2,fsdp=2,tensor=2"])
+def test_a_run_continues_on_another_mesh(whole, tmp_path, mesh):
     with pytest.raises(Terminated):
         go(tmp_path, Data(7, terminate))
-    fitted = go(tmp_path, mesh=mesh, strategy=strategy)
+    fitted = go(tmp_path, mesh=mesh)
     for name, x in whole[1].model.params.items():
         np.testing.assert_allclose(fitted.model.params[name], x, rtol=1e-5, atol=1e-5)
     for a, b in zip(log_of(tmp_path), log_of(whole[0]), strict=True):
@@ -228,25 +229,25 @@ def test_a_run_continues_on_another_mesh(whole, tmp_path, mesh, strategy):
 
 
 def test_pmap_is_jit(tmp_path):
-    """Without dropout, whose masks each device draws for itself; from the first step and from a checkpoint of jit."""
-    jit = go(tmp_path / "jit", rate=0.0, mesh="data=8")
-    pmap = go(tmp_path / "pmap", rate=0.0, mesh="data=8", strategy="pmap", microbatches=1)
+    """Without dropout, whose masks each device draws for itself; the one continues what the other began."""
+    arguments = {"rate": 0.0, "mesh": "data=4"}
+    jit = go(tmp_path / "jit", **arguments)
     with pytest.raises(Terminated):
-        go(tmp_path / "both", Data(6, terminate), rate=0.0, mesh="data=8")
-    both = go(tmp_path / "both", rate=0.0, mesh="data=8", strategy="pmap")
-    for other in (pmap, both):
-        for name, x in jit.model.params.items():
-            np.testing.assert_allclose(other.model.params[name], x, rtol=1e-5, atol=1e-5)
-    for name in ("pmap", "both"):
-        for a, b in zip(log_of(tmp_path / name), log_of(tmp_path / "jit"), strict=True):
-            assert a == pytest.approx(b, rel=1e-5)
+        go(tmp_path / "pmap", Data(6, terminate), strategy="pmap", **arguments)
+    with pytest.raises(Terminated):
+        go(tmp_path / "pmap", Data(9, terminate), **arguments)
+    pmap = go(tmp_path / "pmap", strategy="pmap", **arguments)
+    for name, x in jit.model.params.items():
+        np.testing.assert_allclose(pmap.model.params[name], x, rtol=1e-5, atol=1e-5)
+    for a, b in zip(log_of(tmp_path / "pmap"), log_of(tmp_path / "jit"), strict=True):
+        assert a == pytest.approx(b, rel=1e-5)
 
 
 def test_the_best_step_is_kept_and_given_back(tmp_path):
     scores = scripted(0.1, 0.9, float("nan"), 0.9, 0.3, 0.2)
     fitted = go(tmp_path, evals={"dev": scores}, eval_every=2, checkpoint_every=0, best="dev/f1:max")
     manager = Checkpoints(tmp_path / "checkpoints")
-    assert manager.positions() == [2, 4, 12] or manager.positions() == [4, 12]
+    assert manager.positions() == [4, 12]
     manager.close()
     assert fitted.position == 4
     best = read_params(tmp_path, toy().graphdef.abstract, 4)
@@ -255,7 +256,7 @@ def test_the_best_step_is_kept_and_given_back(tmp_path):
     for name, x in best.items():
         np.testing.assert_array_equal(fitted.model.params[name], x)
     # Of another number the best step may be gone: then it is the best of what is kept.
-    assert go(tmp_path, evals={"dev": scores}, eval_every=2, best="dev/f1:min").position in (2, 12)
+    assert go(tmp_path, evals={"dev": scores}, eval_every=2, best="dev/f1:min").position == 12
 
 
 def test_keep_and_best_together_across_an_interruption(tmp_path):
@@ -318,7 +319,7 @@ def test_a_step_that_is_not_finite_may_be_skipped(tmp_path):
         ({"early_stopping": 2}, "--early-stopping needs --best"),
         ({"strategy": "pjit"}, "--strategy pjit: give jit or pmap"),
         ({"strategy": "pmap", "mesh": "fsdp=2"}, "--strategy pmap keeps a copy of the model per device"),
-        ({"microbatches": 3}, "8 rows a step do not divide over 2 devices x 3 microbatches"),
+        ({"microbatches": 3}, "16 rows a step do not divide over 2 devices x 3 microbatches"),
     ],
 )
 def test_fit_refuses(tmp_path, changes, message):

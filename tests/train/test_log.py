@@ -64,7 +64,7 @@ def test_a_line_cut_short_is_mended(tmp_path, cut):
     for position in (1, 2, 3):
         writer.write(position, {"loss": 0.5})
     writer.close()
-    path.write_text(path.read_text()[:-1 - cut])
+    path.write_text(path.read_text()[: -1 - cut])
     assert [line["step"] for line in read_jsonl(path)] == [1, 2]
     writer = Jsonl(path, 3)
     writer.write(4, {"loss": 0.25})

@@ -32,8 +32,8 @@ FAMILIES = {
     "roberta": TaggerConfig(encoder.Config(**BASE, position_offset=2, token_types=1), ("O", "X")),
     "distilbert": TaggerConfig(encoder.Config(**BASE, token_types=0), ("O", "X")),
     "modernbert": TaggerConfig(
-        encoder.Config(**BASE, token_types=0, rope_base=1e4, local_rope_base=1e3, window=4, global_every=2, pre_norm=True,
-                       gated=True, attention_bias=False, mlp_bias=False, norm_bias=False),
+        encoder.Config(**BASE, token_types=0, rope_base=1e4, local_rope_base=1e3, window=4, global_every=2,
+                       pre_norm=True, gated=True, attention_bias=False, mlp_bias=False, norm_bias=False),
         ("O", "X"), transform=True, transform_bias=True,
     ),
 }  # fmt: skip
@@ -46,8 +46,9 @@ def abstract(config):
 @pytest.mark.parametrize(
     ("text", "sizes"),
     [
-        ("", {"data": 8}), ("data=8", {"data": 8}), ("fsdp=-1", {"fsdp": 8}), ("data=2,fsdp=4", {"data": 2, "fsdp": 4}),
-        ("fsdp=-1, tensor=2", {"fsdp": 4, "tensor": 2}), ("data=2,context=2,expert=2", {"data": 2, "context": 2, "expert": 2}),
+        ("", {"data": 8}), ("data=8", {"data": 8}), ("fsdp=-1", {"fsdp": 8}),
+        ("data=2,fsdp=4", {"data": 2, "fsdp": 4}), ("fsdp=-1, tensor=2", {"fsdp": 4, "tensor": 2}),
+        ("data=2,context=2,expert=2", {"data": 2, "context": 2, "expert": 2}),
     ],
 )  # fmt: skip
 def test_make_mesh(text, sizes):
@@ -60,8 +61,10 @@ def test_make_mesh(text, sizes):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("data=3", "wants 3 devices, there are 8"), ("data=4", "wants 4 devices, there are 8"), ("model=8", "'model=8'"),
-        ("data", "'data' is not AXIS=SIZE"), ("data=0", "'data=0'"), ("data=-2", "'data=-2'"), ("data=-1,fsdp=-1", "for -1"),
+        ("data=3", "wants 3 devices, there are 8"), ("data=4", "wants 4 devices, there are 8"),
+        ("model=8", "'model=8'"),
+        ("data", "'data' is not AXIS=SIZE"), ("data=0", "'data=0'"), ("data=-2", "'data=-2'"),
+        ("data=-1,fsdp=-1", "for -1"),
         ("data=3,fsdp=-1", "8 devices leave nothing whole"), ("data=x", "'data=x'"), ("data=2,data=4", "twice"),
     ],
 )  # fmt: skip
@@ -96,13 +99,19 @@ def test_axes_that_do_not_divide_are_one_report():
         shardings(abstract(config), make_mesh("fsdp=8"), SHARDING)
     text = str(error.value)
     assert "\n" not in text
-    for part in ("embeddings.norm.scale (12,): 12 over fsdp=8", "classifier.kernel (12, 2)", "blocks.mlp.down.kernel (2, 20, 12)"):
+    for part in (
+        "embeddings.norm.scale (12,): 12 over fsdp=8",
+        "classifier.kernel (12, 2)",
+        "blocks.mlp.down.kernel (2, 20, 12)",
+    ):
         assert part in text
     assert "mlp.up.bias" not in text, "20 columns over tensor=1 are fine"
 
 
 def named(tree):
-    return {jax.tree_util.keystr(k, simple=True, separator="/"): s for k, s in jax.tree_util.tree_leaves_with_path(tree)}
+    return {
+        jax.tree_util.keystr(k, simple=True, separator="/"): s for k, s in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 @pytest.mark.parametrize("freeze", [(), ("embeddings.*", "blocks[:1].*")])
@@ -157,7 +166,9 @@ def test_eight_devices_hold_an_eighth_of_the_state_each():
     optimizer = make_optimizer(OptimConfig(), params, optax.constant_schedule(0.1))
     made = materialize(spec, shardings(params, mesh, SHARDING), 0)
     at = shardings(jax.eval_shape(optimizer.init, params), mesh, SHARDING, params)
-    state = TrainState(jax.device_put(np.int32(0), replicated(mesh)), made, jax.jit(optimizer.init, out_shardings=at)(made))
+    state = TrainState(
+        jax.device_put(np.int32(0), replicated(mesh)), made, jax.jit(optimizer.init, out_shardings=at)(made)
+    )
     whole = sum(x.nbytes for x in jax.tree.leaves(state))
     held = bytes_per_device(state)
     assert len(held) == 8

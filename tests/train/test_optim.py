@@ -11,11 +11,15 @@ from jaxllm.types import InputError
 
 RNG = np.random.default_rng(0)
 SHAPES = {
-    "blocks.mlp.kernel": (2, 4, 3), "blocks.mlp.bias": (2, 3), "blocks.norm.scale": (2, 4), "embeddings.embedding": (5, 4),
+    "blocks.mlp.kernel": (2, 4, 3), "blocks.mlp.bias": (2, 3), "blocks.norm.scale": (2, 4),
+    "embeddings.embedding": (5, 4),
     "embeddings.norm.bias": (4,), "classifier.kernel": (4, 3), "classifier.bias": (3,),
 }  # fmt: skip
 PARAMS = {name: RNG.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
-GRADS = [{name: RNG.normal(size=s).astype(np.float32) * (3 if i % 2 else 0.05) for name, s in SHAPES.items()} for i in range(5)]
+GRADS = [
+    {name: RNG.normal(size=s).astype(np.float32) * (3 if i % 2 else 0.05) for name, s in SHAPES.items()}
+    for i in range(5)
+]
 DECAYED = {"blocks.mlp.kernel", "embeddings.embedding", "classifier.kernel"}
 ABSTRACT = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in PARAMS.items()}
 
@@ -92,7 +96,9 @@ def test_schedules(schedule, floor, expected):
         rate = make_schedule(config, 110)
         rising = [float(rate(i)) for i in range(10)]
         np.testing.assert_allclose(rising, peak * np.arange(1, 11) / 10, rtol=1e-5)
-        np.testing.assert_allclose([float(rate(i)) for i in expected], peak * np.array(list(expected.values())), 1e-4, 1e-9)
+        np.testing.assert_allclose(
+            [float(rate(i)) for i in expected], peak * np.array(list(expected.values())), 1e-4, 1e-9
+        )
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine", "wsd"])
@@ -128,7 +134,9 @@ def test_freezing_leaves_exactly_what_is_named_bit_for_bit(freeze, still):
 def test_the_head_learns_at_its_own_rate():
     plain = run(OptimConfig(learning_rate=0.01, weight_decay=0.5), grads=GRADS[:1])[0]
     faster = run(
-        OptimConfig(learning_rate=0.01, head_learning_rate=0.07, weight_decay=0.5), grads=GRADS[:1], head=("classifier.*",)
+        OptimConfig(learning_rate=0.01, head_learning_rate=0.07, weight_decay=0.5),
+        grads=GRADS[:1],
+        head=("classifier.*",),
     )[0]
     for name, x in PARAMS.items():
         ratio = 7.0 if name.startswith("classifier.") else 1.0
