@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from jaxllm.data.packing import Plan
+from jaxllm.data.loader import Steps
 from jaxllm.train.optim import OptimConfig
 from jaxllm.train.run import operational
 from jaxllm.types import InputError
@@ -122,7 +122,7 @@ def optim_config(config: Common, **more: Any) -> OptimConfig:
     return OptimConfig(**{name: getattr(config, name) for name in names} | more)
 
 
-def total_steps(config: Common, plan: Plan) -> int:
+def total_steps(config: Common, plan: Steps) -> int:
     """Optimizer steps of the run."""
     return config.steps or max(1, round(config.epochs * plan.steps))
 
@@ -135,7 +135,7 @@ def loss_arguments(texts: tuple[str, ...]) -> Mapping[str, str]:
     return dict(text.split("=", 1) for text in texts)
 
 
-def fit_arguments(config: Common, plan: Plan) -> dict[str, Any]:
+def fit_arguments(config: Common, plan: Steps) -> dict[str, Any]:
     """The common flags as keyword arguments of `fit`."""
 
     def every(text: str) -> int:

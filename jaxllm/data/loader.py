@@ -8,12 +8,25 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from jaxllm.data.packing import Example, Place, Plan, collate, places
 from jaxllm.types import Batch
+
+
+class Steps(Protocol):
+    """What a loader serves: `steps` an epoch, each of at most `rows` rows."""
+
+    @property
+    def rows(self) -> int: ...
+
+    @property
+    def steps(self) -> int: ...
+
+    def step(self, index: int) -> list[list[int]]:
+        """What `build` needs to know of each row of a step counted from the start of the run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +36,7 @@ class Loader:
     noise(batch, step, row numbers), if any, changes what was built, the same way whenever the step is built again.
     """
 
-    plan: Plan
+    plan: Steps
     build: Callable[[list[list[int]], int], Any]
     noise: Callable[[Any, int, Sequence[int]], Any] | None = None
 

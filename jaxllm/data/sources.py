@@ -31,6 +31,11 @@ class Rows(Sequence[Row]):
         self._rows = parts[0].rows if len(parts) == 1 else [row for part in parts for row in part.rows]
         self.class_names: Mapping[str, list[str]] = parts[0].class_names
 
+    @property
+    def fingerprint(self) -> str:
+        """Stands for the contents of a hub data set, as the `datasets` library computes it; empty for files."""
+        return " ".join(str(getattr(part.rows, "_fingerprint", "")) for part in self._parts)
+
     def where(self, row: int, word: int | None = None) -> str:
         """A row's place for messages, such as "train.conll, line 12"; or that of one of its words, counted from 0."""
         part = bisect.bisect_right(self._starts, row) - 1
@@ -72,13 +77,13 @@ def load(dataset: str | Path) -> dict[str, Rows]:
 def _folder(folder: Path) -> dict[str, Rows]:
     for place in (folder, folder / "data"):
         files = sorted(path for path in place.glob("*") if path.is_file() and path.suffix in READERS)
-        if splits := _by_split({path.name: path for path in files}, str(place)):
+        if splits := by_split({path.name: path for path in files}, str(place)):
             return {split: Rows([read(path) for path in paths]) for split, paths in splits.items()}
     found = ", ".join(sorted(path.name for path in folder.glob("*"))[:8]) or "nothing"
     raise InputError(f"{folder}: no train, dev or test file ({found}); name files like train.jsonl, or give one file")
 
 
-def _by_split(names: Mapping[str, Any], owner: str) -> dict[str, list[Any]]:
+def by_split(names: Mapping[str, Any], owner: str) -> dict[str, list[Any]]:
     """Groups things by the split their names tell. Those of one split may differ in digits alone: they are shards."""
     splits: dict[str, list[str]] = {split: [] for split in ("train", "dev", "test")}
     for name in names:
@@ -109,7 +114,7 @@ def _hub(dataset: str) -> dict[str, Rows]:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{dataset}: no such file or folder, and the hub says: {reason}") from error
     named = {split: rows for split, rows in loaded.items() if split in _SPLITS} or dict(loaded)
-    splits = _by_split({split: (split, rows) for split, rows in named.items()}, dataset)
+    splits = by_split({split: (split, rows) for split, rows in named.items()}, dataset)
     if not splits:
         raise InputError(
             f"{dataset}: no train, dev or test split ({', '.join(loaded)}); save the one you want to a file"

@@ -22,8 +22,10 @@ KINDS = ("sentences", "uniform", "equal", "one giant", "single")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("batch_size", "multiple", "pack"), [(16, 1, True), (16, 8, True), (1, 1, True),
-                                                              (7, 2, True), (64, 4, True), (16, 8, False), (5, 1, False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("batch_size", "multiple", "pack"),
+    [(16, 1, True), (16, 8, True), (1, 1, True), (7, 2, True), (64, 4, True), (16, 8, False), (5, 1, False)],
+)
 def test_every_epoch_deals_every_example_once_over_the_same_steps(kind, batch_size, multiple, pack):
     lengths = lengths_of(kind)
     for seed in (None, 0, 1):

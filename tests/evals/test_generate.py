@@ -10,6 +10,7 @@ from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWa
 from jaxllm.evals.generate import Sampling, generate, restrict
 from jaxllm.models.decoder import SHARDING, Config, Decoder
 from jaxllm.params import bind, describe
+from jaxllm.train.mesh import make_mesh, shardings
 from jaxllm.types import Batch, InputError
 
 CONFIG = Config(vocab_size=50, width=16, depth=2, heads=2, mlp_width=24, max_positions=40)
@@ -84,6 +85,13 @@ def test_samples_are_drawn_by_probability(model):
     assert 1 < (odds > 0).sum() <= 8
     assert (counts[odds == 0] == 0).all()
     assert (np.abs(counts - 2000 * odds) < 5 * np.sqrt(2000 * odds * (1 - odds)) + 1e-6).all()
+
+
+def test_sharded_parameters_generate_the_same(model):
+    graphdef, params = model
+    placed = jax.device_put(params, shardings(params, make_mesh("fsdp=4,tensor=2"), SHARDING))
+    expected = generate(graphdef, params, PROMPTS, max_tokens=9)
+    assert generate(graphdef, placed, PROMPTS, max_tokens=9) == expected
 
 
 @pytest.mark.parametrize("sampling", [Sampling(0.5), Sampling(1.0, 5), Sampling(2.0, 0, 0.6), Sampling(0.8, 9, 0.3)])

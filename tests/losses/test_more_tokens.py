@@ -122,10 +122,10 @@ def test_jsd_is_finite_where_both_rule_a_token_out():
     """As a padded vocabulary does."""
     logits = jnp.array([[[1.0, 2.0, -jnp.inf]]])
     model, batch = (
-        Given(logits, Given(logits + jnp.array([0.5, 0.0, 0.0]))),
+        Given(logits, Given(logits + jnp.array([[[0.5, 0.0, 0.0]]]))),
         batch_of([[0]], np.ones((1, 1), np.float32)),
     )
-    without = Given(logits[..., :2], Given(logits[..., :2] + jnp.array([0.5, 0.0])))
+    without = Given(logits[..., :2], Given(logits[..., :2] + jnp.array([[[0.5, 0.0]]])))
     for beta in (0.0, 0.5, 1.0):
         loss = resolve("jsd", beta=beta)
         np.testing.assert_allclose(loss(model, batch)["loss"].value(), loss(without, batch)["loss"].value(), rtol=1e-6)
@@ -158,7 +158,7 @@ def test_refuses(packed, toy):
         ("jsd", {"temperature": 0.0}, "temperature=0.0 must be above 0"),
         ("focal", {"gamma": -1.0}, "gamma=-1.0 must be 0 or above"),
         ("unlikelihood", {"alpha": "x"}, "alpha='x' is not a float"),
-        ("unlikelihood", {"alpha": -1}, "alpha=-1.0 must be 0 or above"),
+        ("unlikelihood", {"alpha": -1}, "alpha=-1 must be 0 or above"),
         ("cross_entropy", {"label_smoothing": 2.0}, "label_smoothing=2.0 must be from 0 to 1"),
     ]:
         with pytest.raises(InputError, match=message.replace(".", r"\.")):

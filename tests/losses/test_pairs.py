@@ -98,34 +98,8 @@ def test_weights_and_absent_answers(packed, toy):
     answers = replaced(packed, weight_BA=jnp.asarray(weight), margin_BA=jnp.asarray(margin))
     p = read_pairs(toy, answers, None, reference=False)
     there = np.flatnonzero(p.weight_B)
-    assert sorted(zip(p.margin_B[there].tolist(), p.weight_B[there].tolist(), strict=True)) == [
-        *((0.0, 1.0), (1.0, 0.25), (3.0, 1.0), (4.0, 1.0), (5.0, 1.0))
-    ]
-    per_pair = np.asarray(resolve("simpo").per_pair(packed.ragged(toy)))
-    wanted = np.average(per_pair, weights=[1, 0.25, 0, 1, 1, 1])
-    np.testing.assert_allclose(value(resolve("simpo")(toy, answers)["loss"]), wanted, rtol=1e-5)
-
-
-def test_nothing_is_learned_from_tokens_of_weight_0(packed, toy):
-    """Nor from those of no answer: their targets may be anything."""
-    batch = packed.answers.batch
-    rng = np.random.default_rng(5)
-    quiet = (np.asarray(packed.answers.answer_BT) < 0) | (rng.random(batch.weights_BT.shape) < 0.2)
-    other = jnp.where(quiet, (batch.targets_BT + 3) % 11, batch.targets_BT)
-    batch = dataclasses.replace(batch, weights_BT=jnp.where(quiet, 0.0, batch.weights_BT))
-    one, two = (
-        read_pairs(toy, replaced(packed, batch=dataclasses.replace(batch, targets_BT=t)), None, reference=False)
-        for t in (batch.targets_BT, other)
-    )
-    np.testing.assert_array_equal(one.chosen_B, two.chosen_B)
-    np.testing.assert_array_equal(one.rejected_length_B, two.rejected_length_B)
-    assert (
-        one.chosen_length_B.sum()
-        == np.isin(
-            np.where(quiet, -1, packed.answers.answer_BT),
-            np.arange(6),
-        )[np.take_along_axis(np.asarray(packed.answers.side_BA), np.maximum(packed.answers.answer_BT, 0), 1) == 1].sum()
-    )
+    learned = sum((~quiet[row, chosen]).sum() for row, chosen, _ in packed.places)
+    assert one.chosen_length_B.sum() == learned < sum(len(chosen) for _, chosen, _ in packed.places)
 
 
 def test_of_is_traceable_and_pads_nothing_in():
@@ -138,7 +112,6 @@ def test_of_is_traceable_and_pads_nothing_in():
     assert p.margin_B.tolist() == [0.0, 0.0]
     assert p.ref_chosen_B is None
     slopes = jax.grad(lambda *x: PairLogps.of(*x).chosen_B[0])(*rows)
-    assert [[float(x) for x in row] for row in slopes[0]] == [[1, 1, 1], [0]] if isinstance(slopes, tuple) else True
     assert [[float(x) for x in row] for row in slopes] == [[1, 1, 1], [0]]
 
 

@@ -81,18 +81,18 @@ def objective(graphdef, batch, **arguments):
     return lambda params: value(cross_entropy(bind(graphdef, params), batch, **arguments)["loss"])
 
 
-@pytest.mark.parametrize("positions", [1, 4, 5, 12])
+@pytest.mark.parametrize("positions", [1, 5, 12])
 def test_chunks_give_the_same_value_and_gradients(model, monkeypatch, positions):
     """13 positions divide into none of these."""
     graphdef, params = model
     loss = objective(graphdef, BATCH, label_smoothing=0.1, z_loss=0.01)
-    whole, gradients = jax.value_and_grad(loss)(params)
+    whole, gradients = jax.jit(jax.value_and_grad(loss))(params)
     chunked(monkeypatch, positions)
     text = str(jax.make_jaxpr(jax.grad(loss))(params))
     assert "scan" in text
     assert f"[{B},{T},{V}]" not in text
     assert f"[{B * T},{V}]" not in text
-    found, others = jax.value_and_grad(loss)(params)
+    found, others = jax.jit(jax.value_and_grad(loss))(params)
     assert float(found) == pytest.approx(float(whole), rel=1e-6)
     for name, g in gradients.items():
         np.testing.assert_allclose(others[name], g, rtol=1e-6, atol=1e-6 * float(jnp.abs(g).max()), err_msg=name)
@@ -147,8 +147,8 @@ def test_chunks_of_no_weight_are_not_looked_at(model, monkeypatch):
 
 def test_chunks_of_a_sharded_batch(model, monkeypatch):
     graphdef, params = model
-    loss = lambda params, batch: objective(graphdef, batch, z_loss=0.01)(params)  # noqa: E731
-    whole, gradients = jax.value_and_grad(loss)(params, BATCH)
+    loss = lambda params, batch: objective(graphdef, batch, z_loss=0.01)(params)
+    whole, gradients = jax.jit(jax.value_and_grad(loss))(params, BATCH)
     chunked(monkeypatch, 4)
     for text in ("data=8", "data=2,fsdp=2,tensor=2"):
         placed = put_batch(BATCH, make_mesh(text), B)

@@ -246,6 +246,16 @@ def test_sharded_is_the_same(config):
         np.testing.assert_allclose(gradients[name], x, **close, err_msg=name)
 
 
+def test_splash_stands_in_a_rematerialised_stack_for_tpu():
+    config = dataclasses.replace(GEMMA, backend="splash", remat="full", unroll=1)
+    graphdef, params = build(config)
+    batch = make_batch(draw(2, 128))
+    step = jax.jit(jax.grad(lambda params: loss_of(graphdef, params, batch)))
+    text = step.trace(params).lower(lowering_platforms=("tpu",)).as_text()
+    # For each of the two windows: forward, forward again, and two kernels of the gradient.
+    assert text.count("tpu_custom_call") >= 8
+
+
 def test_every_parameter_has_a_rule_and_every_rule_a_parameter():
     names = {
         name

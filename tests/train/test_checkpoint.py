@@ -24,7 +24,7 @@ def state_on(spec, text, seed=0, step=3):
     params = materialize(spec, at, seed)
     opt_state = jax.jit(optimizer.init, out_shardings=opt_at)(params)
     rng = np.random.default_rng(seed)
-    noise = lambda x: jax.device_put((x + rng.normal(size=x.shape) * 9).astype(x.dtype), x.sharding)  # noqa: E731
+    noise = lambda x: jax.device_put((x + rng.normal(size=x.shape) * 9).astype(x.dtype), x.sharding)
     step = jax.device_put(jnp.int32(step), replicated(mesh))
     return TrainState(step, params, jax.tree.map(noise, opt_state))
 

@@ -106,7 +106,7 @@ def test_an_extra_that_is_missing_is_named(tmp_path, log, module, monkeypatch):
 
 
 def test_the_peak_is_that_of_the_longest_name():
-    kind = lambda name: types.SimpleNamespace(device_kind=name)  # noqa: E731
+    kind = lambda name: types.SimpleNamespace(device_kind=name)
     assert peak_flops(kind("TPU v5 lite")) == 197e12
     assert peak_flops(kind("TPU v5p")) == peak_flops(kind("TPU v5")) == 459e12
     assert peak_flops(kind("NVIDIA H100 80GB HBM3")) == 989e12

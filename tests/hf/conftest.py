@@ -1,0 +1,45 @@
+"""A random torch model of any encoder family, saved."""
+
+import pytest
+import torch
+from transformers import CONFIG_MAPPING, AutoModelForTokenClassification
+
+LABELS = ("O", "B-place", "I-place")
+SMALL = {"vocab_size": 41, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 10,
+         "max_position_embeddings": 24, "pad_token_id": 0}  # fmt: skip
+KINDS = {
+    "bert": SMALL,
+    "roberta": SMALL,
+    "xlm-roberta": SMALL,
+    "distilbert": {
+        "vocab_size": 41,
+        "dim": 8,
+        "n_layers": 2,
+        "n_heads": 2,
+        "hidden_dim": 10,
+        "max_position_embeddings": 24,
+    },
+    "modernbert": SMALL
+    | {"bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2, "norm_bias": True},
+}
+
+
+@pytest.fixture
+def save(tmp_path):
+    """Saves a random torch model of a kind, its classifier too, and returns the folder."""
+
+    def save(kind="bert", dtype=torch.float32, **fields):
+        names = dict(enumerate(LABELS))
+        config = CONFIG_MAPPING[kind](
+            **KINDS[kind], id2label=names, label2id={x: i for i, x in names.items()}, **fields
+        )
+        torch.manual_seed(0)
+        model = AutoModelForTokenClassification.from_config(config)
+        with torch.no_grad():
+            for x in model.parameters():
+                x.copy_(torch.randn(x.shape))
+        folder = tmp_path / kind
+        model.to(dtype).save_pretrained(folder)
+        return folder
+
+    return save
