@@ -10,6 +10,8 @@ from jaxllm.cli.script import input_errors, parse, set_up
 from jaxllm.types import InputError
 
 COMMANDS = {
+    "convert": "a checkpoint to and from Hugging Face's format, every tensor checked",
+    "generate": "text that continues a prompt, by a trained decoder",
     "tag": "entities in text, by a trained token classifier",
 }
 

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jaxllm.data.gazetteers import FORMS, LABELS, NAMES, PARTS, SYLLABLES
+from jaxllm.data.gazetteers import FORMS, LABELS, NAMES, PARTS, SYLLABLES, listed
 from jaxllm.data.templates import JOINTS, OPENERS, TAILS, TEMPLATES, WORDS
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ SIZES: Mapping[str, int] = {"train": 6000, "dev": 600, "test": 600}
 
 NER_DEMO: tuple[str, ...] = (
     "My name is Maarten and I live in Enschede.",
-    "Ngozi Thorvald left Brightmoor Labs in April 2031 to teach at Groningen University.",
+    "Nkechi Thorvald left Brightmoor Labs in April 2031 to teach at Groningen University.",
     "Does the Zolara X90 cost more than the Kelvino 4 Pro?",
     "Nothing much happened at the library, so the driver went home.",
 )
@@ -46,42 +46,10 @@ _SLOT = re.compile(r"\{(\w+)\}")
 _TOKEN = re.compile(r"[A-Z]\.(?= )|(?:Dr|Mr|Mrs|Ms|Prof)\.|'s\b|O'\w+|[$]?\w+(?:[-.,]\w+)*|\S")
 # What keeps its capital inside a sentence, and what is not said of anything (requests, addresses, items of a list).
 _TITLES = ("I ", "English ", "Dr.", "Mr.", "Mrs.", "Ms.", "Prof.", "Captain ", "Judge ", "President ")
-_ALONE = (
-    *(
-        "Ask",
-        "Best",
-        "Buy",
-        "Call",
-        "Can",
-        "Dear",
-        "Do",
-        "Email",
-        "Give",
-        "Hello",
-        "Let",
-        "Name",
-        "Never",
-        "Order",
-        "Please",
-    ),
-    *(
-        "Presen",
-        "Room",
-        "Speakers",
-        "Take",
-        "Tell",
-        "Thank",
-        "Turn",
-        "With",
-        "Yes",
-        "[Call",
-        "[Give",
-        "[Good",
-        "[Yes",
-        "No,",
-    ),
-    *("1", "2"),
-)
+_ALONE = listed("""
+1 2 Ask Best Buy Call Can Dear Do Email Give Hello Let Name Never No, Order Please Present Room Speakers Take Tell Thank
+Turn With Yes [Call [Give [Good [Yes
+""")
 
 
 def split_of(text: str, seed: int = 0) -> str:
@@ -232,14 +200,15 @@ def wordpiece(texts: Iterable[str], vocab_size: int = 2048, max_length: int = 12
     """A cased BERT tokenizer trained on `texts` (raw text: for tagged words, joined by spaces).
 
     vocab_size: entries at most, specials and single characters included. max_length: `model_max_length`, in tokens.
-    Marks and Latin letters are always in the vocabulary, so no European name becomes [UNK]. Two trainings on the same
-    texts give the same vocabulary.
+    A capitalised word counts once however often it stands in the texts, so a name is spelt in pieces that a name never
+    seen is spelt in too. Marks and Latin letters are always there: no European name becomes [UNK]. Two trainings on the
+    same texts give the same vocabulary.
     """
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import BertTokenizer
 
-    # The trainer numbers word-inner characters in the order of a hash table, and breaks ties by those numbers. Characters
-    # listed as specials are numbered first and in order; the finished tokenizer takes over the vocabulary alone.
+    # The trainer numbers word-inner characters in the order of a hash table, and breaks ties by those numbers. As
+    # specials they are numbered first and in order; the finished tokenizer takes over the vocabulary alone.
     alphabet = [*_LETTERS, *_MARKS, *(f"##{letter}" for letter in _LETTERS)]
     pieces = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     pieces.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

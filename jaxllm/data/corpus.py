@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxllm.data.documents import Documents
+from jaxllm.data.documents import Documents, Fragment
 from jaxllm.data.tokenizers import cache_root, keep
 from jaxllm.types import InputError
 
@@ -75,14 +75,16 @@ def open_corpus(
     there is no text, and for a token that is not below `vocab_size`.
     """
     marks = Marks.of(tokenizer)
-    folder = (cache_root() if root is None else root) / "tokens" / _key(documents, tokenizer, marks)
+    encoder = _encoder(tokenizer)
+    key = hashlib.sha256(json.dumps([VERSION, documents.key, encoder.to_str(), marks]).encode()).hexdigest()[:20]
+    folder = (cache_root() if root is None else root) / "tokens" / key
     if (corpus := _open(folder, documents.name, marks, vocab_size)) is not None:
         return corpus
     shutil.rmtree(folder, ignore_errors=True)  # damaged, if it is there
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix="partial-"))
     try:
-        _write(partial, documents, tokenizer, marks, say)
+        _write(partial, documents, encoder, marks, say)
         keep(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -91,11 +93,16 @@ def open_corpus(
     return corpus
 
 
-def _key(documents: Documents, tokenizer: Any, marks: Marks) -> str:
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
-    for name in ("truncation", "padding"):  # of the last call, and no part of what the tokenizer is
-        state.pop(name, None)
-    return hashlib.sha256(json.dumps([VERSION, documents.key, state, marks]).encode()).hexdigest()[:20]
+def _encoder(tokenizer: Any) -> Any:
+    """The tokenizer's own engine, which cuts and pads nothing and takes what a text says for text, even where it spells
+    a special token."""
+    from tokenizers import Tokenizer
+
+    encoder = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    encoder.no_padding()
+    encoder.no_truncation()
+    encoder.encode_special_tokens = True
+    return encoder
 
 
 def _open(folder: Path, name: str, marks: Marks, vocab_size: int) -> Corpus | None:
@@ -118,39 +125,28 @@ def _open(folder: Path, name: str, marks: Marks, vocab_size: int) -> Corpus | No
     return Corpus(name, tokens, starts, ends, meta["bytes"])
 
 
-def _write(folder: Path, documents: Documents, tokenizer: Any, marks: Marks, say: Callable[[str], None]) -> None:
-    dtype = np.dtype(np.uint16 if max(len(tokenizer), *marks) <= 2**16 else np.uint32)
+def _write(folder: Path, documents: Documents, encoder: Any, marks: Marks, say: Callable[[str], None]) -> None:
+    dtype = np.dtype(np.uint16 if max(encoder.get_vocab_size() - 1, *marks) < 2**16 else np.uint32)
     shared = marks.begin == marks.end
     ends: list[int] = []
-    size, largest, told = 0, max(marks), time.monotonic()
+    written, size, largest, told = 0, 0, max(marks), time.monotonic()
+    begun = False  # whether anything of the document has been written
     with (folder / "tokens.bin").open("wb") as file:
-        written, begun = 0, False
-
-        def put(ids: Any) -> None:
-            nonlocal written
-            file.write(np.asarray(ids, dtype).tobytes())
-            written += len(ids)
-
         for batch in _batches(documents):
-            encoded = tokenizer(
-                [text for text, _ in batch],
-                add_special_tokens=False,
-                split_special_tokens=True,  # what a text says is text, even if it spells a special token
-                return_attention_mask=False,
-                return_token_type_ids=False,
-                verbose=False,
-            )["input_ids"]
-            for (text, last), ids in zip(batch, encoded, strict=True):
-                if ids and not begun and (not shared or not written):
-                    put([marks.begin])
-                begun |= bool(ids)
-                put(ids)
-                largest = max(largest, max(ids, default=0))
-                size += len(text.encode())
-                if last and begun:
-                    put([marks.end])
-                    ends.append(written)
+            encoded = encoder.encode_batch_fast([fragment.text for fragment in batch], add_special_tokens=False)
+            for fragment, encoding in zip(batch, encoded, strict=True):
+                ids = list(encoding.ids)
+                size += len(fragment.text.encode())
+                largest = max(largest, *ids, 0)
+                if ids and not begun:
+                    ids = ids if shared and written else [marks.begin, *ids]
+                    begun = True
+                if fragment.last and begun:
+                    ids.append(marks.end)
+                    ends.append(written + len(ids))
                     begun = False
+                file.write(np.asarray(ids, dtype).tobytes())
+                written += len(ids)
             if time.monotonic() > told + 10:
                 say(f"tokenising {documents.name}: {written / 1e6:,.0f} million tokens of {len(ends):,} documents")
                 told = time.monotonic()
@@ -161,9 +157,9 @@ def _write(folder: Path, documents: Documents, tokenizer: Any, marks: Marks, say
     (folder / "meta.json").write_text(json.dumps(meta))
 
 
-def _batches(documents: Documents) -> Iterator[list[tuple[str, bool]]]:
+def _batches(documents: Documents) -> Iterator[list[Fragment]]:
     """Fragments, some millions of characters together."""
-    batch: list[tuple[str, bool]] = []
+    batch: list[Fragment] = []
     held = 0
     for fragment in documents:
         batch.append(fragment)

@@ -237,7 +237,7 @@ def _parquet(path: Path) -> Iterator[Fragment]:
         file = pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path}: not a parquet file ({str(error).splitlines()[0]}); write it again") from None
-    _text({name: "" for name in file.schema_arrow.names}, str(path))
+    _text(dict.fromkeys(file.schema_arrow.names, ""), str(path))
     number = 0
     for batch in file.iter_batches(batch_size=1024, columns=["text"]):
         for value in batch.column(0):

@@ -1,7 +1,7 @@
 """Names for the embedded NER corpus: plain data, read by `jaxllm.data.builtin`.
 
 Every organisation and product is invented; people are combined at random from common first names and surnames.
-Three kinds of table: NAMES are held out (an entry belongs to exactly one split), PARTS are shared by all splits, and
+NAMES, and names coined from SYLLABLES, are held out (each belongs to one split alone), PARTS are shared by all, and
 FORMS say how a slot of a template is put together from both. `{x}` refers to a table, `[a|b]` is a choice.
 """
 
@@ -194,7 +194,7 @@ Ba Be Bo Bra Ca Cha Co Da De Do Dra El Fa Fe Fio Ga Gre Ha He Il Ja Jo Ka Ke Ki 
 Pe Pra Ra Re Ro Sa Se Shi So Sta Ta Te Ti Tra U Va Ve Vi Wa We Wi Ya Yo Za Ze
 """),
     _join("b d f g k l ll m n nd r rr s st t v z", "a e i o u"),
-    listed("ba ck da dan den der dia do far ga gen go ka ko la len lin lo ma man mi mon na nez no nya ra ri ro rt so ta"),
+    listed("ba ck da dan den der dia do far ga gen go ka ko la len lin lo ma man mi mon na nez no nya ra ri ro so ta"),
 )
 """What names are coined from: a beginning, a middle, an end. No name can be known by heart when many occur once."""
 

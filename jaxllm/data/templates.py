@@ -1,7 +1,7 @@
 """Sentences of the embedded NER corpus: plain data, read by `jaxllm.data.builtin`.
 
-`{x}` is a slot (a name by `gazetteers.FORMS`, or a plain word by WORDS), `[a|b]` a choice. A template belongs to exactly
-one split, with all its choices. What is outside the slots carries no tag: numbers that are no dates, titles and other
+`{x}` is a slot (a name by `gazetteers.FORMS`, or a plain word by WORDS), `[a|b]` a choice. A template belongs to one
+split alone, with all its choices. What is outside the slots carries no tag: numbers that are no dates, titles and other
 capitalised words are there to be told apart from names.
 """
 

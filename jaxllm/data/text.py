@@ -44,7 +44,6 @@ class Packed:
     """Documents packed into rows of `length` tokens by best fit, or with `pack=False` a piece of a document in each."""
 
     def __init__(self, corpus: Corpus, length: int, pack: bool = True):
-        _check(corpus, length)
         self.corpus, self.length = corpus, length
         sizes = corpus.ends - corpus.starts
         # The last token of a document predicts nothing: a piece of it alone would be idle.
@@ -85,7 +84,6 @@ class Concatenated:
     """Rows of `length` tokens cut from the documents end to end, as one segment; the stream closes to a ring."""
 
     def __init__(self, corpus: Corpus, length: int):
-        _check(corpus, length)
         self.corpus, self.length = corpus, length
 
     def __len__(self) -> int:
@@ -109,14 +107,6 @@ class Concatenated:
 def _shifted(tokens: np.ndarray) -> Example:
     tokens = tokens.astype(np.int32)
     return Example(tokens[:-1], tokens[1:], np.ones(len(tokens) - 1, np.float32))
-
-
-def _check(corpus: Corpus, length: int) -> None:
-    if len(corpus.tokens) <= length:
-        raise InputError(
-            f"{corpus.name}: {len(corpus.tokens)} tokens do not fill one row of {length}; give more text, or a smaller "
-            "--max-length"
-        )
 
 
 def _layout(lengths: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -197,7 +187,14 @@ class TextPlan:
 
 
 def text_loader(parts: Sequence[Rows], weights: Sequence[float], *, batch_size: int, seed: int) -> Loader:
-    """A loader of rows of these corpora, `batch_size` a step. Raises InputError for one that no row would come from."""
+    """A loader of rows of these corpora, `batch_size` a step. Raises InputError for one that does not
+    fill a row, or that no row would come from."""
+    for part in parts:
+        if (tokens := len(part.corpus.tokens)) <= part.length:
+            raise InputError(
+                f"{part.corpus.name}: {tokens} tokens do not fill one row of {part.length}; give more text, or a "
+                "smaller --max-length"
+            )
     plan = TextPlan(tuple(parts), tuple(weights), batch_size, seed)
     for part, share in zip(parts, plan._shares, strict=True):
         if not share:

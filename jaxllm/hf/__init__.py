@@ -2,6 +2,6 @@
 
 from jaxllm.hf.decoders import open_decoder
 from jaxllm.hf.io import Opened, fetch, load_tokenizer, open_tagger
-from jaxllm.hf.save import export
+from jaxllm.hf.save import config_json, export
 
-__all__ = ["Opened", "export", "fetch", "load_tokenizer", "open_decoder", "open_tagger"]
+__all__ = ["Opened", "config_json", "export", "fetch", "load_tokenizer", "open_decoder", "open_tagger"]

@@ -77,6 +77,12 @@ def export(
         multihost_utils.sync_global_devices(f"exported {folder}")
 
 
+def config_json(config: Any, tokenizer: Any, source: Opened[Any] | None = None) -> dict[str, Any]:
+    """The config.json that `export` would write, of float32 weights. Raises InputError where no family expresses it."""
+    family, fields = _config(config, tokenizer, source)
+    return {**fields, "architectures": [family.architecture], "dtype": "float32"}
+
+
 def _host(x: Any, row: table.Row) -> np.ndarray:
     part = x[row] if row else x
     if getattr(part, "is_fully_addressable", True):

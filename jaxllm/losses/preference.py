@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxllm.losses.arguments import NonNegative, Positive, PositiveSmoothing, Smoothing
 from jaxllm.losses.objective import PreferenceLoss, Rewards, Term, preference_loss
 from jaxllm.losses.pairs import PairLogps, Tokens, per_token
+from jaxllm.types import InputError
 
 __all__ = ["PairLogps", "PreferenceLoss", "Term", "Tokens", "preference_loss"]
 
@@ -175,7 +176,7 @@ def rdpo(p: PairLogps, *, beta: Positive = 0.1, alpha: NonNegative = 0.01) -> ja
 
 def _with_kl(p: PairLogps, *, beta: float, alpha: float) -> Rewards:
     if p.chosen_tokens.kl_BT is None or p.rejected_tokens.kl_BT is None:
-        raise ValueError("tdpo reads the KL per token: its PairLogps come from a model with a teacher")
+        raise InputError("tdpo reads the KL per token: its PairLogps come from a model with a teacher")
     chosen_kl_B = jax.lax.stop_gradient(p.chosen_tokens.sum(p.chosen_tokens.kl_BT))
     rejected_kl_B = p.rejected_tokens.sum(p.rejected_tokens.kl_BT)
     return beta * (p.chosen_ratio_B + alpha * chosen_kl_B), beta * (p.rejected_ratio_B + alpha * rejected_kl_B)

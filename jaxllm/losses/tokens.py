@@ -182,7 +182,10 @@ def jsd(
     KL(s || t): the limits of the divergence over b and over 1-b (Agarwal et al. 2024, GKD, section 2). The model has a
     `teacher`.
     """
-    student_NV, teacher_NV = jax.nn.log_softmax(logits_NV / temperature), jax.nn.log_softmax(teacher_NV / temperature)
+    lowest = jnp.finfo(logits_NV.dtype).min / 2  # a token that is ruled out: log 0 has no slope
+    student_NV, teacher_NV = (
+        jnp.maximum(jax.nn.log_softmax(x_NV / temperature), lowest) for x_NV in (logits_NV, teacher_NV)
+    )
     if beta in (0, 1):
         return token_kl(teacher_NV, student_NV) if beta == 0 else token_kl(student_NV, teacher_NV)
     mixture_NV = jnp.logaddexp(teacher_NV + math.log(beta), student_NV + math.log1p(-beta))

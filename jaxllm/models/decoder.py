@@ -78,9 +78,9 @@ class Layer:
 
 def make_norm(c: Config, width: int) -> LayerNorm | RMSNorm:
     """The family's norm."""
-    return (
-        LayerNorm(width, eps=c.norm_eps) if c.norm == "layer" else RMSNorm(width, eps=c.norm_eps, offset=c.norm_offset)
-    )
+    if c.norm == "layer":
+        return LayerNorm(width, eps=c.norm_eps)
+    return RMSNorm(width, eps=c.norm_eps, offset=c.norm_offset)
 
 
 class Attention(nnx.Module):

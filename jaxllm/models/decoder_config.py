@@ -165,6 +165,9 @@ PRESETS: dict[str, Config] = {
     "gpt2-774m": _gpt2(1280, 36, 20),
     "gpt2-1.5b": _gpt2(1600, 48, 25),
     "tiny": Config(vocab_size=512, width=64, depth=2, heads=4, mlp_width=160, kv_heads=2, max_positions=512, tied=True),
+    "small": Config(
+        vocab_size=2048, width=192, depth=4, heads=6, mlp_width=512, kv_heads=3, max_positions=1024, tied=True
+    ),
     "llama-135m": Config(
         vocab_size=49152, width=576, depth=30, heads=9, mlp_width=1536, kv_heads=3, max_positions=2048, tied=True
     ),

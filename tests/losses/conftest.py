@@ -79,7 +79,7 @@ class Packed:
         return dataclasses.replace(self, answers=dataclasses.replace(self.answers, ref_logps_BT=jnp.float32(ref)))
 
 
-def pack(pairs_per_row=(3, 1, 2, 0), seed=0):
+def pack_rows(pairs_per_row=(3, 1, 2, 0), seed=0):
     """Prompts and answers of random lengths, sides in random order; what is no pair has weight 0."""
     rng = np.random.default_rng(seed)
     rows = len(pairs_per_row)
@@ -110,8 +110,13 @@ def pack(pairs_per_row=(3, 1, 2, 0), seed=0):
 
 
 @pytest.fixture(scope="session")
+def pack():
+    return pack_rows
+
+
+@pytest.fixture(scope="session")
 def packed():
-    return pack()
+    return pack_rows()
 
 
 @pytest.fixture(scope="session")

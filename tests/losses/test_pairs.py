@@ -9,6 +9,8 @@ import pytest
 
 from jaxllm.losses import resolve
 from jaxllm.losses.pairs import PairLogps, read_pairs
+from jaxllm.params import bind, split
+from jaxllm.train.mesh import make_mesh, put_batch
 from jaxllm.types import InputError, value
 
 
@@ -98,8 +100,47 @@ def test_weights_and_absent_answers(packed, toy):
     answers = replaced(packed, weight_BA=jnp.asarray(weight), margin_BA=jnp.asarray(margin))
     p = read_pairs(toy, answers, None, reference=False)
     there = np.flatnonzero(p.weight_B)
+    assert sorted(zip(p.margin_B[there].tolist(), p.weight_B[there].tolist(), strict=True)) == [
+        (0.0, 1.0), (1.0, 0.25), (3.0, 1.0), (4.0, 1.0), (5.0, 1.0)
+    ]  # fmt: skip
+    per_pair = np.asarray(resolve("simpo").per_pair(packed.ragged(toy)))
+    wanted = np.average(per_pair, weights=[1, 0.25, 0, 1, 1, 1])
+    np.testing.assert_allclose(value(resolve("simpo")(toy, answers)["loss"]), wanted, rtol=1e-5)
+
+
+def test_nothing_is_learned_from_tokens_of_weight_0(packed, toy):
+    """Nor from those of no answer: their targets may be anything."""
+    batch = packed.answers.batch
+    rng = np.random.default_rng(5)
+    quiet = (np.asarray(packed.answers.answer_BT) < 0) | (rng.random(batch.weights_BT.shape) < 0.5)
+    other = jnp.where(quiet, (batch.targets_BT + 3) % 11, batch.targets_BT)
+    batch = dataclasses.replace(batch, weights_BT=jnp.where(quiet, 0.0, batch.weights_BT))
+    one, two = (
+        read_pairs(toy, replaced(packed, batch=dataclasses.replace(batch, targets_BT=t)), None, reference=False)
+        for t in (batch.targets_BT, other)
+    )
+    np.testing.assert_array_equal(one.chosen_B, two.chosen_B)
+    np.testing.assert_array_equal(one.rejected_length_B, two.rejected_length_B)
     learned = sum((~quiet[row, chosen]).sum() for row, chosen, _ in packed.places)
     assert one.chosen_length_B.sum() == learned < sum(len(chosen) for _, chosen, _ in packed.places)
+
+
+@pytest.mark.parametrize("spec", ["sigmoid:0.8+bco_pair:0.2+sft:1.0", "aot"])
+def test_eight_devices(taught, pack, spec):
+    """Rows over devices: the same loss and gradient, under a loss that couples them as well."""
+    packed = pack((3, 1, 2, 0, 2, 1, 1, 3)).with_reference(taught.teacher)
+    graphdef, params = split(taught.body)
+    loss = resolve(spec)
+
+    @jax.jit
+    def run(params, answers):
+        return jax.value_and_grad(lambda params: value(loss(bind(graphdef, params), answers)["loss"]))(params)
+
+    one = run(params, packed.answers)
+    eight = run(params, put_batch(jax.device_get(packed.answers), make_mesh("data=8"), 8))
+    np.testing.assert_allclose(eight[0], one[0], rtol=1e-5)
+    for name, gradient in one[1].items():
+        np.testing.assert_allclose(eight[1][name], gradient, rtol=1e-4, atol=1e-6)
 
 
 def test_of_is_traceable_and_pads_nothing_in():

@@ -1,7 +1,9 @@
 """A tiny tagger and batches whose rows weigh very differently."""
 
 import dataclasses
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,6 +14,8 @@ from jaxllm.models import encoder
 from jaxllm.models.heads import SHARDING, Tagger, TaggerConfig
 from jaxllm.params import ModelSpec, describe
 from jaxllm.types import Batch
+
+sys.path.insert(0, str(Path(__file__).parent))  # for toy_run
 
 VOCAB, LABELS = 24, ("O", "B-X", "I-X", "B-Y", "I-Y")
 

@@ -1,0 +1,62 @@
+"""What `--model` names where nothing is trained yet: a preset, or a JSON file."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from pathlib import Path
+from typing import Any
+
+from jaxllm import hf
+from jaxllm.hf.config import Fields, read_json
+from jaxllm.hf.decoders import FAMILIES
+from jaxllm.models.decoder import PRESETS, Config
+from jaxllm.models.rope import Scaling
+from jaxllm.types import InputError
+
+
+def architecture(model: str) -> Config | None:
+    """The configuration to train from scratch: a preset's, or that of a JSON file in our words or in Hugging Face's.
+
+    None for the name of weights. Raises InputError for a file that does not describe a decoder, and for what is no
+    preset, no path and no id on the hub.
+    """
+    if model in PRESETS:
+        return PRESETS[model]
+    if model.endswith(".json"):
+        values = read_json(Path(model).expanduser())
+        if "model_type" in values:
+            if values["model_type"] not in FAMILIES:
+                raise InputError(f"{model}: model_type is {values['model_type']!r}, supported: {', '.join(FAMILIES)}")
+            return FAMILIES[values["model_type"]].read(Fields(values, model))
+        return _of_fields(values, model)
+    near = difflib.get_close_matches(model, PRESETS, 3, cutoff=0.7)
+    if near and not Path(model).exists():
+        raise InputError(f"--model {model}: there is no such preset; did you mean {' or '.join(near)}?")
+    if "/" not in model and not Path(model).exists():
+        try:
+            hf.fetch(model, weights=False)
+        except InputError as error:
+            raise InputError(f"--model {model}: no preset ({', '.join(PRESETS)}), and {error}") from None
+    return None
+
+
+_KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
+
+
+def _of_fields(values: dict[str, Any], where: str) -> Config:
+    """A configuration from a JSON object of its fields."""
+    fields = {field.name: field for field in dataclasses.fields(Config)}
+    for name, x in values.items():
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, 1)
+            raise InputError(f"{where}: there is no field {name!r}{f'; did you mean {near[0]}?' if near else ''}")
+        kind = str(fields[name].type)
+        if kind in _KINDS and type(x) not in _KINDS[kind]:
+            raise InputError(f"{where}: {name} is {x!r}, wanted {kind}")
+    if missing := [n for n, field in fields.items() if field.default is dataclasses.MISSING and n not in values]:
+        raise InputError(f"{where}: it lacks {', '.join(missing)}; add them")
+    whole: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in values.items()}
+    if isinstance(scaling := whole.get("rope_scaling"), dict):
+        whole["rope_scaling"] = Scaling(**scaling)
+    return Config(**whole)
