@@ -75,7 +75,8 @@ def tag_words(
                 last.update(end=end, word=text[last["start"] : end], scores=scores, score=sum(scores) / len(scores))
             else:
                 word = text[start:end]
-                entities.append(dict(entity_group=kind, score=p, word=word, start=start, end=end, scores=[p]))
+                entity = {"entity_group": kind, "score": p, "word": word, "start": start, "end": end}
+                entities.append({**entity, "scores": [p]})
         found.append([{name: x for name, x in e.items() if name != "scores"} for e in entities])
     return found
 

@@ -63,7 +63,7 @@ def test_logits_are_float32_whatever_the_trunk_computes_in():
 
 def test_classifier_dropout_has_its_rate_and_its_mean():
     graphdef, params = made(TaggerConfig(QUIET, ("O", "B"), classifier_dropout=0.3))
-    hidden = lambda key: bind(graphdef, params).hidden(BATCH, key)[0]  # noqa: E731
+    hidden = lambda key: bind(graphdef, params).hidden(BATCH, key)[0]
     plain = np.asarray(jax.jit(lambda: hidden(None))())
     many = np.asarray(jax.jit(jax.vmap(hidden))(jax.random.split(jax.random.key(0), 2000)))
     assert abs(np.mean(many == 0) - 0.3) < 0.01

@@ -26,7 +26,7 @@ def scanned(f):
 def test_gradient_of_matmul_is_the_plain_one(shape):
     rng = np.random.default_rng(0)
     x, kernel = rng.normal(size=shape).astype(np.float32), rng.normal(size=(4, 6)).astype(np.float32)
-    loss = lambda f: lambda x, kernel: jnp.sum(jnp.sin(f(x, kernel)))  # noqa: E731
+    loss = lambda f: lambda x, kernel: jnp.sum(jnp.sin(f(x, kernel)))
     ours = jax.jit(jax.value_and_grad(loss(layers.matmul), argnums=(0, 1)))(x, kernel)
     expected = jax.jit(jax.value_and_grad(loss(plain), argnums=(0, 1)))(x, kernel)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), ours, expected)
@@ -46,7 +46,7 @@ def test_gradient_of_matmul_under_transforms(how):
     }[how]
 
     def grads(f):
-        loss = lambda x, kernel: jnp.sum(jnp.sin(wrap(f)(x, kernel).astype(jnp.float32)))  # noqa: E731
+        loss = lambda x, kernel: jnp.sum(jnp.sin(wrap(f)(x, kernel).astype(jnp.float32)))
         return jax.jit(jax.grad(loss, argnums=(0, 1)))(jnp.asarray(x, dtype), jnp.asarray(kernel, dtype))
 
     for ours, expected in zip(grads(layers.matmul), grads(plain), strict=True):
@@ -80,7 +80,7 @@ def test_rope_turns_by_position_and_keeps_lengths():
     np.testing.assert_allclose(y, np.concatenate([turned.real, turned.imag], -1), atol=1e-5)
     # Scores depend on the distance alone.
     shifted = np.asarray(layers.rope(jnp.asarray(x), jnp.asarray(positions + 4), 100.0))
-    dots = lambda z: np.einsum("bthd,bshd->bhts", z, z)  # noqa: E731
+    dots = lambda z: np.einsum("bthd,bshd->bhts", z, z)
     np.testing.assert_allclose(dots(y), dots(shifted), atol=1e-4)
 
 
