@@ -208,10 +208,10 @@ class Encoder(nnx.Module):
 SHARDING: Rules = (
     (r"embeddings\.(tokens|positions|types)\.embedding", P(None, ("fsdp", "tensor"))),
     (r"blocks\.attn\.(q|k|v)\.kernel", P(None, "fsdp", "tensor")),
-    (r"blocks\.attn\.(q|k|v)\.bias", P(None, "tensor")),
+    (r"blocks\.attn\.(q|k|v)\.bias", P(None, ("tensor", "fsdp"))),
     (r"blocks\.attn\.out\.kernel", P(None, "tensor", "fsdp")),
     (r"blocks\.mlp\.(up|gate)\.kernel", P(None, "fsdp", "tensor")),
-    (r"blocks\.mlp\.(up|gate)\.bias", P(None, "tensor")),
+    (r"blocks\.mlp\.(up|gate)\.bias", P(None, ("tensor", "fsdp"))),
     (r"blocks\.mlp\.down\.kernel", P(None, "tensor", "fsdp")),
     (r"blocks\.(attn\.out|mlp\.down)\.bias", P(None, "fsdp")),
     (r"blocks\.\w+_norm\.(scale|bias)", P(None, "fsdp")),
