@@ -103,9 +103,10 @@ def test_axes_that_do_not_divide_are_one_report():
         "embeddings.norm.scale (12,): 12 over fsdp=8",
         "classifier.kernel (12, 2)",
         "blocks.mlp.down.kernel (2, 20, 12)",
+        "blocks.mlp.up.bias (2, 20): 20 over ('tensor', 'fsdp')=8",
     ):
         assert part in text
-    assert "mlp.up.bias" not in text, "20 columns over tensor=1 are fine"
+    assert "classifier.bias" not in text, "what is replicated divides"
 
 
 def named(tree):
