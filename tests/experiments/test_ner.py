@@ -190,7 +190,7 @@ BAD = {
         "tokenizer",
     ),
     "weights cut short": (lambda d, t: ["--dataset", d, "--model", cut(t)], "model.safetensors"),
-    "flipped shape": (lambda d, t: ["--dataset", d, "--model", flipped(t)], "intermediate.dense.weight"),
+    "flipped shape": (lambda d, t: ["--dataset", d, "--model", flipped(t)], "mlp.Wi.weight"),
     "pickled weights": (lambda d, t: ["--dataset", d, "--model", pickled(t)], "pickle"),
 }
 
@@ -240,7 +240,7 @@ def flipped(tmp_path):
 
     path = copy(tmp_path)
     tensors = load_file(path / "model.safetensors")
-    name = next(name for name in tensors if name.endswith("intermediate.dense.weight"))
+    name = next(name for name in tensors if name.endswith("mlp.Wi.weight"))
     tensors[name] = np.ascontiguousarray(tensors[name].T)
     save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
     return path
