@@ -122,13 +122,25 @@ class ModelSpec:
     """A model yet to be: its description and how its arrays come to be, so that they are born where they belong.
 
     init: key -> parameters, traceable. load: (name -> sharding) -> the parameters found on disk, placed so; those that
-    it does not return are initialised. rules: how names map to mesh axes.
+    it does not return are initialised. rules: how names map to mesh axes. frozen: names of parameters that are neither
+    trained, nor known to the optimizer, nor saved: a teacher, the base under an adapter. They are loaded or initialised
+    again whenever a run continues. Raises ValueError for a frozen name that the model does not have.
     """
 
     graphdef: GraphDef
     init: Callable[[jax.Array], Params]
     rules: Rules
     load: Callable[[Mapping[str, jax.sharding.Sharding]], Params] | None = None
+    frozen: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        if unknown := self.frozen - {name for name, *_ in self.graphdef.shapes}:
+            raise ValueError(f"frozen, but not in the model: {', '.join(sorted(unknown))}")
+
+    @property
+    def trained(self) -> Abstract:
+        """The parameters that are trained and saved, as shapes and dtypes, by name."""
+        return {name: x for name, x in self.graphdef.abstract.items() if name not in self.frozen}
 
 
 def describe(build: Callable[[nnx.Rngs], nnx.Module], rules: Rules) -> ModelSpec:
@@ -138,8 +150,11 @@ def describe(build: Callable[[nnx.Rngs], nnx.Module], rules: Rules) -> ModelSpec
 
 
 def materialize(spec: ModelSpec, shardings: Mapping[str, jax.sharding.Sharding], seed: int) -> Params:
-    """Loads what `spec.load` finds and initialises the rest, each array directly in its sharding."""
-    loaded = spec.load(shardings) if spec.load else {}
+    """Loads what `spec.load` finds and initialises the rest, each array directly in its sharding.
+
+    Of the parameters that `shardings` names, which need not be all.
+    """
+    loaded = spec.load(shardings) if spec.load and shardings else {}
     rest = [name for name in shardings if name not in loaded]
     if rest:
 

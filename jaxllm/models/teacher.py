@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 from flax import nnx
 
-from jaxllm.params import Rules
-from jaxllm.types import Batch, Metrics
+from jaxllm.params import ModelSpec, Rules, bind, split
+from jaxllm.types import Batch, Metrics, Params
+
+PREFIX = "teacher."
+"""What the names of a teacher's parameters begin with."""
 
 
 class Taught(nnx.Module):
-    """A student, under its own parameter names, with a `teacher` whose names begin with "teacher.".
-
-    The teacher's parameters are given to the step as `frozen`: they are neither trained nor saved.
-    """
+    """A student, under its own parameter names, with a `teacher` whose names begin with "teacher."."""
 
     def __init__(self, student: Any, teacher: Any):
         self.body, self.teacher = student, teacher
@@ -27,6 +28,30 @@ class Taught(nnx.Module):
     def head(self, hidden_ND: jax.Array) -> jax.Array:
         """The student's."""
         return self.body.head(hidden_ND)
+
+
+def taught(student: ModelSpec, teacher: ModelSpec) -> ModelSpec:
+    """The description of `Taught`, whose teacher is frozen: neither trained nor saved.
+
+    With the same description for both the teacher is what the student starts from: a reference. The names of the
+    student's parameters are its own, so its graphdef and those parameters are the student alone.
+    """
+    both = Taught(bind(student.graphdef, student.graphdef.abstract), bind(teacher.graphdef, teacher.graphdef.abstract))
+    graphdef, _ = split(both)
+
+    def init(key: jax.Array) -> Params:
+        return student.init(key) | {PREFIX + name: x for name, x in teacher.init(key).items()}
+
+    def load(shardings: Mapping[str, jax.sharding.Sharding]) -> Params:
+        found: Params = {}
+        for spec, prefix in ((student, ""), (teacher, PREFIX)):
+            wanted = {name: shardings[prefix + name] for name in spec.graphdef.abstract if prefix + name in shardings}
+            if spec.load and wanted:
+                found |= {prefix + name: x for name, x in spec.load(wanted).items()}
+        return found
+
+    frozen = student.frozen | {PREFIX + name for name in teacher.graphdef.abstract}
+    return ModelSpec(graphdef, init, with_teacher(student.rules, teacher.rules), load, frozen)
 
 
 def with_teacher(student: Rules, teacher: Rules) -> Rules:

@@ -74,10 +74,11 @@ def fit(
 ) -> Fitted:
     """Trains to `steps`, continuing from the run's newest checkpoint if there is one.
 
-    evals: name -> evaluation, run every `eval_every` steps and at the end (0: at the end only), logged as name/number.
-    head: patterns of the parameters that `head_learning_rate` is for. best: "dev/f1:max" keeps the best step beside the
-    newest `keep`. early_stopping: stop after so many evaluations without a better `best` (0: never).
-    checkpoint_every: steps between checkpoints, beside that of the end (0: none).
+    model: what it calls frozen is the step's third argument, all else is trained and saved. evals: name -> evaluation,
+    run every `eval_every` steps and at the end (0: at the end only), logged as name/number. head: patterns of the
+    parameters that `head_learning_rate` is for. best: "dev/f1:max" keeps the best step beside the newest `keep`.
+    early_stopping: stop after so many evaluations without a better `best` (0: never). checkpoint_every: steps between
+    checkpoints, beside that of the end (0: none).
     """
     evals = evals or {}
     top = parse_best(best, evals)
@@ -86,34 +87,38 @@ def fit(
     rows = data.plan.rows
     _check_rows(rows, mesh, strategy, microbatches)
     schedule = make_schedule(optimizer, steps)
-    abstract = model.graphdef.abstract
-    transform = make_optimizer(optimizer, abstract, schedule, head=head)
-    freeze = select(abstract, optimizer.freeze)
+    trained = model.trained
+    transform = make_optimizer(optimizer, trained, schedule, head=head)
+    freeze = select(trained, optimizer.freeze)
     axis = "data" if strategy == "pmap" else None
     step = make_train_step(
         model.graphdef, loss, transform, seed=seed, microbatches=microbatches, axis=axis, freeze=freeze
     )
-    params_at = meshes.shardings(abstract, mesh, model.rules)
-    opt_at = meshes.shardings(jax.eval_shape(transform.init, abstract), mesh, model.rules, abstract)
+    all_at = meshes.shardings(model.graphdef.abstract, mesh, model.rules)
+    frozen_at = {name: at for name, at in all_at.items() if name in model.frozen}
+    params_at = {name: at for name, at in all_at.items() if name in trained}
+    opt_at = meshes.shardings(jax.eval_shape(transform.init, trained), mesh, model.rules, trained)
     start_run(run)
     train = compile_step(step, strategy, mesh, params_at, opt_at)
-    clock = Clock(mesh, 6 * count(abstract))
+    # A frozen parameter has no gradient of its own; whether one passes through it is not known here.
+    clock = Clock(mesh, 6 * count(trained) + 2 * (count(model.graphdef.abstract) - count(trained)))
     log_path, local = run.folder / "metrics.jsonl", meshes.local_rows(mesh, rows)
 
     with _sigterm() as terminated, contextlib.ExitStack() as leaving:
         checkpoints = Checkpoints(run.folder / "checkpoints", keep)
         leaving.callback(checkpoints.close)
         state, start, meta = _start(model, transform, params_at, opt_at, meshes.replicated(mesh), checkpoints, seed)
+        frozen = materialize(model, frozen_at, seed)
         writers = open_writers(log_to, run.folder, position=start, steps=steps, config=run.config)
         for writer in writers:
             leaving.callback(writer.close)
         top.recall(read_jsonl(log_path), checkpoints.positions())
-        runner = Runner(model.graphdef, state.params, mesh)
+        runner = Runner(model.graphdef, {**frozen, **state.params}, mesh)
         sums = Sums(meta.get("sums"))
 
         def assess(position: int) -> None:
             with clock.paused():
-                model_now = runner.with_params(state.params)
+                model_now = runner.with_params({**frozen, **state.params})
                 numbers = {f"{name}/{key}": x for name, run in evals.items() for key, x in run(model_now).items()}
                 _write(writers, position, numbers)
             top.add(position, numbers)
@@ -132,7 +137,7 @@ def fit(
         for position in todo:
             batch = next(batches)
             clock.count(batch)
-            state, metrics = train(state, _put(batch, mesh, rows, local, strategy))
+            state, metrics = train(state, _put(batch, mesh, rows, local, strategy), frozen)
             pending.append(metrics)
             if position == start + 1:
                 jax.block_until_ready(metrics)
@@ -168,20 +173,18 @@ def fit(
         checkpoints.wait()
         if top.step is not None and top.step != position:
             position = top.step
-            state = dataclasses.replace(state, params=checkpoints.params(position, like(abstract, params_at)))
-    return Fitted(runner.with_params(state.params), position, read_jsonl(log_path), clock.compile_s)
+            state = dataclasses.replace(state, params=checkpoints.params(position, like(trained, params_at)))
+    return Fitted(runner.with_params({**frozen, **state.params}), position, read_jsonl(log_path), clock.compile_s)
 
 
-def compile_step(
-    step: StepFn, strategy: str, mesh: Mesh, params_at: Any, opt_at: Any
-) -> Callable[[TrainState, Any], tuple[TrainState, Any]]:
-    """The step under jit with shardings, or under pmap over the data axis; the state is donated."""
+def compile_step(step: StepFn, strategy: str, mesh: Mesh, params_at: Any, opt_at: Any) -> StepFn:
+    """The step under jit with shardings, or under pmap over the data axis; the state alone is donated."""
     if strategy == "pmap":
         over = jax.pmap(
             step, axis_name="data", in_axes=(None, 0, None), out_axes=None,
             donate_argnums=0, devices=list(mesh.devices.flat),
         )  # fmt: skip
-        return lambda state, batch: over(state, batch, None)
+        return lambda state, batch, frozen=None: over(state, batch, frozen)
     at = TrainState(meshes.replicated(mesh), params_at, opt_at)
     return jax.jit(step, donate_argnums=0, out_shardings=(at, meshes.replicated(mesh)))
 
@@ -199,14 +202,14 @@ def _start(
     if (position := checkpoints.latest()) is None:
         params = materialize(model, params_at, seed)
         return TrainState(jax.device_put(jnp.zeros((), jnp.int32), scalar), params, opt_init(params)), 0, {}
-    abstract = model.graphdef.abstract
+    trained = model.trained
     opt = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-        jax.eval_shape(transform.init, abstract),
+        jax.eval_shape(transform.init, trained),
         opt_at,
     )
     step = jax.ShapeDtypeStruct((), jnp.int32, sharding=scalar)
-    state, meta = checkpoints.restore(position, TrainState(step, like(abstract, params_at), opt))  # type: ignore[arg-type]
+    state, meta = checkpoints.restore(position, TrainState(step, like(trained, params_at), opt))  # type: ignore[arg-type]
     return state, position, meta
 
 

@@ -91,7 +91,7 @@ def scripted(*scores):
     return lambda runner: {"f1": left.pop(0), "other": 1.0}
 
 
-def go(folder, data=None, *, mesh="data=2", rate=0.5, **changes):
+def go(folder, data=None, *, mesh="data=2", rate=0.5, model=None, **changes):
     """A run of the toy; the mesh is of as many devices as it says."""
     devices = int(np.prod([int(part.partition("=")[2]) for part in mesh.split(",")]))
     arguments = {
@@ -100,7 +100,7 @@ def go(folder, data=None, *, mesh="data=2", rate=0.5, **changes):
         "optimizer": OptimConfig(learning_rate=0.05, schedule="constant", warmup=2),
     }  # fmt: skip
     run = Run(Path(folder), {"script": "toy", "config": {}})
-    return fit(toy(rate), run=run, mesh=make_mesh(mesh, jax.devices()[:devices]), **{**arguments, **changes})
+    return fit(model or toy(rate), run=run, mesh=make_mesh(mesh, jax.devices()[:devices]), **{**arguments, **changes})
 
 
 def saved(folder, position):
