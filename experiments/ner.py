@@ -19,16 +19,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
-import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from jaxllm import hf
-from jaxllm.cli.common import Common, check, fit_arguments, loss_arguments, optim_config
+from jaxllm.cli.common import Common, fit_arguments, loss_arguments, optim_config
 from jaxllm.cli.script import run as run_script
+from jaxllm.cli.session import open_session
+from jaxllm.cli.start import Start
 from jaxllm.cli.tag import show, tag_words
 from jaxllm.data import builtin, files, ner, schemes, sources
 from jaxllm.data.loader import EvalBatches, lengths, loader, token_dropout
@@ -37,10 +35,9 @@ from jaxllm.evals import ner as ner_eval
 from jaxllm.losses import resolve
 from jaxllm.models import encoder
 from jaxllm.models.heads import SHARDING, Tagger, TaggerConfig
-from jaxllm.params import count, describe
+from jaxllm.params import describe
 from jaxllm.train.fit import fit
-from jaxllm.train.mesh import make_mesh, row_multiple
-from jaxllm.train.run import Run, open_run, report
+from jaxllm.train.mesh import row_multiple
 from jaxllm.types import InputError
 
 PRESETS: dict[str, dict[str, int]] = {
@@ -136,17 +133,6 @@ def read(config: Config) -> Data:
     return Data(splits, labels, scheme)
 
 
-@dataclasses.dataclass(frozen=True)
-class Start:
-    """What training starts from."""
-
-    model: Any
-    config: TaggerConfig
-    tokenizer: Any
-    source: Any | None
-    notes: tuple[str, ...]
-
-
 def start(config: Config, data: Data) -> Start:
     """A pretrained encoder, or a preset with a tokenizer trained on the words of the training split."""
     computing = {"dtype": config.dtype, "remat": config.remat}
@@ -173,13 +159,10 @@ def settle(config: Config) -> Config:
 
 def main(config: Config) -> None:
     """Reads, trains, evaluates, shows and exports."""
-    began = time.monotonic()
     config = settle(config)
-    check(config)
     loss = resolve(config.loss, **loss_arguments(config.loss_args))
-    run = open_run("ner", config, config.out)
-    console = Console(soft_wrap=True, highlight=False, quiet="none" in config.log_to)
-    mesh = make_mesh(config.mesh)
+    session = open_session("ner", config)
+    run, console, mesh = session.run, session.console, session.mesh
     data = read(config)
     begin = start(config, data)
     limit = min(config.max_length, begin.config.encoder.max_positions)
@@ -195,20 +178,11 @@ def main(config: Config) -> None:
         seed=config.seed,
     )
     arguments = fit_arguments(config, plan)
-    if run.finished(arguments["steps"]):
-        console.print(f"{run.folder} is finished ({arguments['steps']} steps); give --steps for more, or another --out")
-        show_summary(run, console)
+    if session.finished(arguments["steps"]):
         return
-
-    console.print(f"run      {run.folder}")
-    console.print(
-        f"model    {config.model}, {count(begin.model.graphdef.abstract):,} parameters, on {describe_mesh(mesh)}"
-    )
-    for note in begin.notes:
-        console.print(f"         {note}")
     sizes = ", ".join(f"{len(sentences):,} {name}" for name, sentences in data.splits.items())
-    console.print(f"data     {sizes} sentences, {len(data.labels)} labels, {data.scheme}")
-    console.print(f"rows     {plan.describe()}")
+    found = f"{sizes} sentences, {len(data.labels)} labels, {data.scheme}"
+    session.header(begin, [("data", found), ("rows", plan.describe())])
 
     def evaluation(split: str, predictions: Path | None = None) -> Any:
         examples = windows[split].examples
@@ -245,41 +219,7 @@ def main(config: Config) -> None:
             strict=True,
         ):
             console.print("  " + show(text, entities))
-    if config.export:
-        hf.export(
-            run.folder / "hf", fitted.model.params, begin.config, begin.tokenizer,
-            source=begin.source, dtype=config.export_dtype or None, card=card(config, finals),
-        )  # fmt: skip
-        console.print(f"\nfor transformers: {run.folder / 'hf'}")
-    report(run.folder)
-    last = {k: x for line in fitted.log for k, x in line.items()}
-    run.write_summary({
-        "finished": True, "steps": arguments["steps"], "best_step": fitted.position, "final": finals, "last": last,
-        "best": {k: x for line in fitted.log if line["step"] == fitted.position for k, x in line.items()},
-        "compile_s": fitted.compile_s, "wall_s": time.monotonic() - began,
-    })  # fmt: skip
-    console.print(f"curves: {run.folder / 'report.png'}   all of it: {time.monotonic() - began:.0f} s")
-
-
-def describe_mesh(mesh: Any) -> str:
-    """Devices and the axes that are longer than 1."""
-    axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)
-    device = mesh.devices.flat[0].device_kind
-    return f"{mesh.size} x {device}" + (f" ({axes})" if axes else "")
-
-
-def card(config: Config, finals: dict[str, float]) -> str:
-    """What the model card says of this run."""
-    rows = "\n".join(f"| {name} | {x:.4f} |" for name, x in finals.items() if name.count("/") == 1)
-    flags = json.dumps(dataclasses.asdict(config), indent=2)
-    return f"Trained by `experiments/ner.py` of jaxllm.\n\n| | |\n|---|---|\n{rows}\n\n```json\n{flags}\n```\n"
-
-
-def show_summary(run: Run, console: Console) -> None:
-    """The final numbers of a finished run."""
-    for name, x in ((run.summary or {}).get("final") or {}).items():
-        if name.count("/") == 1:
-            console.print(f"  {name} {x:.4f}")
+    session.finish(begin, fitted, arguments["steps"], finals)
 
 
 if __name__ == "__main__":

@@ -18,50 +18,36 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import time
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from jaxllm import hf
-from jaxllm.cli.architecture import architecture
-from jaxllm.cli.common import Common, check, fit_arguments, loss_arguments, optim_config
+from jaxllm.cli.common import fit_arguments, loss_arguments, optim_config
 from jaxllm.cli.generate import continue_text, encode
 from jaxllm.cli.script import run as run_script
-from jaxllm.cli.show import card, describe_mesh, show_summary
-from jaxllm.data import tokenizers
+from jaxllm.cli.session import open_session
+from jaxllm.cli.start import DecoderFlags, Start, start_decoder
 from jaxllm.data.corpus import Corpus, Marks, open_corpus
 from jaxllm.data.documents import Documents, open_documents, weighted
 from jaxllm.data.text import Concatenated, Packed, Rows, TextBatches, text_loader
 from jaxllm.evals import loss as loss_eval
 from jaxllm.evals.generate import Sampling
 from jaxllm.losses import resolve
-from jaxllm.models.decoder import PRESETS, SHARDING, Decoder
-from jaxllm.models.decoder import Config as Shape
-from jaxllm.params import count, describe
 from jaxllm.train.fit import fit
-from jaxllm.train.mesh import make_mesh, row_multiple
-from jaxllm.train.run import open_run, operational, report
+from jaxllm.train.mesh import row_multiple
+from jaxllm.train.run import operational
 from jaxllm.types import InputError, Numbers
 
 DEMO_STEPS = 200
 """Of the run with no flags: what two CPU cores do in about two minutes."""
 
-MODELS = "Hugging Face id or folder or run folder to go on from, or to train from scratch a .json or a preset"
-
 
 @dataclasses.dataclass(frozen=True)
-class Config(Common):
+class Config(DecoderFlags):
     """Pretraining of a causal language model."""
 
-    model: Annotated[str, tyro.conf.arg(help=f"{MODELS}: {', '.join(PRESETS)}.")] = "small"
-    tokenizer: str = ""
-    """Hugging Face id or folder, or `bpe` or `char` to train one on the data; by default the model's own, else bpe."""
-    vocab_size: int = 2048
-    """Of the tokenizer that is trained."""
     dataset: tuple[str, ...] = ("builtin",)  # type: ignore[assignment]
     """Files, folders or hub ids, with weights if wanted: a.txt:0.7 b.jsonl:0.3. `builtin` is the standard library."""
     holdout: float = 0.05
@@ -84,8 +70,6 @@ class Config(Common):
     """Decoupled; biases and norms are spared."""
     beta2: float = 0.95
     """Decay of AdamW's second moment."""
-    dropout: float = 0.0
-    """Rate, after embeddings, on attention probabilities and on what each layer adds."""
     prompt: str = operational("")
     """What the sample at each evaluation continues; by default it begins a document."""
     sample_tokens: int = operational(80)
@@ -121,47 +105,6 @@ def read(config: Config) -> Data:
     return Data([splits["train"] for splits in opened], [weight for _, weight in named], dev)
 
 
-@dataclasses.dataclass(frozen=True)
-class Start:
-    """What training starts from."""
-
-    model: Any
-    config: Shape
-    tokenizer: Any
-    source: Any | None
-    notes: tuple[str, ...]
-
-
-def start(config: Config, data: Data) -> Start:
-    """A pretrained decoder, or one from scratch: the vocabulary of a preset is its tokenizer's. Raises InputError."""
-    rates = dict.fromkeys(("embedding_dropout", "attention_dropout", "output_dropout"), config.dropout)
-    computing: dict[str, Any] = {"dtype": config.dtype, "remat": config.remat, **rates}
-    shape, source, notes = architecture(config.model), None, ()
-    if shape is None:
-        source = hf.open_decoder(config.model, **computing)
-        shape, notes = source.config, tuple(source.notes)
-    if config.tokenizer in tokenizers.KINDS or (source is None and not config.tokenizer):
-        kind = config.tokenizer or "bpe"
-        key = " ".join(documents.key for documents in data.train)
-        texts = (text for documents in data.train for text in documents.texts())
-        options = {"vocab_size": config.vocab_size} if kind == "bpe" else {}
-        tokenizer = tokenizers.trained(kind, texts, key, **options)
-    else:
-        tokenizer = hf.load_tokenizer(config.tokenizer or str(source.folder))
-    if config.model in PRESETS:
-        shape = dataclasses.replace(shape, vocab_size=len(tokenizer))
-    shape = dataclasses.replace(shape, **computing)
-    if len(tokenizer) > shape.vocab_size:
-        raise InputError(
-            f"the tokenizer has {len(tokenizer)} tokens, the model's vocabulary {shape.vocab_size}: "
-            "use the model's own tokenizer, or a preset, which takes any"
-        )
-    if config.max_length > shape.max_positions:
-        raise InputError(f"--max-length {config.max_length}: the context of the model is {shape.max_positions}")
-    spec = source.spec if source else describe(lambda rngs: Decoder(shape, rngs), SHARDING)
-    return Start(spec, shape, tokenizer, source, notes)
-
-
 def settle(config: Config) -> Config:
     """Fills in the length of the run."""
     if config.steps or config.epochs:
@@ -190,17 +133,15 @@ def sampler(config: Config, begin: Start, console: Console) -> Any:
 
 def main(config: Config) -> None:
     """Reads, trains, evaluates, shows and exports."""
-    began = time.monotonic()
     config = settle(config)
-    check(config)
     if config.concatenate and not config.pack:
         raise InputError("--concatenate and --no-pack are two ways to fill a row: give one")
     loss = resolve(config.loss, **loss_arguments(config.loss_args))
-    run = open_run("pretrain", config, config.out)
-    console = Console(soft_wrap=True, highlight=False, quiet="none" in config.log_to)
-    mesh = make_mesh(config.mesh)
+    session = open_session("pretrain", config)
+    console, mesh = session.console, session.mesh
     data = read(config)
-    begin = start(config, data)
+    texts = (text for documents in data.train for text in documents.texts())
+    begin = start_decoder(config, texts, " ".join(documents.key for documents in data.train))
 
     def corpora(documents: Sequence[Documents]) -> list[Corpus]:
         return [open_corpus(d, begin.tokenizer, begin.config.vocab_size, say=console.print) for d in documents]
@@ -213,56 +154,23 @@ def main(config: Config) -> None:
     train, dev = corpora(data.train), corpora(data.dev)
     feed = text_loader(rows(train), data.weights, batch_size=config.batch_size, seed=config.seed)
     arguments = fit_arguments(config, feed.plan)
-    if run.finished(arguments["steps"]):
-        console.print(f"{run.folder} is finished ({arguments['steps']} steps); give --steps for more, or another --out")
-        show_summary(run, console)
+    if session.finished(arguments["steps"]):
         return
-
-    console.print(f"run      {run.folder}")
-    parameters = count(begin.model.graphdef.abstract)
-    console.print(f"model    {config.model}, {parameters:,} parameters, on {describe_mesh(mesh)}")
-    for note in begin.notes:
-        console.print(f"         {note}")
-    for split, found in (("train", train), ("dev", dev)):
-        for corpus in found:
-            amount = f"{len(corpus.tokens):,} tokens, {len(corpus.ends):,} documents, {corpus.size:,} bytes"
-            console.print(f"{split:<8} {corpus.name}: {amount}")
+    lines = [("train", corpus.describe()) for corpus in train] + [("dev", corpus.describe()) for corpus in dev]
     if not dev:
-        console.print("dev      none: too few documents to hold one out; name an --eval-dataset")
-    console.print(f"rows     {feed.plan.describe()}")
+        lines.append(("dev", "none: too few documents to hold one out; name an --eval-dataset"))
+    session.header(begin, [*lines, ("rows", feed.plan.describe())])
 
     multiple = row_multiple(mesh)
     batches = TextBatches(rows(dev), -(-config.eval_batch_size // multiple) * multiple)
     evals: dict[str, Any] = {"dev": functools.partial(loss_eval.evaluate, batches=batches)} if dev else {}
     if config.sample_tokens:
         evals["sample"] = sampler(config, begin, console)
-    # What the model is stands in config.json too, so that a checkpoint can be converted while the run goes on.
-    described = hf.config_json(begin.config, begin.tokenizer, begin.source)
-    run = dataclasses.replace(
-        run, config={**run.config, "model": described, "tokenizer": str(begin.tokenizer.name_or_path)}
-    )
     fitted = fit(
-        begin.model, loss=loss, data=feed, optimizer=optim_config(config), run=run, mesh=mesh, evals=evals, **arguments
-    )
-
-    chosen = {k: x for line in fitted.log if line["step"] == fitted.position for k, x in line.items()}
-    finals = {name: x for name, x in chosen.items() if name.startswith("dev/")}
-    console.print(f"\nstep {fitted.position}")
-    for name, x in finals.items():
-        console.print(f"  {name} {x:.4f}")
-    if config.export:
-        hf.export(
-            run.folder / "hf", fitted.model.params, begin.config, begin.tokenizer,
-            source=begin.source, dtype=config.export_dtype or None, card=card("pretrain", config, finals),
-        )  # fmt: skip
-        console.print(f"for transformers: {run.folder / 'hf'}")
-    report(run.folder)
-    run.write_summary({
-        "finished": True, "steps": arguments["steps"], "best_step": fitted.position, "final": finals,
-        "last": {k: x for line in fitted.log for k, x in line.items()}, "best": chosen,
-        "compile_s": fitted.compile_s, "wall_s": time.monotonic() - began,
-    })  # fmt: skip
-    console.print(f"curves: {run.folder / 'report.png'}   all of it: {time.monotonic() - began:.0f} s")
+        begin.model, loss=loss, data=feed, optimizer=optim_config(config), run=session.describing(begin), mesh=mesh,
+        evals=evals, **arguments,
+    )  # fmt: skip
+    session.finish(begin, fitted, arguments["steps"])
 
 
 if __name__ == "__main__":

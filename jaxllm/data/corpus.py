@@ -59,6 +59,11 @@ class Corpus:
     size: int
     """Bytes of the texts in UTF-8."""
 
+    def describe(self) -> str:
+        """One line for the terminal."""
+        amount = f"{len(self.tokens):,} tokens, {len(self.ends):,} documents, {self.size:,} bytes"
+        return f"{self.name}: {amount}"
+
 
 def open_corpus(
     documents: Documents,

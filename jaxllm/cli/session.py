@@ -1,0 +1,115 @@
+"""What every training script says and does around its training: the run's folder, a header, an ending."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jax.sharding import Mesh
+from rich.console import Console
+
+from jaxllm import hf
+from jaxllm.cli.common import Common, check
+from jaxllm.cli.start import Start
+from jaxllm.params import count
+from jaxllm.train.fit import Fitted
+from jaxllm.train.mesh import make_mesh
+from jaxllm.train.run import Run, open_run, report
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """One call of a script."""
+
+    config: Common
+    run: Run
+    mesh: Mesh
+    console: Console
+    began: float
+    """On the monotonic clock."""
+
+    def finished(self, steps: int) -> bool:
+        """Whether the run has nothing left to do for so many steps; then it says so, with the final numbers."""
+        if not self.run.finished(steps):
+            return False
+        self.console.print(f"{self.run.folder} is finished ({steps} steps); give --steps for more, or another --out")
+        for name, x in ((self.run.summary or {}).get("final") or {}).items():
+            if name.count("/") == 1:
+                self.console.print(f"  {name} {x:.4f}")
+        return True
+
+    def header(self, begin: Start, lines: Sequence[tuple[str, str]]) -> None:
+        """Prints the run's folder, the model with its notes, then lines of (word, text)."""
+        parameters = count(begin.model.graphdef.abstract)
+        self._line("run", str(self.run.folder))
+        self._line("model", f"{self.config.model}, {parameters:,} parameters, on {describe_mesh(self.mesh)}")
+        for note in begin.notes:
+            self._line("", note)
+        for word, text in lines:
+            self._line(word, text)
+
+    def _line(self, word: str, text: str) -> None:
+        self.console.print(f"{word:<8} {text}", markup=False)
+
+    def describing(self, begin: Start) -> Run:
+        """The run with its model in config.json, so that a checkpoint can be converted while the run goes on."""
+        described = hf.config_json(begin.config, begin.tokenizer, begin.source)
+        more = {"model": described, "tokenizer": str(begin.tokenizer.name_or_path)}
+        return dataclasses.replace(self.run, config={**self.run.config, **more})
+
+    def finish(
+        self, begin: Start, fitted: Fitted, steps: int, finals: Mapping[str, float] | None = None, **summary: Any
+    ) -> None:
+        """Exports, draws report.png and writes summary.json.
+
+        finals: the final numbers; by default those that the evaluations gave at the step that is kept. summary: more
+        for summary.json.
+        """
+        config = self.config
+        chosen = {k: x for line in fitted.log if line["step"] == fitted.position for k, x in line.items()}
+        if finals is None:
+            finals = {name: x for name, x in chosen.items() if name.startswith("dev/")}
+            self.console.print(f"\nstep {fitted.position}")
+            for name, x in finals.items():
+                self.console.print(f"  {name} {x:.4f}")
+        if config.export:
+            script = self.run.config["script"]
+            hf.export(
+                self.run.folder / "hf", fitted.model.params, begin.config, begin.tokenizer,
+                source=begin.source, dtype=config.export_dtype or None, card=card(script, config, finals),
+            )  # fmt: skip
+            self.console.print(f"for transformers: {self.run.folder / 'hf'}")
+        report(self.run.folder)
+        self.run.write_summary({
+            "finished": True, "steps": steps, "best_step": fitted.position, "final": dict(finals),
+            "last": {k: x for line in fitted.log for k, x in line.items()}, "best": chosen,
+            "compile_s": fitted.compile_s, "wall_s": time.monotonic() - self.began, **summary,
+        })  # fmt: skip
+        wall = time.monotonic() - self.began
+        self.console.print(f"curves: {self.run.folder / 'report.png'}   all of it: {wall:.0f} s")
+
+
+def open_session(script: str, config: Common) -> Session:
+    """Checks the common flags, finds or names the run's folder, makes the mesh. Writes nothing. Raises InputError."""
+    began = time.monotonic()
+    check(config)
+    run = open_run(script, config, config.out)
+    console = Console(soft_wrap=True, highlight=False, quiet="none" in config.log_to)
+    return Session(config, run, make_mesh(config.mesh), console, began)
+
+
+def describe_mesh(mesh: Mesh) -> str:
+    """Devices and the axes that are longer than 1."""
+    axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)
+    device = mesh.devices.flat[0].device_kind
+    return f"{mesh.size} x {device}" + (f" ({axes})" if axes else "")
+
+
+def card(script: str, config: Any, numbers: Mapping[str, float]) -> str:
+    """The model card of a run."""
+    rows = "\n".join(f"| {name} | {x:.4f} |" for name, x in numbers.items() if name.count("/") == 1)
+    flags = json.dumps(dataclasses.asdict(config), indent=2)
+    return f"Trained by `experiments/{script}.py` of jaxllm.\n\n| | |\n|---|---|\n{rows}\n\n```json\n{flags}\n```\n"

@@ -1,0 +1,78 @@
+"""What training starts from: weights on disk, or an architecture with a tokenizer trained on the data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import tyro
+
+from jaxllm import hf
+from jaxllm.cli.architecture import architecture
+from jaxllm.cli.common import Common
+from jaxllm.data import tokenizers
+from jaxllm.models.decoder import PRESETS, SHARDING, Decoder
+from jaxllm.params import ModelSpec, describe
+from jaxllm.types import InputError
+
+MODELS = "Hugging Face id or folder or run folder to go on from, or to train from scratch a .json or a preset"
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """A model to train and its tokenizer."""
+
+    model: ModelSpec
+    config: Any
+    """The configuration of the model."""
+    tokenizer: Any
+    source: hf.Opened[Any] | None
+    """The checkpoint that the weights come from."""
+    notes: tuple[str, ...] = ()
+    """What to tell of it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderFlags(Common):
+    """Flags of the scripts that train decoders."""
+
+    model: Annotated[str, tyro.conf.arg(help=f"{MODELS}: {', '.join(PRESETS)}.")] = "small"
+    tokenizer: str = ""
+    """Hugging Face id or folder, or `bpe` or `char` to train one on the data; by default the model's own, else bpe."""
+    vocab_size: int = 2048
+    """Of the tokenizer that is trained."""
+    dropout: float = 0.0
+    """Rate, after embeddings, on attention probabilities and on what each layer adds."""
+
+
+def start_decoder(config: DecoderFlags, texts: Iterable[str], key: str) -> Start:
+    """A pretrained decoder, or one from scratch: the vocabulary of a preset is its tokenizer's.
+
+    texts: what a tokenizer would be trained on; read only then. key: changes when the texts do. Raises InputError.
+    """
+    rates = dict.fromkeys(("embedding_dropout", "attention_dropout", "output_dropout"), config.dropout)
+    computing: dict[str, Any] = {"dtype": config.dtype, "remat": config.remat, **rates}
+    shape, source = architecture(config.model), None
+    if shape is None:
+        source = hf.open_decoder(config.model, **computing)
+        shape = source.config
+    if config.tokenizer in tokenizers.KINDS or (source is None and not config.tokenizer):
+        kind = config.tokenizer or "bpe"
+        options: dict[str, Any] = {"vocab_size": config.vocab_size} if kind == "bpe" else {}
+        tokenizer = tokenizers.trained(kind, texts, key, **options)
+    else:
+        assert config.tokenizer or source is not None
+        tokenizer = hf.load_tokenizer(config.tokenizer or str(source.folder))  # type: ignore[union-attr]
+    if config.model in PRESETS:
+        shape = dataclasses.replace(shape, vocab_size=len(tokenizer))
+    shape = dataclasses.replace(shape, **computing)
+    if len(tokenizer) > shape.vocab_size:
+        raise InputError(
+            f"the tokenizer has {len(tokenizer)} tokens, the model's vocabulary {shape.vocab_size}: "
+            "use the model's own tokenizer, or a preset, which takes any"
+        )
+    if config.max_length > shape.max_positions:
+        raise InputError(f"--max-length {config.max_length}: the context of the model is {shape.max_positions}")
+    spec = source.spec if source else describe(lambda rngs: Decoder(shape, rngs), SHARDING)
+    return Start(spec, shape, tokenizer, source, tuple(source.notes) if source else ())
