@@ -12,16 +12,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from jaxllm.cli.bench import run, tokens_per_s
 from jaxllm.cli.script import input_errors, parse
-from jaxllm.train.log import read_jsonl
-from jaxllm.types import InputError
 
 HERE = Path(__file__).parent
 
@@ -63,9 +60,7 @@ def ours(config: Config, folder: Path) -> Timing:
         "--no-export", "--log-to", "none", "--out", folder,
     ]  # fmt: skip
     peak = run(command)
-    lines = [line for line in read_jsonl(folder / "metrics.jsonl") if line.get("tokens_per_s")]
-    speed = statistics.harmonic_mean([line["tokens_per_s"] for line in lines[1:]])
-    return Timing(speed, json.loads((folder / "summary.json").read_text())["compile_s"], peak)
+    return Timing(tokens_per_s(folder), json.loads((folder / "summary.json").read_text())["compile_s"], peak)
 
 
 def trainer(config: Config, folder: Path) -> Timing:
@@ -79,17 +74,6 @@ def trainer(config: Config, folder: Path) -> Timing:
     peak = run(command)
     found = json.loads(Path(f"{folder}.json").read_text())
     return Timing(found["seeds"][0]["real_tokens_per_s"], 0.0, peak)
-
-
-def run(command: list[object]) -> float:
-    """Runs a script to its end; the most memory it held, in GB. Raises InputError with its last words if it fails."""
-    with tempfile.TemporaryFile("w+") as heard:
-        child = subprocess.Popen([sys.executable, *map(str, command)], stdout=heard, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(child.pid, 0)
-        if status:
-            heard.seek(0)
-            raise InputError(f"{command[0]} failed: {heard.read()[-300:]}")
-    return usage.ru_maxrss / 2**20
 
 
 def main(config: Config) -> None:
