@@ -3,10 +3,10 @@
     python experiments/bench_pretrain.py --dataset shakespeare.txt
     python experiments/bench_pretrain.py --dataset shakespeare.txt --large
 
-Needs torch: pip install -e '.[bench]'. The model is GPT-2 on characters in two sizes, and both sides train the same one:
-here by experiments/pretrain.py, whole, there by experiments/peers/torch_gpt.py. Each side runs in a process of its own,
-one after the other, and the ratio is taken round by round, so that it holds when the machine's speed drifts. Speeds are
-training tokens per second after the first steps.
+Needs torch: pip install -e '.[bench]'. The model is GPT-2 on characters in two sizes, and both sides train the same
+one: here by experiments/pretrain.py, whole, there by experiments/peers/torch_gpt.py. Each side runs in a process of
+its own, one after the other, and the ratio is taken round by round, so that it holds when the machine's speed drifts.
+Speeds are training tokens per second after the first steps.
 Expected: experiments/README.md.
 """
 

@@ -1,8 +1,8 @@
 """The peer of this project's pretraining: GPT-2 in plain eager PyTorch, on the characters of one text.
 
-The model, its initialisation and the recipe are those that nanoGPT publishes for Shakespeare on a CPU: blocks of text at
-random offsets of the first nine tenths, AdamW with decay on matrices and embeddings, warm-up and a cosine. Nothing is
-compiled and nothing is cleverer than it has to be. It imports neither jax nor this project.
+The model, its initialisation and the recipe are those that nanoGPT publishes for Shakespeare on a CPU: rows of text
+from random offsets of the first nine tenths, AdamW with decay on matrices and embeddings, warm-up and a cosine.
+Nothing is compiled and nothing is cleverer than it has to be. It imports neither jax nor this project.
 
 GPT-2: Radford et al. 2019, Language Models are Unsupervised Multitask Learners.
 
