@@ -60,7 +60,7 @@ def prompt_of(row: Mapping[str, Any], where: str) -> str | list[Message]:
     """
     if "prompt" in row:
         prompt = row["prompt"]
-        return _messages(row, "prompt", where) if isinstance(prompt, list | tuple) else _text(row, "prompt", where)
+        return messages_of(row, "prompt", where) if isinstance(prompt, list | tuple) else _text(row, "prompt", where)
     for column in ("question", "query", "instruction"):
         if column in row:
             return [{"role": "user", "content": _asked(row, column, where)}]
@@ -92,16 +92,16 @@ def dialogues(rows: Any, *, where: Callable[[int], str]) -> list[Dialogue]:
 
 
 def _chat(row: Mapping[str, Any], where: str) -> Dialogue:
-    return Dialogue(_messages(row, "messages", where))
+    return Dialogue(messages_of(row, "messages", where))
 
 
 def _sharegpt(row: Mapping[str, Any], where: str) -> Dialogue:
-    return Dialogue(_messages(row, "conversations", where))
+    return Dialogue(messages_of(row, "conversations", where))
 
 
 def _completion(row: Mapping[str, Any], where: str) -> Dialogue:
     if isinstance(row["prompt"], list | tuple) or isinstance(row["completion"], list | tuple):
-        prompt, completion = _messages(row, "prompt", where), _messages(row, "completion", where)
+        prompt, completion = messages_of(row, "prompt", where), messages_of(row, "completion", where)
         if [message["role"] for message in completion] != ["assistant"]:
             raise InputError(f"{where}: its completion has to be one message of the assistant; mend the row")
         return Dialogue([*prompt, *completion], last_only=True)
@@ -161,7 +161,8 @@ def _text(row: Mapping[str, Any], column: str, where: str) -> str:
     return text
 
 
-def _messages(row: Mapping[str, Any], column: str, where: str) -> list[Message]:
+def messages_of(row: Mapping[str, Any], column: str, where: str) -> list[Message]:
+    """A column of messages, each with role and content. Raises InputError, beginning with `where`."""
     given = row[column]
     if not isinstance(given, list | tuple) or not all(isinstance(message, Mapping) for message in given):
         raise InputError(f"{where}: its {column} is {_kind(given)}, wanted a list of messages; mend the row")
