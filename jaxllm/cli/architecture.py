@@ -46,17 +46,32 @@ _KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bo
 
 def _of_fields(values: dict[str, Any], where: str) -> Config:
     """A configuration from a JSON object of its fields."""
-    fields = {field.name: field for field in dataclasses.fields(Config)}
+    _known(values, Config, where)
+    needed = [field.name for field in dataclasses.fields(Config) if field.default is dataclasses.MISSING]
+    if missing := [name for name in needed if name not in values]:
+        raise InputError(f"{where}: it lacks {', '.join(missing)}; add them")
+    whole = dict(values)
+    if "windows" in whole:
+        if not isinstance(whole["windows"], list) or any(type(x) is not int for x in whole["windows"]):
+            raise InputError(f"{where}: windows is {whole['windows']!r}, wanted a list of numbers of tokens")
+        whole["windows"] = tuple(whole["windows"])
+    if "rope_scaling" in whole:
+        if not isinstance(whole["rope_scaling"], dict):
+            raise InputError(f"{where}: rope_scaling is {whole['rope_scaling']!r}, wanted an object with its kind")
+        _known(whole["rope_scaling"], Scaling, f"{where}: rope_scaling")
+        whole["rope_scaling"] = Scaling(**whole["rope_scaling"])
+    try:
+        return Config(**whole)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def _known(values: dict[str, Any], kind: type[Any], where: str) -> None:
+    """Raises InputError for a name that is no field, and a value of another type."""
+    fields = {field.name: str(field.type) for field in dataclasses.fields(kind)}
     for name, x in values.items():
         if name not in fields:
             near = difflib.get_close_matches(name, fields, 1)
             raise InputError(f"{where}: there is no field {name!r}{f'; did you mean {near[0]}?' if near else ''}")
-        kind = str(fields[name].type)
-        if kind in _KINDS and type(x) not in _KINDS[kind]:
-            raise InputError(f"{where}: {name} is {x!r}, wanted {kind}")
-    if missing := [n for n, field in fields.items() if field.default is dataclasses.MISSING and n not in values]:
-        raise InputError(f"{where}: it lacks {', '.join(missing)}; add them")
-    whole: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in values.items()}
-    if isinstance(scaling := whole.get("rope_scaling"), dict):
-        whole["rope_scaling"] = Scaling(**scaling)
-    return Config(**whole)
+        if fields[name] in _KINDS and type(x) not in _KINDS[fields[name]]:
+            raise InputError(f"{where}: {name} is {x!r}, wanted {fields[name]}")

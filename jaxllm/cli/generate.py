@@ -1,8 +1,7 @@
-"""`python -m jaxllm generate`: what a run or a Hugging Face folder makes of a prompt, shown as it comes."""
+"""`python -m jaxllm generate`: what a run or a Hugging Face folder makes of prompts, shown as it comes."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import sys
@@ -20,7 +19,7 @@ from jaxllm.types import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Continues each prompt with a causal language model, printing the text as it comes."""
+    """Continues prompts with a causal language model, all of them as one batch, printing the text as it comes."""
 
     model: Annotated[str, tyro.conf.Positional]
     """Run folder, Hugging Face folder or id of a decoder."""
@@ -37,55 +36,77 @@ class Config:
     seed: int = 0
     """Of what is drawn."""
     stop: tuple[str, ...] = ()
-    """Texts to end at, beside the model's own end token; they are not shown."""
+    """Texts to end at, beside the model's own end tokens; they are not shown."""
     chat: bool = False
     """Each prompt is what a user says, put into the tokenizer's chat template."""
     dtype: str = "float32"
     """Of the computation: float32 or bfloat16."""
+    mesh: str = ""
+    """Devices per axis, such as fsdp=8 or tensor=4; by default each holds the whole model."""
 
 
-class _Stopped(Exception):
-    """A stop text came."""
+class _Text:
+    """The text of a row, decoded as tokens come: only the last few again, for a character may take several."""
+
+    def __init__(self, tokenizer: Any, prompt: Sequence[int], stop: Sequence[str]):
+        self._tokenizer, self._stop = tokenizer, [text for text in stop if text]
+        self._held = max(map(len, self._stop), default=1) - 1  # of what may be the beginning of a stop text
+        self._ids, self._from, self._read = list(prompt[-8:]), 0, len(prompt[-8:])
+        self._shown = 0
+        self.text = ""
+
+    def add(self, token: int, last: bool) -> tuple[str, bool]:
+        """(what no further token can change and was not told before, whether the row ends)."""
+        self._ids.append(token)
+        known, now = (self._decode(self._ids[self._from : stop]) for stop in (self._read, None))
+        if last or not now.endswith("\ufffd"):
+            self.text += now[len(known) :]
+            self._from, self._read = self._read, len(self._ids)
+        if found := [at for at in map(self.text.find, self._stop) if at >= 0]:
+            self.text, last = self.text[: min(found)], True
+        until = max(self._shown, len(self.text) if last else len(self.text) - self._held)
+        piece, self._shown = self.text[self._shown : until], until
+        return piece, last
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=True)
 
 
-def continue_text(
+def continue_texts(
     graphdef: GraphDef,
     params: Mapping[str, Any],
     tokenizer: Any,
-    prompt: Sequence[int],
+    prompts: Sequence[Sequence[int]],
     sampling: Sampling,
     *,
     max_tokens: int = 128,
     ends: Sequence[int] = (),
     stop: Sequence[str] = (),
     seed: int = 0,
-    write: Callable[[str], None] = lambda text: None,
-) -> str:
-    """The text that follows a prompt of token ids: up to an end token or a stop text, neither of which is part of it.
+    write: Callable[[int, str, bool], None] = lambda row, text, last: None,
+) -> list[str]:
+    """The text that follows each prompt of token ids: up to an end token or a stop text, which are not part of it.
 
-    write: is given the text in pieces as it comes, as far as no further token can change it. Raises InputError for a
-    prompt that leaves no room in the context.
+    The prompts are one batch. write(row, text, last) is given the text in pieces as it comes, as far as no further
+    token can change it. Raises InputError for a prompt that leaves no room in the context.
     """
-    before = len(tokenizer.decode(prompt, skip_special_tokens=True))
-    held = max(map(len, stop), default=1) - 1  # of what may be the beginning of a stop text
-    ids, text, shown = list(prompt), "", 0
+    rows = [_Text(tokenizer, prompt, stop) for prompt in prompts]
 
-    def on_token(_: int, token: int) -> None:
-        nonlocal text, shown
-        ids.append(token)
-        text = tokenizer.decode(ids, skip_special_tokens=True)[before:]
-        if found := [at for at in map(text.find, stop) if at >= 0]:
-            text = text[: min(found)]
-            raise _Stopped
-        safe = len(text) - held
-        if safe > shown and not text.endswith("\ufffd"):  # a character may take several tokens
-            write(text[shown:safe])
-            shown = safe
+    def on_token(row: int, token: int, last: bool) -> bool:
+        piece, last = rows[row].add(token, last)
+        if piece or last:
+            write(row, piece, last)
+        return last
 
-    with contextlib.suppress(_Stopped):
-        generate(graphdef, params, [prompt], sampling, max_tokens=max_tokens, stop=ends, seed=seed, on_token=on_token)
-    write(text[shown:])
-    return text
+    generate(graphdef, params, prompts, sampling, max_tokens=max_tokens, stop=ends, seed=seed, on_token=on_token)
+    return [row.text for row in rows]
+
+
+def continue_text(
+    graphdef: GraphDef, params: Mapping[str, Any], tokenizer: Any, prompt: Sequence[int], sampling: Sampling, **how: Any
+) -> str:
+    """`continue_texts` of one prompt."""
+    return continue_texts(graphdef, params, tokenizer, [prompt], sampling, **how)[0]
 
 
 def encode(prompt: str, tokenizer: Any, *, chat: bool = False) -> list[int]:
@@ -111,35 +132,55 @@ def end_tokens(folder: Path, tokenizer: Any) -> tuple[int, ...]:
     return tuple(dict.fromkeys(token for token in found if token is not None))
 
 
+def in_turn(begins: Sequence[str], show: Callable[[str], None]) -> Callable[[int, str, bool], None]:
+    """A `write` for a terminal: rows one below the other, each after its beginning, the first unfinished one live."""
+    waiting, ended, now = [[begin] for begin in begins], [False] * len(begins), 0
+
+    def write(row: int, text: str, last: bool) -> None:
+        nonlocal now
+        waiting[row].append(text)
+        ended[row] = last
+        while now < len(begins):
+            show("".join(waiting[now]) + "\n" * ended[now])
+            waiting[now].clear()
+            if not ended[now]:
+                break
+            now += 1
+
+    return write
+
+
 def main(config: Config) -> None:
-    """Loads the model, continues each prompt, prints."""
+    """Loads the model, continues the prompts, prints."""
     from jaxllm import hf
-    from jaxllm.cli.convert import open_any
-    from jaxllm.models import decoder
+    from jaxllm.cli.weights import open_language_model
+    from jaxllm.models.decoder import PRESETS
     from jaxllm.params import materialize
     from jaxllm.train import mesh as meshes
 
     if not config.prompts:
         raise InputError("no prompt: give one or more after the model")
+    if config.max_tokens < 1:
+        raise InputError(f"--max-tokens {config.max_tokens}: at least 1 is needed")
+    if config.dtype not in ("float32", "bfloat16"):
+        raise InputError(f"--dtype {config.dtype}: give one of float32, bfloat16")
+    if config.model in PRESETS and not Path(config.model).exists():
+        raise InputError(f"{config.model} is a preset, which has no weights: train it, and name the run's folder")
     sampling = Sampling(config.temperature, config.top_k, config.top_p)
-    opened, beside = open_any(config.model, dtype=config.dtype)
-    if not isinstance(opened.config, decoder.Config):
-        raise InputError(f"{config.model} is no causal language model ({opened.family}); try python -m jaxllm tag")
-    tokenizer = hf.load_tokenizer(str(beside))
+    mesh = meshes.make_mesh(config.mesh)
+    opened = open_language_model(config.model, dtype=config.dtype)
+    tokenizer = hf.load_tokenizer(str(opened.folder))
     prompts = [encode(prompt, tokenizer, chat=config.chat) for prompt in config.prompts]
-    mesh = meshes.make_mesh()
     shardings = meshes.shardings(opened.spec.graphdef.abstract, mesh, opened.spec.rules)
     params = materialize(opened.spec, shardings, 0)
-    ends = end_tokens(beside, tokenizer)
 
-    def write(text: str) -> None:
+    def show(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
 
-    for text, prompt in zip(config.prompts, prompts, strict=True):
-        write("" if config.chat else text)
-        continue_text(
-            opened.spec.graphdef, params, tokenizer, prompt, sampling, max_tokens=config.max_tokens, ends=ends,
-            stop=config.stop, seed=config.seed, write=write,
-        )  # fmt: skip
-        write("\n")
+    several = len(prompts) > 1
+    begins = [("> " + prompt + "\n") * several if config.chat else prompt for prompt in config.prompts]
+    continue_texts(
+        opened.spec.graphdef, params, tokenizer, prompts, sampling, max_tokens=config.max_tokens,
+        ends=end_tokens(opened.folder, tokenizer), stop=config.stop, seed=config.seed, write=in_turn(begins, show),
+    )  # fmt: skip

@@ -11,6 +11,7 @@ import tyro
 from jaxllm import hf
 from jaxllm.cli.architecture import architecture
 from jaxllm.cli.common import Common
+from jaxllm.cli.weights import open_language_model
 from jaxllm.data import tokenizers
 from jaxllm.models.decoder import PRESETS, SHARDING, Decoder
 from jaxllm.params import ModelSpec, describe
@@ -55,7 +56,7 @@ def start_decoder(config: DecoderFlags, texts: Iterable[str], key: str) -> Start
     computing: dict[str, Any] = {"dtype": config.dtype, "remat": config.remat, **rates}
     shape, source = architecture(config.model), None
     if shape is None:
-        source = hf.open_decoder(config.model, **computing)
+        source = open_language_model(config.model, **computing)
         shape = source.config
     if config.tokenizer in tokenizers.KINDS or (source is None and not config.tokenizer):
         kind = config.tokenizer or "bpe"

@@ -50,12 +50,13 @@ def generate(
     max_tokens: int = 128,
     stop: Sequence[int] = (),
     seed: int = 0,
-    on_token: Callable[[int, int], None] | None = None,
+    on_token: Callable[[int, int, bool], bool | None] | None = None,
 ) -> list[list[int]]:
     """The new tokens of each prompt: up to and with a stop token, `max_tokens` of them, or to the end of the context.
 
-    params: of a Decoder, on one device or sharded. prompts: token ids, of any lengths. on_token(row, token) is called
-    as each comes. What a row draws depends on the seed and its place in the list, not on the rows beside it.
+    params: of a Decoder, on one device or sharded. prompts: token ids, of any lengths; they are one batch.
+    on_token(row, token, last) is called as each comes, and ends the row by returning True. What a row draws depends on
+    the seed and its place in the list, not on the rows beside it.
     Raises InputError for a prompt that is empty, leaves no room in the context, or has ids outside the vocabulary.
     """
     config = bind(graphdef, graphdef.abstract).config
@@ -93,8 +94,8 @@ def generate(
             if going[row]:
                 new[row].append(token)
                 going[row] = token not in stop and len(new[row]) < limits[row]
-                if on_token is not None:
-                    on_token(row, token)
+                if on_token is not None and on_token(row, token, not going[row]):
+                    going[row] = False
         if not going.any():
             return new
         next_B, cache = _step(graphdef, sampling, params, cache, next_B, keys)

@@ -20,7 +20,10 @@ _CHOICES: dict[str, Iterable[str]] = {
     "activation": ACTIVATIONS,
     "backend": BACKENDS,
     "remat": REMAT,
+    "dtype": ("float32", "bfloat16", "float16"),
 }
+
+_SIZES = ("vocab_size", "width", "depth", "heads", "mlp_width", "max_positions")
 
 EVERYTHING = 2**30
 """More tokens than any text has."""
@@ -107,11 +110,21 @@ class Config:
         for name, valid in _CHOICES.items():
             if (given := getattr(self, name)) not in valid:
                 raise InputError(f"decoder {name}={given!r}: choose one of {', '.join(valid)}")
+        least = {**dict.fromkeys(_SIZES, 1), "kv_heads": 0, "head_width": 0, "experts": 0}
+        for name, bound in least.items():
+            if (given := getattr(self, name)) < bound:
+                raise InputError(f"decoder {name}={given}: must be {bound} or more")
+        if not self.windows or min(self.windows) < 0:
+            raise InputError(f"decoder windows={self.windows}: give one number or more, each 0 or a number of tokens")
+        if self.experts and not 1 <= self.experts_per_token <= self.experts:
+            raise InputError(f"decoder experts_per_token={self.experts_per_token}: must be from 1 to {self.experts}")
         if self.heads % self.K or (not self.head_width and self.width % self.heads):
             raise InputError(
                 f"decoder heads={self.heads}: must be a multiple of kv_heads={self.K}, and divide width={self.width} "
                 "unless head_width is given"
             )
+        if self.rope_base and self.H % 2:
+            raise InputError(f"decoder head_width={self.H}: must be even, for rotary positions turn pairs of features")
         # One spelling for what is the same model, so that configurations can be compared.
         n, windows = self.depth, [self.windows[i % len(self.windows)] for i in range(self.depth)]
         period = next(p for p in range(1, n + 1) if windows == [windows[i % p] for i in range(n)])

@@ -7,6 +7,8 @@ import math
 
 import numpy as np
 
+from jaxllm.types import InputError
+
 
 @dataclasses.dataclass(frozen=True)
 class Scaling:
@@ -27,10 +29,18 @@ class Scaling:
     amplitude: float = 1.0
     """Factor on the rotated queries and keys (yarn)."""
 
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise InputError(f"rope scaling kind={self.kind!r}: choose one of {', '.join(KINDS)}")
+        if self.kind != "default" and self.factor <= 0:
+            raise InputError(f"rope scaling factor={self.factor}: must be above 0")
+        if self.kind in ("llama3", "yarn") and self.original_positions < 1:
+            raise InputError(f"rope scaling original_positions={self.original_positions}: {self.kind} needs it")
 
-UNSCALED = Scaling()
 
 KINDS = ("default", "linear", "llama3", "yarn")
+
+UNSCALED = Scaling()
 
 
 def frequencies(head_width: int, base: float, scaling: Scaling) -> np.ndarray:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from jaxllm.evals.generate import Sampling, generate, restrict
+from jaxllm.evals.generate import Sampling, _step, generate, restrict
 from jaxllm.models.decoder import SHARDING, Config, Decoder
 from jaxllm.params import bind, describe
 from jaxllm.train.mesh import make_mesh, shardings
@@ -27,8 +27,9 @@ def model():
 def test_greedy_is_the_likeliest_token_each_time(model):
     graphdef, params = model
     streamed = [[] for _ in PROMPTS]
-    new = generate(graphdef, params, PROMPTS, max_tokens=9, on_token=lambda row, token: streamed[row].append(token))
-    assert streamed == new
+    note = lambda row, token, last: streamed[row].append((token, last))
+    new = generate(graphdef, params, PROMPTS, max_tokens=9, on_token=note)
+    assert streamed == [[(token, i == 8) for i, token in enumerate(row)] for row in new]
     tokens = np.zeros((3, 16), int)
     for row, (prompt, continued) in enumerate(zip(PROMPTS, new, strict=True)):
         assert len(continued) == 9
@@ -50,6 +51,27 @@ def test_stops(model):
         assert after == before[:cut]
     assert ended[0][-1] == stop
     assert len(ended[0]) <= 6
+
+
+def test_a_row_ends_where_its_reader_says_so_and_the_others_go_on(model):
+    graphdef, params = model
+    free = generate(graphdef, params, PROMPTS, max_tokens=12)
+    seen = []
+
+    def enough(row, token, last):
+        seen.append(row)
+        return row == 1 and seen.count(1) == 3
+
+    assert generate(graphdef, params, PROMPTS, max_tokens=12, on_token=enough) == [free[0], free[1][:3], free[2]]
+    assert seen.count(1) == 3
+
+
+def test_one_step_is_compiled_for_all_tokens_and_prompts(model):
+    graphdef, params = model
+    before = _step._cache_size()
+    generate(graphdef, params, PROMPTS, Sampling(0.7), max_tokens=30)
+    generate(graphdef, params, [[1, 2], [3] * 5, [4]], Sampling(0.7), max_tokens=9)
+    assert _step._cache_size() == before + 1
 
 
 def test_the_context_ends(model):

@@ -44,7 +44,9 @@ CASES = {
     "llama-biased-linear": ("llama", {**BASE, "attention_bias": True, "mlp_bias": True, "rope_parameters": LINEAR}),
     "llama-yarn": ("llama", {**BASE, "head_dim": 12, "rope_parameters": YARN}),
     "mistral": ("mistral", {**BASE, "sliding_window": 5}),
-    "mistral-everything": ("mistral", {**BASE, "sliding_window": None, "head_dim": 16}),
+    "mistral-everything": (
+        "mistral", {**BASE, "sliding_window": None, "head_dim": 16, "tie_word_embeddings": True},
+    ),
     "mistral-wide-window": ("mistral", {**BASE, "sliding_window": 39, "num_key_value_heads": 3}),
     "qwen2": ("qwen2", {**BASE, "tie_word_embeddings": True}),
     "qwen2-windows": (
@@ -66,7 +68,7 @@ CASES = {
     ),
     "gemma2-uncapped": (
         "gemma2", {**BASE, "attn_logit_softcapping": None, "final_logit_softcapping": None, "attention_bias": True,
-                   "layer_types": ["full_attention"] * 2},
+                   "layer_types": ["full_attention"] * 2, "tie_word_embeddings": False},
     ),
     "gemma3": ("gemma3_text", {**BASE, "sliding_window": 5, "num_hidden_layers": 3, "layer_types": ALTERNATE}),
     "gemma3-stretched": (
@@ -82,7 +84,10 @@ CASES = {
     "olmo2-tied": ("olmo2", {**BASE, "tie_word_embeddings": True, "num_key_value_heads": 3, "attention_bias": True}),
     "olmo2-based": ("olmo2", {**BASE, "rope_parameters": PLAIN, "hidden_act": "gelu"}),
     "mixtral": ("mixtral", {**BASE, "num_local_experts": 5, "num_experts_per_tok": 2}),
-    "mixtral-windows": ("mixtral", {**BASE, "num_local_experts": 3, "num_experts_per_tok": 1, "sliding_window": 6}),
+    "mixtral-windows": (
+        "mixtral", {**BASE, "num_local_experts": 3, "num_experts_per_tok": 1, "sliding_window": 6,
+                    "tie_word_embeddings": True},
+    ),
     "mixtral-all": ("mixtral", {**BASE, "num_local_experts": 3, "num_experts_per_tok": 3, "router_aux_loss_coef": 0.5}),
     "qwen3-moe": ("qwen3_moe", {**BASE, "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24}),
     "qwen3-moe-renormalised": (

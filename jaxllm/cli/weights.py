@@ -1,0 +1,83 @@
+"""What names weights on the command line: a Hugging Face folder or id, or a run of ours with or without an export."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxllm import hf
+from jaxllm.hf import decoders, io, table
+from jaxllm.hf.config import Fields, read_json
+from jaxllm.hf.family import Family
+from jaxllm.models import decoder
+from jaxllm.params import describe
+from jaxllm.train.checkpoint import Checkpoints, read_params
+from jaxllm.types import InputError, Params
+
+FAMILIES: dict[str, Family[Any]] = {**io.TAGGERS, **decoders.FAMILIES}
+"""By model_type."""
+
+
+def open_weights(source: str, **overrides: Any) -> hf.Opened[Any]:
+    """A checkpoint of any family; of a run its export, or its newest checkpoint where it has none yet.
+
+    `folder` of what is returned is where the tokenizer lies. A classifier that the file lacks is left out of what
+    `spec.load` gives. overrides: fields of the model's configuration that do not change its parameters. Raises
+    InputError.
+    """
+    if not is_bare_run(source):
+        raw = read_json(io.fetch(source) / "config.json")
+        if raw.get("model_type") in io.TAGGERS:
+            return hf.open_tagger(source, labels=tuple(Fields(raw).values["id2label"].values()), **overrides)
+    return open_language_model(source, **overrides)
+
+
+def open_language_model(source: str, **overrides: Any) -> hf.Opened[decoder.Config]:
+    """`open_weights` of a causal language model."""
+    if is_bare_run(source):
+        return _open_checkpoint(Path(source).expanduser(), **overrides)
+    return hf.open_decoder(source, **overrides)
+
+
+def is_bare_run(source: str) -> bool:
+    """Whether this is a run's folder without an export."""
+    run = Path(source).expanduser()
+    if not source or not (run / "config.json").is_file() or (run / "hf" / "config.json").is_file():
+        return False
+    return (run / "checkpoints").is_dir() or "script" in read_json(run / "config.json")
+
+
+def _open_checkpoint(run: Path, **overrides: Any) -> hf.Opened[decoder.Config]:
+    """The run's config.json says what the model is, where its tokenizer lies, and dtypes if it was converted."""
+    written = read_json(run / "config.json")
+    raw = written.get("model")
+    if not isinstance(raw, dict) or raw.get("model_type") not in decoders.FAMILIES:
+        raise InputError(f"{run} has no export (hf/) and does not say what its model is; let the run end with --export")
+    family = decoders.FAMILIES[raw["model_type"]]
+    config = dataclasses.replace(family.read(Fields(raw, str(run / "config.json"))), **overrides)
+    position = _newest(run)
+    spec = describe(lambda rngs: decoder.Decoder(config, rngs), decoder.SHARDING)
+    abstract = spec.graphdef.abstract
+
+    def load(shardings: Mapping[str, jax.sharding.Sharding]) -> Params:
+        shapes = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=shardings[n]) for n, x in abstract.items()}
+        return read_params(run, shapes, position)
+
+    dtypes = dict.fromkeys(table.layout(family.table(config), abstract), "float32") | written.get("dtypes", {})
+    note = f"the checkpoint of step {position}: the run has no export"
+    folder = Path(written.get("tokenizer") or run)
+    return hf.Opened(dataclasses.replace(spec, load=load), config, raw["model_type"], raw, folder, dtypes, [note])
+
+
+def _newest(run: Path) -> int:
+    if (run / "checkpoints").is_dir():
+        checkpoints = Checkpoints(run / "checkpoints")
+        position = checkpoints.latest()
+        checkpoints.close()
+        if position is not None:
+            return position
+    raise InputError(f"{run} holds no checkpoint yet; wait for the first")
