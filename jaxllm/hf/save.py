@@ -12,11 +12,11 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxllm.hf import decoders, files, table
+from jaxllm.hf import decoders, files, scorers, table
 from jaxllm.hf.config import Fields
 from jaxllm.hf.family import Family
 from jaxllm.hf.io import TAGGERS, Opened
-from jaxllm.models.heads import TaggerConfig
+from jaxllm.models.heads import ScorerConfig, TaggerConfig
 from jaxllm.types import InputError
 
 _COMPUTING = ("dtype", "remat", "unroll", "backend", "labels")
@@ -104,11 +104,16 @@ def _write_texts(folder: Path, fields: dict[str, Any], tokenizer: Any, source: O
 
 def _config(config: Any, tokenizer: Any, source: Opened[Any] | None) -> tuple[Family[Any], dict[str, Any]]:
     """The family to write, and the fields of config.json."""
-    families: Mapping[str, Family[Any]] = TAGGERS if isinstance(config, TaggerConfig) else decoders.FAMILIES
-    labels: dict[str, Any] = {}
+    families: Mapping[str, Family[Any]] = decoders.FAMILIES
+    names: tuple[str, ...] = ()
     if isinstance(config, TaggerConfig):
-        labels["id2label"] = {str(i): label for i, label in enumerate(config.labels)}
-        labels["label2id"] = {label: i for i, label in enumerate(config.labels)}
+        families, names = TAGGERS, config.labels
+    elif isinstance(config, ScorerConfig):
+        families, names = scorers.FAMILIES, ("reward",)
+    labels: dict[str, Any] = {}
+    if names:
+        labels["id2label"] = {str(i): label for i, label in enumerate(names)}
+        labels["label2id"] = {label: i for i, label in enumerate(names)}
     candidates = [source.family] if source else list(families)
     for kind in candidates:
         family, fields = families[kind], _base(kind, tokenizer, source) | labels

@@ -1,4 +1,4 @@
-"""What stands on an encoder: the token classifier."""
+"""What stands on a trunk: a token classifier on an encoder, a reward on a decoder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
-from jaxllm.models import encoder
+from jaxllm.models import decoder, encoder
+from jaxllm.models.decoder_config import Config as DecoderConfig
 from jaxllm.models.layers import ACTIVATIONS, Dense, LayerNorm, dropout
 from jaxllm.params import Rules
 from jaxllm.types import Batch, Metrics
@@ -79,3 +80,47 @@ SHARDING: Rules = (
     (r"classifier\.kernel", P("fsdp", None)),
     (r"classifier\.bias", P()),
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class ScorerConfig:
+    """A reward model: a decoder whose head gives one number."""
+
+    decoder: DecoderConfig
+
+    @property
+    def trunk(self) -> DecoderConfig:
+        """The decoder without a head of its own."""
+        return dataclasses.replace(self.decoder, tied=True)
+
+    @property
+    def max_positions(self) -> int:
+        """Longest text, in tokens."""
+        return self.decoder.max_positions
+
+    @property
+    def head_parameters(self) -> tuple[str, ...]:
+        """Patterns of the parameters that are not the decoder's."""
+        return ("score.*",)
+
+
+class Scorer(nnx.Module):
+    """Batch -> hidden_BTD -> one number per token; that of an answer's last token is its reward."""
+
+    def __init__(self, config: ScorerConfig, rngs: nnx.Rngs):
+        self.body = decoder.Decoder(config.trunk, rngs)
+        width = config.decoder.width
+        # So small that the first rewards are about 0: their standard deviation is about width^-1/2.
+        self.score = Dense(width, 1, bias=False, std=1 / width, rngs=rngs)
+        self.config = config
+
+    def hidden(self, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, Metrics]:
+        """The decoder's, [B, T, D]."""
+        return self.body.hidden(batch, key)
+
+    def head(self, hidden_ND: jax.Array) -> jax.Array:
+        """rewards_N1 (any leading axes), float32."""
+        return self.score(hidden_ND).astype(jnp.float32)
+
+
+SCORER_SHARDING: Rules = (*decoder.SHARDING, (r"score\.kernel", P("fsdp", None)))
