@@ -13,7 +13,8 @@ Axes, written as a suffix of array names and in einsum strings:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, TypeVar, dataclass_transform
 
 import jax
@@ -26,6 +27,13 @@ _T = TypeVar("_T")
 
 class InputError(ValueError):
     """Bad input from outside: one line that names the thing and the remedy. Scripts print it and exit with status 2."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What to do about a name that is not known: all there are, and the nearest if any is like it."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, 1)
+    return f"give one of {', '.join(known)}" + (f"; did you mean {near[0]}?" if near else "")
 
 
 @dataclass_transform(frozen_default=True)

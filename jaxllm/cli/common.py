@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
+
+import tyro
 
 from jaxllm.data.loader import Steps
 from jaxllm.train.optim import OptimConfig
+from jaxllm.train.optimizers import OPTIMIZERS
 from jaxllm.train.run import operational
-from jaxllm.types import InputError
+from jaxllm.train.schedules import SCHEDULES
+from jaxllm.types import InputError, nearest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,11 +56,10 @@ class Common:
     weight_decay: float = 0.01
     """Decoupled; biases and norms are spared."""
     beta2: float = 0.999
-    """Adam's decay of the second moment."""
+    """Decay of the optimizer's second moment."""
     max_grad_norm: float = 1.0
     """Clip the gradient's global norm to this; 0 for no clipping."""
-    optimizer: str = "adamw"
-    """adamw."""
+    optimizer: Annotated[str, tyro.conf.arg(help=f"One of {', '.join(OPTIMIZERS)}.")] = "adamw"
     freeze: tuple[str, ...] = ()
     """Patterns of parameters to leave as they are: `embeddings.*`, `blocks[:4].*`, `!classifier.*`."""
     dtype: str = "float32"
@@ -97,7 +100,8 @@ class Common:
 
 def check(config: Common) -> None:
     """What can be wrong with the common flags alone. Raises InputError naming the flag."""
-    _one_of("--optimizer", config.optimizer, ("adamw",))
+    _one_of("--optimizer", config.optimizer, OPTIMIZERS)
+    _one_of("--schedule", config.schedule, SCHEDULES)
     _one_of("--dtype", config.dtype, ("float32", "bfloat16"))
     _one_of("--remat", config.remat, ("none", "dots", "full"))
     _one_of("--strategy", config.strategy, ("jit", "pmap"))
@@ -151,6 +155,6 @@ def fit_arguments(config: Common, plan: Steps) -> dict[str, Any]:
     }
 
 
-def _one_of(flag: str, given: str, known: tuple[str, ...]) -> None:
+def _one_of(flag: str, given: str, known: Iterable[str]) -> None:
     if given not in known:
-        raise InputError(f"{flag} {given}: give one of {', '.join(filter(None, known))}")
+        raise InputError(f"{flag} {given}: {nearest(given, filter(None, known))}")

@@ -1,10 +1,9 @@
-"""Optimizers, schedules, and what of the model they move."""
+"""From a configuration to an optimizer: what is clipped, decayed and frozen, and which rate moves what."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,29 +12,17 @@ import numpy as np
 import optax
 
 from jaxllm.params import Abstract, select
-from jaxllm.types import InputError
-
-Schedule = Callable[[Any], Any]
-"""Number of updates made -> learning rate."""
-
-SCHEDULES: dict[str, Callable[[float, int, float], Schedule]] = {
-    "constant": lambda peak, steps, floor: optax.constant_schedule(peak),
-    "linear": lambda peak, steps, floor: optax.linear_schedule(peak, floor * peak, steps),
-    "cosine": lambda peak, steps, floor: optax.cosine_decay_schedule(peak, max(1, steps), floor),
-    "wsd": lambda peak, steps, floor: optax.join_schedules(
-        [optax.constant_schedule(peak), optax.linear_schedule(peak, floor * peak, steps - int(0.8 * steps))],
-        [int(0.8 * steps)],
-    ),
-}
-"""What follows the warm-up, over the steps left: (peak, steps, share of the peak at the end) -> schedule.
-
-wsd holds the peak for four fifths of the steps and then decays linearly (Hu et al. 2024, MiniCPM)."""
+from jaxllm.train import optimizers, schedules
+from jaxllm.train.optimizers import is_vector
+from jaxllm.train.schedules import Schedule
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
     """How to optimise."""
 
+    optimizer: str = "adamw"
+    """A name in optimizers.py."""
     learning_rate: float = 5e-5
     """At the peak of the schedule."""
     schedule: str = "linear"
@@ -47,9 +34,9 @@ class OptimConfig:
     weight_decay: float = 0.01
     """Decoupled (Loshchilov and Hutter 2017); biases and norms are spared."""
     beta1: float = 0.9
-    """Decay of the first moment."""
+    """Decay of the first moment; of adafactor, which has none, nothing; how near y is to x in schedule_free_adamw."""
     beta2: float = 0.999
-    """Decay of the second moment."""
+    """Decay of the second moment, and of lion's only one; adafactor's follows from the step."""
     eps: float = 1e-8
     """Added to the root of the second moment."""
     max_grad_norm: float = 1.0
@@ -61,56 +48,43 @@ class OptimConfig:
 
 
 def make_schedule(config: OptimConfig, steps: int) -> Schedule:
-    """The learning rate over a run of so many steps."""
-    if config.schedule not in SCHEDULES:
-        near = difflib.get_close_matches(config.schedule, SCHEDULES, 1) or sorted(SCHEDULES)
-        raise InputError(f"--schedule {config.schedule}: there is no such schedule; did you mean {near[0]}?")
-    warmup = int(config.warmup * steps) if config.warmup < 1 else int(config.warmup)
-    if warmup > steps:
-        raise InputError(f"--warmup {warmup} is longer than the run of {steps} steps")
-    after = SCHEDULES[config.schedule](config.learning_rate, steps - warmup, config.final_learning_rate)
-    if not warmup:
-        return after
-    # The first update already moves: it uses 1/warmup of the peak, not 0.
-    rise = lambda count: config.learning_rate * (count + 1) / warmup  # noqa: E731
-    return optax.join_schedules([rise, after], [warmup])
+    """The learning rate over a run of so many steps. Raises InputError."""
+    return schedules.schedule(
+        config.schedule, peak=config.learning_rate, steps=steps, warmup=config.warmup, floor=config.final_learning_rate
+    )
 
 
 def make_optimizer(
     config: OptimConfig, params: Abstract, schedule: Schedule, *, head: tuple[str, ...] = ()
 ) -> optax.GradientTransformation:
-    """AdamW with clipping, decay by name, freezing and a head of its own learning rate.
+    """The optimizer of this name with clipping, decay by name, freezing and a head of its own learning rate.
 
     head: patterns of the head's parameters. The train step gives what is frozen no gradient, so it does not count in
-    the norm; parameters frozen whole have no moments.
+    the norm; parameters frozen whole have no moments. Raises InputError.
     """
+    kind = optimizers.find(config.optimizer)
     frozen = select(params, config.freeze)
     ratios = dict.fromkeys(params, 1.0)
     if config.head_learning_rate is not None:
         ratios |= dict.fromkeys(select(params, head), config.head_learning_rate / config.learning_rate)
     whole = {name for name, part in frozen.items() if part == slice(None)}
     slices = {name: part for name, part in frozen.items() if name not in whole}
-    decayed = {name: not is_spared(name) for name in params}
+    decayed = {name: not is_vector(name) for name in params}
 
-    chain = [optax.clip_by_global_norm(config.max_grad_norm)] if config.max_grad_norm else []
-    chain += [
-        optax.scale_by_adam(config.beta1, config.beta2, config.eps),
+    moving = [
+        kind.direction(config.beta1, config.beta2, config.eps),
         optax.add_decayed_weights(config.weight_decay, mask=lambda tree: {name: decayed[name] for name in tree}),
     ]
-    chain += [_scaled(ratios)] if len(set(ratios.values())) > 1 else []
+    moving += [_scaled(ratios)] if len(set(ratios.values())) > 1 else []
     # Weight decay would move what has no gradient.
-    chain += [optax.stateless(lambda updates, params: mask(updates, slices))] if slices else []
-    chain.append(optax.scale_by_learning_rate(schedule))
-    optimizer = optax.chain(*chain)
+    moving += [optax.stateless(lambda updates, params: mask(updates, slices))] if slices else []
+    moving.append(optax.scale_by_learning_rate(schedule))
+    clip = [optax.clip_by_global_norm(config.max_grad_norm)] if config.max_grad_norm else []
+    optimizer = optax.chain(*clip, kind.around(optax.chain(*moving), schedule, config.beta1))
     if not whole:
         return optimizer
     labels = {name: "frozen" if name in whole else "trained" for name in params}
     return optax.multi_transform({"trained": optimizer, "frozen": optax.set_to_zero()}, labels)
-
-
-def is_spared(name: str) -> bool:
-    """Whether weight decay spares a parameter: biases and the scales of norms (stacked, these are matrices too)."""
-    return name.rpartition(".")[2] in ("bias", "scale")
 
 
 def mask(updates: Mapping[str, Any], slices: Mapping[str, slice]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import optax
 
 from jaxllm.params import GraphDef, bind
 from jaxllm.train.optim import mask
+from jaxllm.train.optimizers import gradient_at
 from jaxllm.types import Batch, InputError, LossFn, Mean, Metrics, Params, Terms, TrainState, terms
 
 StepFn = Callable[..., tuple[TrainState, Metrics]]
@@ -103,14 +104,16 @@ def make_train_step(
         # None of this depends on the parameters, so the forward pass is dead code here.
         counts = total(lambda part, i: [mean.count for mean in sums_of(state.params, part, i)["loss"]])
 
+        at = gradient_at(state.opt_state, state.params)
+
         def gradient(part: Any, i: jax.Array) -> tuple[Params, dict[str, list[Mean]]]:
             def objective(trained: Params) -> tuple[jax.Array, dict[str, list[Mean]]]:
-                sums = sums_of({**state.params, **trained}, part, i)
+                sums = sums_of({**at, **trained}, part, i)
                 shares = zip(weights["loss"], sums["loss"], counts, strict=True)
                 value = sum(weight * mean.total / jnp.where(count == 0, 1.0, count) for weight, mean, count in shares)
                 return jnp.asarray(value), sums
 
-            return jax.grad(objective, has_aux=True)({n: x for n, x in state.params.items() if n not in whole})
+            return jax.grad(objective, has_aux=True)({n: x for n, x in at.items() if n not in whole})
 
         grads, sums = total(gradient)
         grads = mask({n: grads.get(n, jnp.zeros_like(x)) for n, x in state.params.items()}, freeze or {})

@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxllm.train.optim import OptimConfig, is_spared, make_optimizer, make_schedule
+from jaxllm.train.optim import OptimConfig, make_optimizer, make_schedule
+from jaxllm.train.optimizers import is_vector
 from jaxllm.types import InputError
 
 RNG = np.random.default_rng(0)
@@ -38,7 +39,7 @@ def run(config, schedule=None, head=(), grads=GRADS):
 
 
 def test_biases_and_norm_scales_are_spared_though_stacked():
-    assert {name for name in SHAPES if not is_spared(name)} == DECAYED
+    assert {name for name in SHAPES if not is_vector(name)} == DECAYED
 
 
 def test_the_first_step_is_the_closed_form():

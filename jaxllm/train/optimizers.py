@@ -1,0 +1,167 @@
+"""Optimizers by name: how each turns gradients into directions.
+
+Clipping, decay, freezing and learning rates are the same for all and stand in `optim.py`. Blocks are stacked, so
+whatever an optimizer does to a matrix as a whole it does to the last two axes, and each layer (and each expert) is
+treated as if it stood alone.
+
+| name                | moments kept                                   | paper                                         |
+|---------------------|------------------------------------------------|-----------------------------------------------|
+| adamw               | two                                            | Loshchilov and Hutter 2017                    |
+| adafactor           | the second, by rows and columns                | Shazeer and Stern 2018                        |
+| lion                | one                                            | Chen et al. 2023                              |
+| muon                | one of matrices in blocks, else as adamw       | Jordan et al. 2024; for scale Liu et al. 2025 |
+| schedule_free_adamw | the second, and the iterate beside its average | Defazio et al. 2024                           |
+
+A learning rate means about the same to all but lion, whose updates are all signs: it wants a third to a tenth of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxllm.train.schedules import Schedule
+from jaxllm.types import InputError, Params, nearest
+
+MOMENTUM = 0.95
+"""Muon's, with Nesterov's step."""
+
+MUON_RMS = 0.2
+"""Root mean square of Muon's updates at learning rate 1: about AdamW's (Liu et al. 2025, section 2.2)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """direction: (beta1, beta2, eps) -> the transformation of gradients. around: what encloses the whole update, a
+    function of (that transformation, the schedule, beta1)."""
+
+    direction: Callable[[float, float, float], optax.GradientTransformation]
+    around: Callable[[optax.GradientTransformation, Schedule, float], optax.GradientTransformation] = (
+        lambda moving, schedule, beta1: moving
+    )
+
+
+def find(name: str) -> Optimizer:
+    """The optimizer of this name. Raises InputError with the nearest for an unknown one."""
+    if name not in OPTIMIZERS:
+        raise InputError(f"--optimizer {name}: {nearest(name, OPTIMIZERS)}")
+    return OPTIMIZERS[name]
+
+
+def is_vector(name: str) -> bool:
+    """Whether a parameter is a bias or the scale of a norm (stacked, these are matrices too)."""
+    return name.rpartition(".")[2] in ("bias", "scale")
+
+
+def own_axes(name: str, x: Any) -> tuple[int, ...]:
+    """The axes of one layer's, or expert's, part of a parameter: one of a vector, two of a matrix."""
+    return tuple(range(-min(x.ndim, 1 if is_vector(name) else 2), 0))
+
+
+def clip_rms(threshold: float) -> optax.GradientTransformation:
+    """Scales each update down to a root mean square of `threshold` (Shazeer and Stern 2018, section 6)."""
+
+    def one(name: str, x: Any) -> Any:
+        if not isinstance(x, jax.Array):  # optax marks what a transformation does not see
+            return x
+        rms = jnp.sqrt(jnp.mean(jnp.square(x), axis=own_axes(name, x), keepdims=True))
+        return x / jnp.broadcast_to(jnp.maximum(1.0, rms / threshold), x.shape)
+
+    return optax.stateless(lambda updates, params: {name: one(name, x) for name, x in updates.items()})
+
+
+def _adafactor(beta1: float, beta2: float, eps: float) -> optax.GradientTransformation:
+    """Without momentum, and without the scale of each parameter (section 8), so that rates are those of the others."""
+    return optax.chain(optax.scale_by_factored_rms(), clip_rms(1.0))
+
+
+def _muon(beta1: float, beta2: float, eps: float) -> optax.GradientTransformation:
+    """Matrices inside blocks are made orthogonal; embeddings, heads, norms and biases take AdamW's direction."""
+    matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
+
+    def labels(tree: Mapping[str, Any]) -> dict[str, str]:
+        return {n: "muon" if n.startswith("blocks.") and n.endswith(".kernel") else "adam" for n in tree}
+
+    def axes(tree: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: matrix if isinstance(x, jax.Array) else x for name, x in tree.items()}
+
+    def even(x: jax.Array) -> jax.Array:  # an orthogonal matrix has a root mean square of max(in, out)^-1/2
+        return x * MUON_RMS * max(x.shape[-2:]) ** 0.5
+
+    orthogonal = optax.chain(
+        optax.contrib.scale_by_muon(beta=MOMENTUM, weight_dimension_numbers=axes),
+        optax.stateless(lambda updates, params: jax.tree.map(even, updates)),
+    )
+    return optax.partition({"muon": orthogonal, "adam": optax.scale_by_adam(beta1, beta2, eps)}, labels)
+
+
+class Averaging(NamedTuple):
+    """State of `averaged`: the iterate z, the weight of the average, the updates made, the largest rate so far."""
+
+    z: Any
+    total: jax.Array
+    updates: jax.Array
+    largest: jax.Array
+    beta: jax.Array
+    moving: Any
+
+
+def averaged(moving: optax.GradientTransformation, schedule: Schedule, beta: float) -> optax.GradientTransformation:
+    """Schedule-free learning (Defazio et al. 2024, equations 3 to 5): the parameters are the average x of the iterates.
+
+    `moving` moves z by the gradient at y = beta x + (1 - beta) z, which `gradient_at` gives; then x moves towards z by
+    the weight of the step, the square of the largest rate so far, over the sum of the weights. So what is evaluated,
+    saved and exported is x.
+    """
+
+    def init(params: Any) -> Averaging:
+        zero = jnp.zeros((), jnp.float32)
+        copy = jax.tree.map(jnp.copy, params)  # donated apart from the parameters
+        return Averaging(copy, zero, jnp.zeros((), jnp.int32), zero, jnp.float32(beta), moving.init(params))
+
+    def update(grads: Any, state: Averaging, params: Any = None) -> tuple[Any, Averaging]:
+        largest = jnp.maximum(state.largest, jnp.asarray(schedule(state.updates), jnp.float32))
+        weight = jnp.square(largest)
+        total = state.total + weight
+        share = weight / jnp.where(total > 0, total, 1.0)
+        updates, inner = moving.update(grads, state.moving, _between(state, params))
+        z = optax.apply_updates(state.z, updates)
+        towards = jax.tree.map(lambda x, z: share.astype(x.dtype) * (z - x), params, z)
+        return towards, Averaging(z, total, state.updates + 1, largest, state.beta, inner)
+
+    return optax.GradientTransformation(init, update)
+
+
+def gradient_at(opt_state: Any, params: Params) -> Params:
+    """Where the gradient is to be taken: at the parameters, unless the optimizer averages them."""
+    is_averaging = lambda node: isinstance(node, Averaging)  # noqa: E731
+    for node in jax.tree.leaves(opt_state, is_leaf=is_averaging):
+        if is_averaging(node):
+            between = _between(node, params)
+            return {name: between[name] if isinstance(between[name], jax.Array) else x for name, x in params.items()}
+    return params
+
+
+def _between(state: Averaging, params: Mapping[str, Any]) -> dict[str, Any]:
+    """y; exactly x where z has not moved, as in what is frozen."""
+    return {
+        name: x + (1 - state.beta.astype(z.dtype)) * (z - x) if isinstance(z := state.z[name], jax.Array) else z
+        for name, x in params.items()
+    }
+
+
+OPTIMIZERS: dict[str, Optimizer] = {
+    "adamw": Optimizer(optax.scale_by_adam),
+    "adafactor": Optimizer(_adafactor),
+    "lion": Optimizer(lambda beta1, beta2, eps: optax.scale_by_lion(beta1, beta2)),
+    "muon": Optimizer(_muon),
+    "schedule_free_adamw": Optimizer(
+        lambda beta1, beta2, eps: optax.scale_by_rms(beta2, eps, eps_in_sqrt=False, bias_correction=True), averaged
+    ),
+}
+"""What `--optimizer` names."""
