@@ -56,7 +56,7 @@ class Session:
 
     def describing(self, begin: Start) -> Run:
         """The run with its model in config.json, so that a checkpoint can be converted while the run goes on."""
-        described = hf.config_json(begin.config, begin.tokenizer, begin.source)
+        described = hf.config_json(begin.config, begin.tokenizer, begin.source, begin.tokens)
         more = {"model": described, "tokenizer": str(begin.tokenizer.name_or_path)}
         return dataclasses.replace(self.run, config={**self.run.config, **more})
 
@@ -80,6 +80,7 @@ class Session:
             hf.export(
                 self.run.folder / "hf", fitted.model.params, begin.config, begin.tokenizer,
                 source=begin.source, dtype=config.export_dtype or None, card=card(script, config, finals),
+                tokens=begin.tokens,
             )  # fmt: skip
             self.console.print(f"for transformers: {self.run.folder / 'hf'}")
         report(self.run.folder)

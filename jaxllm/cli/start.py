@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 import tyro
@@ -32,6 +32,8 @@ class Start:
     """The checkpoint that the weights come from."""
     notes: tuple[str, ...] = ()
     """What to tell of it."""
+    tokens: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Ids of special tokens that the export's configuration is to name instead of the source's."""
 
 
 @dataclasses.dataclass(frozen=True)

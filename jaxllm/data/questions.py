@@ -42,13 +42,16 @@ def sft(library: Path | None = None) -> dict[str, list[dict[str, Any]]]:
 def preference(library: Path | None = None) -> dict[str, list[dict[str, Any]]]:
     """The same questions as conversations: `prompt`, `chosen` and `rejected`, each a list of messages.
 
-    The rejected answer is another question's of the same split, by a hash, and each is rejected once.
+    The rejected answer is another question's of the same split, by a hash, and each is rejected once; a lone
+    question has none.
     """
     return {split: [*_paired(rows)] for split, rows in sft(library).items()}
 
 
 def _paired(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     order = sorted(range(len(rows)), key=lambda i: hashlib.sha256(rows[i]["question"].encode()).digest())
+    if len(rows) < 2:
+        return
     after = dict(zip(order, order[1:] + order[:1], strict=True))  # one cycle: never one's own
     for i, row in enumerate(rows):
         yield {

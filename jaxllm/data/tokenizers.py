@@ -89,6 +89,22 @@ def trained(kind: str, texts: Iterable[str], key: str, root: Path | None = None,
     return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
+def stored(tokenizer: Any, root: Path | None = None) -> Any:
+    """The same tokenizer from a folder of its own, named by its contents, so that others can find what was changed."""
+    from transformers import AutoTokenizer
+
+    parent = (cache_root() if root is None else root) / "tokenizers"
+    parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=parent, prefix="partial-"))
+    tokenizer.save_pretrained(partial)
+    digest = hashlib.sha256()
+    for path in sorted(partial.iterdir()):
+        digest.update(path.name.encode() + path.read_bytes())
+    folder = parent / digest.hexdigest()[:20]
+    keep(partial, folder)
+    return AutoTokenizer.from_pretrained(folder)
+
+
 def keep(partial: Path, folder: Path) -> None:
     """Gives a finished folder its name, at once; where another process was first, its folder stays."""
     try:

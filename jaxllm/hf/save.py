@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxllm.hf import decoders, files, scorers, table
-from jaxllm.hf.config import Fields
+from jaxllm.hf.config import Fields, read_json
 from jaxllm.hf.family import Family
 from jaxllm.hf.io import TAGGERS, Opened
 from jaxllm.models.heads import ScorerConfig, TaggerConfig
@@ -34,6 +35,7 @@ def export(
     source: Opened[Any] | None = None,
     dtype: str | None = None,
     card: str = "",
+    tokens: Mapping[str, Any] | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
     """Writes weights, config.json, the tokenizer and a model card, all or nothing.
@@ -41,7 +43,9 @@ def export(
     params: by name, sharded or not; gathered one tensor on disk at a time. source: the checkpoint they came from, whose
     config.json, generation_config.json and dtypes are kept; without it a whole config.json is written for the first
     family that expresses the configuration. dtype: float32, bfloat16 or float16, if not the source's (float32 without).
-    tokenizer: None to write none. In a run of several processes each of them calls this, and the first writes.
+    tokenizer: None to write none. tokens: ids of special tokens, such as pad_token_id, that are to stand in config.json
+    and generation_config.json instead of the source's. In a run of several processes each of them calls this,
+    and the first writes.
     Raises InputError where no family expresses the configuration, or `folder` holds something else.
     """
     folder = Path(folder)
@@ -50,6 +54,7 @@ def export(
     if dtype not in (None, "float32", "bfloat16", "float16"):
         raise InputError(f"export dtype is {dtype!r}, supported: float32, bfloat16, float16")
     family, fields = _config(config, tokenizer, source)
+    fields |= tokens or {}
     default = source.dtype if source else "float32"
     kept = source.dtypes if source and not dtype else {}
     fields |= {"architectures": [family.architecture], "dtype": dtype or default}
@@ -68,7 +73,7 @@ def export(
             shutil.rmtree(path, ignore_errors=True)
         new.mkdir(parents=True)
         files.write(new, announced, get, max_bytes=max_shard_bytes)
-        _write_texts(new, fields, tokenizer, source, card)
+        _write_texts(new, fields, tokenizer, source, card, tokens)
         if folder.exists():
             folder.rename(old)
         new.rename(folder)
@@ -77,10 +82,12 @@ def export(
         multihost_utils.sync_global_devices(f"exported {folder}")
 
 
-def config_json(config: Any, tokenizer: Any, source: Opened[Any] | None = None) -> dict[str, Any]:
+def config_json(
+    config: Any, tokenizer: Any, source: Opened[Any] | None = None, tokens: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """The config.json that `export` would write, of float32 weights. Raises InputError where no family expresses it."""
     family, fields = _config(config, tokenizer, source)
-    return {**fields, "architectures": [family.architecture], "dtype": "float32"}
+    return {**fields, **(tokens or {}), "architectures": [family.architecture], "dtype": "float32"}
 
 
 def _host(x: Any, row: table.Row) -> np.ndarray:
@@ -90,14 +97,25 @@ def _host(x: Any, row: table.Row) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(part, tiled=True))
 
 
-def _write_texts(folder: Path, fields: dict[str, Any], tokenizer: Any, source: Opened[Any] | None, card: str) -> None:
+def _write_texts(
+    folder: Path,
+    fields: dict[str, Any],
+    tokenizer: Any,
+    source: Opened[Any] | None,
+    card: str,
+    tokens: Mapping[str, Any] | None,
+) -> None:
     from transformers import CONFIG_MAPPING
 
     CONFIG_MAPPING[fields["model_type"]].from_dict(fields).save_pretrained(folder)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
-    if source and (generation := source.folder / "generation_config.json").is_file():
-        shutil.copyfile(generation, folder / "generation_config.json")
+    there = source.folder / "generation_config.json" if source else None
+    if there and there.is_file() and not tokens:
+        shutil.copyfile(there, folder / "generation_config.json")
+    elif tokens:
+        generation = {**(read_json(there) if there and there.is_file() else {}), **tokens}
+        (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
     if card:
         (folder / "README.md").write_text(card, encoding="utf-8")
 
