@@ -37,7 +37,7 @@ class Session:
             return False
         self.console.print(f"{self.run.folder} is finished ({steps} steps); give --steps for more, or another --out")
         for name, x in ((self.run.summary or {}).get("final") or {}).items():
-            if name.count("/") == 1:
+            if _is_shown(name):
                 self.console.print(f"  {name} {x:.4f}")
         return True
 
@@ -111,6 +111,11 @@ def describe_mesh(mesh: Mesh) -> str:
 
 def card(script: str, config: Any, numbers: Mapping[str, float]) -> str:
     """The model card of a run."""
-    rows = "\n".join(f"| {name} | {x:.4f} |" for name, x in numbers.items() if name.count("/") == 1)
+    rows = "\n".join(f"| {name} | {x:.4f} |" for name, x in numbers.items() if _is_shown(name))
     flags = json.dumps(dataclasses.asdict(config), indent=2)
     return f"Trained by `experiments/{script}.py` of jaxllm.\n\n| | |\n|---|---|\n{rows}\n\n```json\n{flags}\n```\n"
+
+
+def _is_shown(name: str) -> bool:
+    """Whether a number stands for its evaluation; others are parts, such as the F1 of each kind of entity."""
+    return name.count("/") == 1 or "/rewards/" in name

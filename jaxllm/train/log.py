@@ -146,8 +146,9 @@ class Terminal:
         head = f"step {step:>{len(str(self._steps))}}/{self._steps}"
         shown = ("loss", "grad_norm", "learning_rate", "tokens_per_s")
         if "loss" not in numbers:
-            wanted = ("f1", "precision", "recall", "loss", "accuracy", "perplexity")
-            parts = [f"{k} {x:.4f}" for k, x in numbers.items() if k.count("/") == 1 and k.split("/")[1] in wanted]
+            wanted = ("f1", "precision", "recall", "loss", "accuracy", "perplexity", "accuracies", "margins")
+            own = {k: k.partition("/")[2].removeprefix("rewards/") for k in numbers}  # dev/rewards/margins: margins
+            parts = [f"{k} {x:.4f}" for k, x in numbers.items() if own[k] in wanted]
             self.console.print(f"[bold]{head}  {'  '.join(parts)}[/bold]")
             return
         loss, norm, rate, speed = (numbers.get(k) for k in shown)

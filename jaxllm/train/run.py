@@ -117,7 +117,8 @@ def report(folder: Path) -> None:
 
     lines = read_jsonl(folder / "metrics.jsonl")
     names = list(dict.fromkeys(key for line in lines for key in line))
-    evals = [n for n in names if n.count("/") == 1 and n.split("/")[1] in ("f1", "loss", "accuracy", "perplexity")]
+    wanted = ("f1", "loss", "accuracy", "perplexity", "rewards/accuracies", "rewards/margins")
+    evals = [name for name in names if name.partition("/")[2] in wanted]
     shown = [n for n in ("loss", "grad_norm", "learning_rate", "tokens_per_s") if n in names] + evals
     if not shown:
         return

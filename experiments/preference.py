@@ -1,0 +1,177 @@
+"""Preference tuning: a decoder learns to prefer chosen answers to rejected ones, by DPO or any loss of its kind.
+
+    python experiments/preference.py
+    python experiments/preference.py --model Qwen/Qwen2.5-0.5B-Instruct --dataset trl-lib/ultrafeedback_binarized
+    python experiments/preference.py --model runs/sft-1a2b3c4d --dataset pairs.jsonl --loss ipo --loss-args beta=0.05
+    python experiments/preference.py --dataset pairs.jsonl --loss sigmoid:0.8+bco_pair:0.2+sft:1.0
+    python experiments/preference.py --dataset pairs.jsonl --loss my_losses.py:margin --reference live
+
+Paper: Rafailov et al. 2023, Direct Preference Optimization; the README lists the other losses with theirs.
+Expected: see experiments/README.md, which has the numbers and the time they took.
+
+Rows are pairs (prompt, chosen, rejected), or judged answers (prompt, completion, label) for losses such as kto;
+data/pairs.py has the shapes. Both answers of a pair lie in one row of the batch and share their prompt. What the
+reference says of the data is computed once, before training, into a file that later runs find (data/references.py).
+
+With no flags a small Llama that has learnt nothing yet is given questions about Python's standard library, each with
+its answer and that of another question. There is nothing yet to keep close to, so the likelihood of the right answers
+is part of that loss.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from jaxllm.cli.chat_start import start_chat
+from jaxllm.cli.common import fit_arguments, loss_arguments, optim_config
+from jaxllm.cli.pairs import PairFlags, dropped_of, groups_of, key_of, layout_of, lines_of, read_pairs, texts_of
+from jaxllm.cli.reference import Reference, starting
+from jaxllm.cli.script import run as run_script
+from jaxllm.cli.session import open_session
+from jaxllm.data.answers import AnswerBatches, AnswerRows, Group, mismatched
+from jaxllm.data.chat_templates import end_ids
+from jaxllm.data.packing import make_plan
+from jaxllm.evals.preference import drift, evaluator
+from jaxllm.losses import Loss, Mixture, names, resolve
+from jaxllm.losses.objective import PreferenceLoss
+from jaxllm.losses.reward import read_rewards
+from jaxllm.losses.unpaired import UnpairedLoss
+from jaxllm.models.decoder import PRESETS
+from jaxllm.models.teacher import taught
+from jaxllm.train.fit import fit
+from jaxllm.train.forward import Runner
+from jaxllm.train.mesh import row_multiple
+from jaxllm.train.run import operational
+from jaxllm.types import InputError
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "pretrained": {"epochs": 1.0, "learning_rate": 1e-6, "loss": "sigmoid"},
+    "scratch": {"epochs": 3.0, "learning_rate": 1e-3, "loss": "sigmoid+sft"},
+}
+"""What flags that are not given are, by where the weights come from."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(PairFlags):
+    """Preference tuning. What stands as None below follows RECIPES."""
+
+    loss: str | None = None  # type: ignore[assignment]
+    """A name, a mixture such as sigmoid:0.8+sft:0.2, FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION."""
+    reference: str = "cached"
+    """cached: computed once, before training, into a file; live: by a frozen copy of the model in every step."""
+    epochs: float | None = None  # type: ignore[assignment]
+    """Passes over the data."""
+    batch_size: int = 16
+    """Pairs per optimizer step over all devices; rows follow from packing."""
+    learning_rate: float | None = None  # type: ignore[assignment]
+    """At the peak of the schedule."""
+    warmup: float = 0.1
+    """Steps of linear warm-up; below 1, a share of all steps."""
+    weight_decay: float = 0.0
+    """Decoupled; biases and norms are spared."""
+    samples: int = operational(64)
+    """Prompts of dev to answer at the end, for the length of answers and the KL from the reference; 0 for none."""
+    sample_tokens: int = operational(64)
+    """Tokens of these answers at most."""
+
+
+def settle(config: Config) -> Config:
+    """Fills in what was not given from the recipe for these weights."""
+    recipe = RECIPES["scratch" if config.model in PRESETS or config.model.endswith(".json") else "pretrained"]
+    return dataclasses.replace(config, **{name: x for name, x in recipe.items() if getattr(config, name) is None})
+
+
+def find_loss(config: Config) -> Loss | Mixture:
+    """The loss with its arguments. Raises InputError for one that is not for preferences or wants a live reference."""
+    loss = resolve(config.loss or "", **loss_arguments(config.loss_args))
+    parts = [loss.function] if isinstance(loss, Loss) else [part for _, part, _ in loss.parts]
+    if config.loss in names() and not isinstance(parts[0], PreferenceLoss | UnpairedLoss):
+        raise InputError(f"--loss {config.loss} is a loss of tokens, which have no rivals: use experiments/sft.py")
+    if any(getattr(part, "read", None) is read_rewards for part in parts):
+        raise InputError(f"--loss {config.loss} is a loss of rewards: use experiments/reward.py")
+    if config.reference not in ("cached", "live"):
+        raise InputError(f"--reference {config.reference}: give cached or live")
+    if "kl" in loss.needs and config.reference == "cached":
+        raise InputError(f"--loss {config.loss} reads the reference's whole distributions: add --reference live")
+    if loss.couples_batch and (config.microbatches > 1 or config.strategy == "pmap"):
+        cut = "--strategy pmap" if config.strategy == "pmap" else f"--microbatches {config.microbatches}"
+        raise InputError(f"--loss {config.loss} depends on the whole batch at once, which {cut} cuts: leave it out")
+    return loss
+
+
+def fitting(groups: list[Group], loss: Loss | Mixture, config: Config) -> list[Group]:
+    """The groups with the mismatched answers that a loss may want. Raises InputError where it wants pairs."""
+    unpaired = isinstance(loss, Loss) and not isinstance(loss.function, PreferenceLoss)
+    if len(groups[0].answers) == 1 and not unpaired:
+        raise InputError(
+            f"--loss {config.loss} compares the two answers of a pair, and --dataset {config.dataset} has judged "
+            "answers without rivals: use kto or apo_zero_unpaired"
+        )
+    return mismatched(groups, config.max_length) if "mismatched" in loss.needs else groups
+
+
+def main(config: Config) -> None:
+    """Reads, scores by the reference, trains, evaluates, shows and exports."""
+    config = settle(config)
+    loss = find_loss(config)
+    session = open_session("preference", config)
+    console, mesh, multiple = session.console, session.mesh, row_multiple(session.mesh)
+    splits = read_pairs(config)
+    begin = start_chat(config, texts_of(splits["train"]), key_of(splits["train"]))
+    layout, notes = layout_of(config, begin)
+    groups = {name: fitting(part, loss, config) for name, part in groups_of(splits, config, begin).items()}
+    plan = make_plan(
+        AnswerRows(groups["train"], layout).lengths, batch_size=config.batch_size,
+        multiple=multiple * config.microbatches, pack=config.pack, seed=config.seed,
+    )  # fmt: skip
+    arguments = fit_arguments(config, plan)
+    if session.finished(arguments["steps"]):
+        return
+    session.header(begin, [*lines_of(splits), *(("", note) for note in notes), ("rows", plan.describe())])
+
+    rows, model = {name: AnswerRows(part, layout) for name, part in groups.items()}, begin.model
+    if loss.reference and config.reference == "live":
+        model = taught(begin.model, begin.model)
+    elif loss.reference:
+        say = lambda line: console.print(f"{'':<8} reference of {line}", markup=False)  # noqa: E731
+        reference = Reference(begin, mesh, config.seed, layout, config.eval_batch_size, say)
+        rows = {name: AnswerRows(part, layout, reference.logps(part, name)) for name, part in groups.items()}
+        del reference  # and its parameters
+
+    def evaluation(split: str) -> Any:
+        size = min(config.eval_batch_size, len(groups[split]))
+        batches = AnswerBatches(rows[split], make_plan(rows[split].lengths, batch_size=size, multiple=multiple))
+        return evaluator(loss, batches)
+
+    fitted = fit(
+        model, loss=loss, data=rows["train"].loader(plan), optimizer=optim_config(config),
+        run=session.describing(begin), mesh=mesh, evals={"dev": evaluation("dev")} if "dev" in rows else {},
+        **arguments,
+    )  # fmt: skip
+
+    policy = Runner(begin.model.graphdef, {n: fitted.model.params[n] for n in begin.model.graphdef.abstract}, mesh)
+    finals = {k: x for line in fitted.log if line["step"] == fitted.position for k, x in line.items() if "dev/" in k}
+    if "test" in rows:
+        finals |= {f"test/{name}": x for name, x in evaluation("test")(fitted.model).items()}
+    if config.samples and "dev" in rows:
+        prompts = [group.prompt for group in groups["dev"][: config.samples]]
+        found = drift(
+            policy, starting(begin, mesh, config.seed), prompts, ends=end_ids(begin.tokenizer),
+            max_tokens=min(config.sample_tokens, begin.config.max_positions - max(map(len, prompts))),
+            batch_size=config.eval_batch_size, seed=config.seed,
+        )  # fmt: skip
+        finals |= {f"samples/{name}": x for name, x in found.items()}
+    console.print(f"\nstep {fitted.position}")
+    for name, x in finals.items():
+        console.print(f"  {name} {x:.4f}")
+    fitted = dataclasses.replace(fitted, model=policy)
+    lengths = rows["train"].lengths
+    session.finish(
+        begin, fitted, arguments["steps"], finals,
+        dropped=dropped_of(splits), tokens_per_pair=float(lengths.sum()) / len(lengths),
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    run_script(main, Config)

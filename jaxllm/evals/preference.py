@@ -1,0 +1,74 @@
+"""How well a model tells chosen from rejected answers, and how far it has gone from its reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxllm.data.answers import Answer, AnswerBatches, AnswerRows, Group
+from jaxllm.data.packing import make_plan
+from jaxllm.evals.generate import Sampling, generate
+from jaxllm.evals.logps import answer_logps
+from jaxllm.train.forward import Runner
+from jaxllm.train.log import Sums
+from jaxllm.train.mesh import row_multiple
+from jaxllm.types import LossFn, Metrics, Numbers
+
+
+def evaluator(loss: LossFn, batches: AnswerBatches) -> Callable[[Runner], Numbers]:
+    """An evaluation that gives a loss and its other metrics over all of the answers: sums over them, divided once.
+
+    A loss that couples the examples of a batch is that of these batches.
+    """
+
+    def metrics(model: Any, answers: Any) -> Metrics:
+        return loss(model, answers)
+
+    def evaluate(model: Runner) -> Numbers:
+        sums = Sums()
+        for found in model.map(metrics, batches):
+            sums.add(found)
+        return sums.values()
+
+    return evaluate
+
+
+def drift(
+    policy: Runner,
+    reference: Runner,
+    prompts: Sequence[np.ndarray],
+    *,
+    ends: Sequence[int],
+    max_tokens: int,
+    batch_size: int = 64,
+    seed: int = 0,
+) -> Numbers:
+    """What the policy says to prompts, one answer sampled for each at temperature 1, beside its reference.
+
+    kl: the mean of log policy(answer) - log reference(answer), in nats per answer: an unbiased estimate of the
+    Kullback-Leibler divergence of the policy from the reference over the first `max_tokens` tokens. kl_error: the
+    standard error of that mean. length: tokens of an answer, its end included. ended: the share of answers that end.
+    """
+    answers: list[list[int]] = []
+    for i in range(0, len(prompts), batch_size):
+        some = [prompt.tolist() for prompt in prompts[i : i + batch_size]]
+        answers += generate(
+            policy.graphdef, policy.params, some, Sampling(1.0), max_tokens=max_tokens, stop=tuple(ends), seed=seed + i
+        )
+    groups = [
+        Group(prompt, (Answer(np.array(answer, np.int32), np.ones(len(answer), bool), 1),))
+        for prompt, answer in zip(prompts, answers, strict=True)
+    ]
+    rows = AnswerRows(groups)
+    multiple = row_multiple(policy.mesh)
+    batches = AnswerBatches(rows, make_plan(rows.lengths, batch_size=min(batch_size, len(groups)), multiple=multiple))
+    both = (answer_logps(model, batches) for model in (policy, reference))
+    gaps = np.array([(ours[0] - theirs[0]).sum(dtype=np.float64) for ours, theirs in zip(*both, strict=True)])
+    return {
+        "kl": float(gaps.mean()),
+        "kl_error": float(gaps.std(ddof=1) / np.sqrt(len(gaps))) if len(gaps) > 1 else 0.0,
+        "length": float(np.mean([len(answer) for answer in answers])),
+        "ended": float(np.mean([answer[-1] in ends for answer in answers])),
+    }
