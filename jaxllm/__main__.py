@@ -10,8 +10,10 @@ from jaxllm.cli.script import input_errors, parse, set_up
 from jaxllm.types import InputError
 
 COMMANDS = {
+    "check-loss": "whether a loss, such as one of your own, does what every loss must",
     "convert": "a checkpoint to and from Hugging Face's format, every tensor checked",
     "generate": "text that continues a prompt, by a trained decoder",
+    "losses": "every loss with its formula, its paper and its arguments",
     "tag": "entities in text, by a trained token classifier",
 }
 

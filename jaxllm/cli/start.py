@@ -60,6 +60,8 @@ def start_decoder(config: DecoderFlags, texts: Iterable[str], key: str) -> Start
     if shape is None:
         source = open_language_model(config.model, **computing)
         shape = source.config
+    if config.max_length > shape.max_positions:
+        raise InputError(f"--max-length {config.max_length}: the context of the model is {shape.max_positions}")
     if config.tokenizer in tokenizers.KINDS or (source is None and not config.tokenizer):
         kind = config.tokenizer or "bpe"
         options: dict[str, Any] = {"vocab_size": config.vocab_size} if kind == "bpe" else {}
@@ -75,7 +77,5 @@ def start_decoder(config: DecoderFlags, texts: Iterable[str], key: str) -> Start
             f"the tokenizer has {len(tokenizer)} tokens, the model's vocabulary {shape.vocab_size}: "
             "use the model's own tokenizer, or a preset, which takes any"
         )
-    if config.max_length > shape.max_positions:
-        raise InputError(f"--max-length {config.max_length}: the context of the model is {shape.max_positions}")
     spec = source.spec if source else describe(lambda rngs: Decoder(shape, rngs), SHARDING)
     return Start(spec, shape, tokenizer, source, tuple(source.notes) if source else ())

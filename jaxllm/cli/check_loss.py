@@ -1,0 +1,45 @@
+"""`python -m jaxllm check-loss`: whether a loss of one's own does what every loss here must."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from jaxllm.cli.common import loss_arguments
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Runs a loss on small random data and prints what holds, with numbers. Exit status 1 if something does not."""
+
+    loss: Annotated[str, tyro.conf.Positional]
+    """A name, a mixture, FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION."""
+    loss_args: tuple[str, ...] = ()
+    """Arguments of the loss, such as beta=0.2."""
+
+
+def main(config: Config) -> None:
+    """Checks and prints."""
+    # Eight devices to cut a batch over, where there is a CPU alone: read when JAX first asks for its devices.
+    flag = "--xla_force_host_platform_device_count"
+    if flag not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}=8".strip()
+    from jaxllm.check_loss import check_loss
+
+    arguments: dict[str, Any] = {**loss_arguments(config.loss_args)}
+    card = check_loss(config.loss, **arguments)
+    table = Table(title=config.loss, title_justify="left")
+    for column in ("check", "", "found", "wanted"):
+        table.add_column(column)
+    for line in card:
+        verdict = "[green]pass[/green]" if line.passed else "[bold red]FAIL[/bold red]"
+        table.add_row(line.check, verdict, escape(line.found), line.wanted)
+    Console(highlight=False).print(table)
+    if not all(line.passed for line in card):
+        raise SystemExit(1)

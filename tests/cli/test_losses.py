@@ -1,0 +1,58 @@
+"""`python -m jaxllm losses` and `check-loss`."""
+
+import re
+
+import pytest
+from rich.console import Console
+
+from jaxllm.cli import check_loss, losses
+from jaxllm.losses import names
+from jaxllm.losses.catalogue import KINDS
+from jaxllm.types import InputError
+
+MINE = """
+import jax.numpy as jnp
+from jaxllm.losses.preference import preference_loss
+
+@preference_loss(reference=False)
+def margin(p, *, beta=0.1):
+    return jnp.exp(-beta * (p.chosen_B - p.rejected_B))
+"""
+
+
+def test_every_loss_has_a_formula_a_source_and_told_arguments():
+    found = losses.entries()
+    assert [one.name for one in found] == list(names())
+    for one in found:
+        assert one.kind in KINDS
+        assert one.formula, one.name
+        for argument, default, domain in (*one.arguments, *one.shared):
+            assert default != "needed"
+            assert domain, f"{one.name}: {argument}"
+    cited = {one.name for one in found if re.search(r"\((.*[^\d])?(19|20)\d\d", f"{one.formula} {one.more}")}
+    assert set(names()) - cited == {"cross_entropy", "sft"} - cited, "the others name their paper"
+
+
+def test_the_list_and_one_loss_whole(capsys):
+    losses.main(losses.Config())
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in names())
+    losses.main(losses.Config(("ipo", "kto")))
+    out = capsys.readouterr().out
+    assert "(u/n_c - v/n_l - 1/(2b))^2" in out
+    assert "beta=0.1  above 0" in out
+    assert "couples the examples" in out
+    with pytest.raises(InputError, match="did you mean 'ipo'"):
+        losses.main(losses.Config(("ipoo",)))
+
+
+def test_the_card_is_printed_and_a_loss_that_fails_gives_status_1(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(check_loss, "Console", lambda **_: Console(width=200, highlight=False))
+    path = tmp_path / "mine.py"
+    path.write_text(MINE)
+    with pytest.raises(SystemExit) as stop:
+        check_loss.main(check_loss.Config(f"{path}:margin", ("beta=0.5",)))
+    assert stop.value.code == 1
+    assert re.search(r"logits in the thousands.*FAIL", capsys.readouterr().out)
+    with pytest.raises(InputError, match="no argument 'bta'"):
+        check_loss.main(check_loss.Config("sigmoid", ("bta=1",)))
