@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
+import jax
 import tyro
 
 from jaxllm import hf
@@ -14,8 +15,9 @@ from jaxllm.cli.common import Common
 from jaxllm.cli.weights import open_language_model
 from jaxllm.data import tokenizers
 from jaxllm.models.decoder import PRESETS, SHARDING, Decoder
+from jaxllm.models.heads import SCORER_SHARDING, Scorer, ScorerConfig
 from jaxllm.params import ModelSpec, describe
-from jaxllm.types import InputError
+from jaxllm.types import InputError, Params
 
 MODELS = "Hugging Face id or folder or run folder to go on from, or to train from scratch a .json or a preset"
 
@@ -79,3 +81,20 @@ def start_decoder(config: DecoderFlags, texts: Iterable[str], key: str) -> Start
         )
     spec = source.spec if source else describe(lambda rngs: Decoder(shape, rngs), SHARDING)
     return Start(spec, shape, tokenizer, source, tuple(source.notes) if source else ())
+
+
+def with_score(begin: Start) -> Start:
+    """The reward model that a decoder to start from makes: its trunk, and a fresh head for one number."""
+    config, base = ScorerConfig(begin.config), begin.model
+    spec = describe(lambda rngs: Scorer(config, rngs), SCORER_SHARDING)
+    trunk = spec.graphdef.abstract.keys() & base.graphdef.abstract.keys()
+
+    def init(key: jax.Array) -> Params:
+        return spec.init(key) | {name: x for name, x in base.init(key).items() if name in trunk}
+
+    def load(shardings: Mapping[str, jax.sharding.Sharding]) -> Params:
+        wanted = {name: at for name, at in shardings.items() if name in trunk}
+        return base.load(wanted) if base.load and wanted else {}
+
+    model = ModelSpec(spec.graphdef, init, SCORER_SHARDING, load, base.frozen & trunk)
+    return dataclasses.replace(begin, model=model, config=config, notes=(*begin.notes, "score initialised: a new head"))

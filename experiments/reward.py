@@ -1,0 +1,107 @@
+"""Reward model: a decoder learns to give the better of two answers the higher number.
+
+    python experiments/reward.py
+    python experiments/reward.py --model Qwen/Qwen2.5-0.5B-Instruct --dataset trl-lib/ultrafeedback_binarized
+    python experiments/reward.py --model runs/sft-1a2b3c4d --dataset pairs.jsonl --loss-args center=0.01
+
+Papers: Bradley and Terry 1952; Ouyang et al. 2022, InstructGPT, section 3.5; Touvron et al. 2023, Llama 2.
+Expected: see experiments/README.md, which has the numbers and the time they took.
+
+The reward of an answer is the head's number at its last token, the end token. Both answers of a pair lie in one row of
+the batch and share their prompt. A `margin` column says by how much the chosen answer is better. The export is
+what `AutoModelForSequenceClassification.from_pretrained` loads, with one label. With no flags a small Llama that has
+learnt nothing yet learns which of two answers belongs to a question about Python's standard library.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from jaxllm.cli.chat_start import start_chat
+from jaxllm.cli.common import fit_arguments, loss_arguments, optim_config
+from jaxllm.cli.pairs import PairFlags, dropped_of, groups_of, key_of, layout_of, lines_of, read_pairs, texts_of
+from jaxllm.cli.script import run as run_script
+from jaxllm.cli.session import open_session
+from jaxllm.cli.start import with_score
+from jaxllm.data.answers import AnswerBatches, AnswerRows
+from jaxllm.data.packing import make_plan
+from jaxllm.evals.preference import evaluator
+from jaxllm.losses import Loss, resolve
+from jaxllm.losses.catalogue import kind_of
+from jaxllm.models.decoder import PRESETS
+from jaxllm.train.fit import fit
+from jaxllm.train.mesh import row_multiple
+from jaxllm.types import InputError
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "pretrained": {"epochs": 1.0, "learning_rate": 1e-5},
+    "scratch": {"epochs": 1.0, "learning_rate": 1e-3},
+}
+"""What flags that are not given are, by where the weights come from."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(PairFlags):
+    """Training of a reward model. What stands as None below follows RECIPES."""
+
+    loss: str = "bradley_terry"
+    """bradley_terry, FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION."""
+    epochs: float | None = None  # type: ignore[assignment]
+    """Passes over the data."""
+    batch_size: int = 16
+    """Pairs per optimizer step over all devices; rows follow from packing."""
+    learning_rate: float | None = None  # type: ignore[assignment]
+    """At the peak of the schedule."""
+    head_learning_rate: float | None = None
+    """The same for the head, if another."""
+    warmup: float = 0.1
+    """Steps of linear warm-up; below 1, a share of all steps."""
+
+
+def settle(config: Config) -> Config:
+    """Fills in what was not given from the recipe for these weights."""
+    recipe = RECIPES["scratch" if config.model in PRESETS or config.model.endswith(".json") else "pretrained"]
+    return dataclasses.replace(config, **{name: x for name, x in recipe.items() if getattr(config, name) is None})
+
+
+def main(config: Config) -> None:
+    """Reads, trains, evaluates and exports."""
+    config = settle(config)
+    loss = resolve(config.loss, **loss_arguments(config.loss_args))
+    if ":" not in config.loss and not (isinstance(loss, Loss) and kind_of(loss.function) == "rewards"):
+        raise InputError(f"--loss {config.loss} is no loss of rewards: use bradley_terry, or one of your own")
+    session = open_session("reward", config)
+    mesh, multiple = session.mesh, row_multiple(session.mesh)
+    splits = read_pairs(config)
+    if len(splits["train"].found[0].answers) == 1:
+        raise InputError(f"--dataset {config.dataset} has judged answers without rivals: a reward model wants pairs")
+    begin = with_score(start_chat(config, texts_of(splits["train"]), key_of(splits["train"])))
+    layout, notes = layout_of(config, begin, closed=True)
+    groups = groups_of(splits, config, begin)
+    rows = {name: AnswerRows(part, layout) for name, part in groups.items()}
+    plan = make_plan(
+        rows["train"].lengths, batch_size=config.batch_size, multiple=multiple * config.microbatches,
+        pack=config.pack, seed=config.seed,
+    )  # fmt: skip
+    arguments = fit_arguments(config, plan)
+    if session.finished(arguments["steps"]):
+        return
+    session.header(begin, [*lines_of(splits), *(("", note) for note in notes), ("rows", plan.describe())])
+
+    def evaluation(split: str) -> Any:
+        size = min(config.eval_batch_size, len(groups[split]))
+        plan = make_plan(rows[split].lengths, batch_size=size, multiple=multiple)
+        return evaluator(loss, AnswerBatches(rows[split], plan))
+
+    held_out = [name for name in ("dev", "test") if name in rows]
+    fitted = fit(
+        begin.model, loss=loss, data=rows["train"].loader(plan), optimizer=optim_config(config),
+        run=session.describing(begin), mesh=mesh, head=begin.config.head_parameters,
+        evals={name: evaluation(name) for name in held_out}, **arguments,
+    )  # fmt: skip
+    session.finish(begin, fitted, arguments["steps"], dropped=dropped_of(splits))
+
+
+if __name__ == "__main__":
+    run_script(main, Config)

@@ -1,0 +1,89 @@
+"""`experiments/reward.py`, end to end: what it writes, and what `transformers` makes of it."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from experiments import reward
+from jaxllm.cli.script import parse
+from jaxllm.hf import open_scorer
+from jaxllm.params import bind, materialize
+from jaxllm.train.log import read_jsonl
+from jaxllm.train.mesh import make_mesh, shardings
+from jaxllm.types import Batch, InputError
+
+torch.set_num_threads(1)
+
+FLAGS = (
+    "--model", "tiny", "--vocab-size", "300", "--max-length", "48", "--steps", "24", "--learning-rate", "3e-3",
+    "--batch-size", "8", "--log-to", "none", "--eval-every", "0", "--checkpoint-every", "0", "--mesh", "data=8",
+)  # fmt: skip
+
+
+def rows(number, seed=0):
+    """Which of two answers has the word good in it."""
+    rng = np.random.default_rng(seed)
+    words = ["red", "green", "blue", "sky", "sea", "tree"]
+    for _ in range(number):
+        a, b, c = rng.choice(words, 3)
+        yield {"prompt": f"Say {a}.", "chosen": f"{b} is good", "rejected": f"{c} is bad", "margin": 0.5}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reward")
+    for name, number in (("train", 96), ("dev", 16)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(number, len(name))))
+    out = folder / "run"
+    more = ["--dataset", str(folder), "--out", str(out), "--loss-args", "center=0.01"]
+    reward.main(parse(reward.Config, [*FLAGS, *more]))
+    return out
+
+
+def test_it_learns_which_answer_is_better(run):
+    lines = read_jsonl(run / "metrics.jsonl")
+    evals = [line for line in lines if "dev/loss" in line]
+    assert evals[-1]["dev/rewards/accuracies"] == 1.0
+    assert evals[-1]["dev/loss"] < 0.5
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["final"]["dev/rewards/accuracies"] == 1.0
+    assert not [name for name in lines[0] if name.startswith("logps")]
+
+
+def test_transformers_gives_the_same_rewards(run):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(run / "hf")
+    model, info = transformers.AutoModelForSequenceClassification.from_pretrained(run / "hf", output_loading_info=True)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert model.config.num_labels == 1
+    assert model.config.pad_token_id == tokenizer.pad_token_id != tokenizer.eos_token_id
+
+    texts = [row["prompt"] + row[side] for row in rows(6, 9) for side in ("chosen", "rejected")]
+    ids = [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id] for text in texts]
+    batch = tokenizer.pad({"input_ids": ids}, return_tensors="pt", padding_side="right")
+    theirs = model.eval()(**batch).logits[:, 0].detach().numpy()
+    opened = open_scorer(str(run / "hf"))
+    at = shardings(opened.spec.graphdef.abstract, make_mesh("data=8"), opened.spec.rules)
+    scorer = bind(opened.spec.graphdef, materialize(opened.spec, at, 0))
+    mask_BT = jnp.asarray(batch["attention_mask"].numpy(), jnp.int32)
+    tokens_BT = jnp.asarray(batch["input_ids"].numpy(), jnp.int32)
+    positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
+    hidden_BTD, _ = scorer.hidden(Batch(tokens_BT, None, None, mask_BT, positions_BT))
+    last_B = [len(one) - 1 for one in ids]
+    ours = np.asarray(scorer.head(hidden_BTD))[np.arange(len(ids)), last_B, 0]
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    assert np.all(ours[::2] > ours[1::2]), "prompt and answer are read as they were in training"
+
+
+def test_other_losses_and_data_without_pairs_are_refused(tmp_path):
+    with pytest.raises(InputError, match="no loss of rewards: use bradley_terry"):
+        reward.main(parse(reward.Config, ["--loss", "sigmoid", "--out", str(tmp_path / "a")]))
+    judged = tmp_path / "judged.jsonl"
+    judged.write_text(json.dumps({"prompt": "a", "completion": "b", "label": True}) + "\n")
+    with pytest.raises(InputError, match="a reward model wants pairs"):
+        reward.main(parse(reward.Config, ["--dataset", str(judged), "--out", str(tmp_path / "b")]))
+    assert not (tmp_path / "a").exists()
+    assert not (tmp_path / "b").exists()
