@@ -13,7 +13,7 @@ LAYERS = (
     ("jaxllm.params", "jaxllm.losses", "jaxllm.models.layers", "jaxllm.models.attention", "jaxllm.data"),
     ("jaxllm.models", "jaxllm.train.mesh", "jaxllm.train.optim", "jaxllm.train.log", "jaxllm.train"),
     ("jaxllm.train.step", "jaxllm.train.forward", "jaxllm.train.run", "jaxllm.evals", "jaxllm.hf"),
-    ("jaxllm.train.checkpoint", "jaxllm.train.fit"),
+    ("jaxllm.train.blame", "jaxllm.train.checkpoint", "jaxllm.train.fit"),
     ("jaxllm.loss_bench", "jaxllm.check_loss", "jaxllm.plan"),
     ("jaxllm.cli", "jaxllm.launch", "jaxllm.__main__"),
     ("experiments",),

@@ -40,12 +40,12 @@ def run(main: Callable[[T], object], config: type[T], argv: Sequence[str] | None
 
 @contextlib.contextmanager
 def input_errors() -> Any:
-    """Turns an InputError into one line on stderr and exit status 2."""
+    """Makes an InputError one line on stderr and exit status 2, and a loss that is not finite one and status 1."""
     try:
         yield
-    except InputError as error:
+    except (InputError, FloatingPointError) as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        raise SystemExit(2) from None
+        raise SystemExit(2 if isinstance(error, InputError) else 1) from None
 
 
 def parse(config: type[T], argv: Sequence[str], prog: str | None = None) -> T:

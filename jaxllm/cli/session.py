@@ -15,7 +15,9 @@ from jaxllm import hf
 from jaxllm.cli.common import Common, check
 from jaxllm.cli.start import Start
 from jaxllm.params import count
+from jaxllm.train.blame import SKIPPED
 from jaxllm.train.fit import Fitted
+from jaxllm.train.log import read_jsonl
 from jaxllm.train.mesh import make_mesh
 from jaxllm.train.run import Run, open_run, report
 
@@ -87,6 +89,7 @@ class Session:
         self.run.write_summary({
             "finished": True, "steps": steps, "best_step": fitted.position, "final": dict(finals),
             "last": {k: x for line in fitted.log for k, x in line.items()}, "best": chosen,
+            "skipped": len(read_jsonl(self.run.folder / SKIPPED)),
             "compile_s": fitted.compile_s, "wall_s": time.monotonic() - self.began, **summary,
         })  # fmt: skip
         wall = time.monotonic() - self.began

@@ -17,9 +17,10 @@ from jaxllm.data.loader import Loader
 from jaxllm.params import ModelSpec, count, materialize, select
 from jaxllm.train import mesh as meshes
 from jaxllm.train.best import parse_best
+from jaxllm.train.blame import Blame
 from jaxllm.train.checkpoint import Checkpoints
 from jaxllm.train.forward import Runner
-from jaxllm.train.log import Clock, Sums, Writer, open_writers, read_jsonl
+from jaxllm.train.log import Clock, Sums, Writer, open_writers, read_jsonl, say
 from jaxllm.train.optim import OptimConfig, make_optimizer, make_schedule
 from jaxllm.train.run import Run, start_run
 from jaxllm.train.step import StepFn, make_train_step
@@ -134,11 +135,13 @@ def fit(
         todo = range(0) if ended else range(start + 1, steps + 1)
         batches = data.iterate(start, steps, local) if todo else iter(())
         pending: list[Any] = []
+        blame = Blame(model.graphdef, loss, model.frozen, data.plan, mesh, local, run.folder, start)
+        leaving.callback(blame.close)
         for position in todo:
             batch = next(batches)
             clock.count(batch)
             state, metrics = train(state, _put(batch, mesh, rows, local, strategy), frozen)
-            pending.append(metrics)
+            pending.append((batch, metrics))
             if position == start + 1:
                 jax.block_until_ready(metrics)
                 clock.compiled()
@@ -149,14 +152,18 @@ def fit(
             if position % log_every == 0 or evaluate or due:
                 fetched = jax.device_get(pending)
                 pending.clear()
-                for one in fetched:
+                for number, (batch, one) in enumerate(fetched, start=position + 1 - len(fetched)):
                     sums.add(one)
-                if on_nan == "stop" and any(float(value(one["skipped"])) for one in fetched):
-                    save(owed=evaluate)
-                    raise FloatingPointError(
-                        f"the loss or its gradient was not finite near step {position}; the last good state is saved. "
-                        "Lower --learning-rate, or go on with --on-nan skip"
-                    )
+                    if not float(value(one["skipped"])):
+                        continue
+                    said = blame(number, batch, one, {**frozen, **state.params})
+                    if on_nan == "stop":
+                        save(owed=evaluate)
+                        raise FloatingPointError(
+                            f"{said}; the last good state is saved. Look at these rows, lower --learning-rate, or go "
+                            "on with --on-nan skip"
+                        )
+                    say(writers, f"skipped: {said}")
             if position % log_every == 0 or last:
                 _log(writers, position, sums.values(), float(schedule(state.step - 1)), clock, data)
                 sums = Sums()

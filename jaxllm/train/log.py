@@ -162,6 +162,13 @@ class Terminal:
         pass
 
 
+def say(writers: Sequence[Writer], text: str) -> None:
+    """A line for who watches: on the terminal, where there is one."""
+    for writer in writers:
+        if isinstance(writer, Terminal):
+            writer.console.print(text, markup=False)
+
+
 class TensorBoard:
     """Event files for TensorBoard, in the run folder (extra `tensorboard`)."""
 

@@ -41,9 +41,10 @@ class _Listening:
         return getattr(self._model, name)
 
 
-def _evaluate(
+def evaluate(
     graphdef: GraphDef, loss: LossFn, params: Params, frozen: Params | None, batch: Any, key: jax.Array | None
 ) -> Metrics:
+    """The loss's metrics of a batch, with the model's own added to its objective."""
     model = _Listening(bind(graphdef, {**(frozen or {}), **params}))
     metrics = dict(loss(model, batch, key))
     objective = terms(metrics["loss"])
@@ -86,7 +87,7 @@ def make_train_step(
         weights: dict[str, tuple[float, ...]] = {}  # of the terms of each metric, noted while tracing
 
         def sums_of(params: Params, part: Any, i: jax.Array) -> dict[str, list[Mean]]:
-            metrics = _evaluate(graphdef, loss, params, frozen, part, jax.random.fold_in(key, i))
+            metrics = evaluate(graphdef, loss, params, frozen, part, jax.random.fold_in(key, i))
             weights.update({name: tuple(weight for weight, _ in terms(metric)) for name, metric in metrics.items()})
             return {name: [mean for _, mean in terms(metric)] for name, metric in metrics.items()}
 

@@ -100,6 +100,13 @@ def test_a_config_file_that_is_none(tmp_path, content, message):
     assert message in str(error.value)
 
 
+def test_a_loss_that_is_not_finite_is_one_line_and_status_1(capsys):
+    with pytest.raises(SystemExit) as stop, input_errors():
+        raise FloatingPointError("step 7 is not finite")
+    assert stop.value.code == 1
+    assert capsys.readouterr().err == "error: step 7 is not finite\n"
+
+
 def test_bad_input_is_one_line_and_status_2(capsys, monkeypatch):
     monkeypatch.setenv("JAXLLM_STARTED", "1")  # stay in this process
     with pytest.raises(SystemExit) as stop, input_errors():
