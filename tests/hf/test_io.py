@@ -12,7 +12,7 @@ from jax.sharding import SingleDeviceSharding
 from safetensors.numpy import load_file, save_file
 
 from jaxllm import hf
-from jaxllm.models import encoder
+from jaxllm.models import decoder, encoder
 from jaxllm.models.heads import Tagger, TaggerConfig
 from jaxllm.params import describe, materialize
 from jaxllm.types import InputError
@@ -140,20 +140,17 @@ MEMORY = """
 import sys, threading, time
 from pathlib import Path
 import jax, numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-from jaxllm import hf
+from jaxllm.cli.weights import open_weights
+from jaxllm.train.mesh import make_mesh, shardings
 
 def anonymous():
     status = Path("/proc/self/status").read_text()
     return 1024 * sum(int(status.split(key)[1].split()[0]) for key in ("RssAnon:", "RssShmem:"))
 
-opened = hf.open_tagger(sys.argv[1])
+opened = open_weights(sys.argv[1])
 n = int(sys.argv[2])
-mesh = jax.make_mesh((n,), ("fsdp",), axis_types=(AxisType.Auto,), devices=jax.devices()[:n])
-shapes = {name: x.shape for name, x in opened.spec.graphdef.abstract.items()}
-specs = {name: P(*[None] * (len(s) - 1), "fsdp") if s[-1] % 8 == 0 else P() for name, s in shapes.items()}
-shardings = {name: NamedSharding(mesh, spec) for name, spec in specs.items()}
-opened.spec.load({name: x for name, x in shardings.items() if name.startswith("classifier")})  # what starts lazily
+at = shardings(opened.spec.graphdef.abstract, make_mesh(f"fsdp={n}", jax.devices()[:n]), opened.spec.rules)
+opened.spec.load({name: x for name, x in at.items() if "norm" in name})  # what starts lazily
 peak, done, base = 0, False, anonymous()
 
 def watch():
@@ -164,18 +161,30 @@ def watch():
 
 watcher = threading.Thread(target=watch)
 watcher.start()
-params = opened.spec.load(shardings)
+params = opened.spec.load(at)
 done = True
 watcher.join()
 shards = [shard.data.nbytes for x in params.values() for shard in x.addressable_shards]
 print(peak - base, sum(shards), max(shards))
 """
 
+BIG = {
+    "tagger": TaggerConfig(encoder.Config(104, 512, 4, 8, 2048, max_positions=64), LABELS),
+    "fused": decoder.Config(  # GPT-2: queries, keys and values in one tensor
+        vocab_size=104, width=512, depth=4, heads=8, mlp_width=2048, max_positions=64, rope_base=0.0, norm="layer",
+        qkv_bias=True, out_bias=True, mlp_bias=True, gated=False, activation="gelu_tanh", tied=True,
+    ),
+    "experts": decoder.Config(
+        vocab_size=104, width=256, depth=4, heads=8, mlp_width=1024, max_positions=64, experts=4
+    ),
+}  # fmt: skip
 
-@pytest.mark.parametrize("devices", [1, 8])
-def test_loading_takes_little_more_than_the_arrays(devices, tmp_path):
-    config = TaggerConfig(encoder.Config(100, 512, 4, 8, 2048), LABELS)
-    abstract = describe(lambda rngs: Tagger(config, rngs), ()).graphdef.abstract
+
+@pytest.mark.parametrize(("kind", "devices"), [("fused", 1), ("tagger", 8), ("experts", 8)])
+def test_loading_takes_little_more_than_the_arrays(kind, devices, tmp_path):
+    config = BIG[kind]
+    build = Tagger if kind == "tagger" else decoder.Decoder
+    abstract = describe(lambda rngs: build(config, rngs), ()).graphdef.abstract
     params = {name: np.full(x.shape, 0.5, np.float32) for name, x in abstract.items()}
     hf.export(tmp_path / "big", params, config, None, dtype="bfloat16", max_shard_bytes=8_000_000)
     assert len(list((tmp_path / "big").glob("*.safetensors"))) > 3
