@@ -23,6 +23,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from jaxllm.cli import adapters
+from jaxllm.cli.adapters import LoraFlags
 from jaxllm.cli.chat_start import start_chat
 from jaxllm.cli.common import fit_arguments, loss_arguments, optim_config
 from jaxllm.cli.pairs import PairFlags, dropped_of, groups_of, key_of, layout_of, lines_of, read_pairs, texts_of
@@ -53,13 +55,13 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(PairFlags):
+class Config(PairFlags, LoraFlags):
     """Preference tuning. What stands as None below follows RECIPES."""
 
     loss: str | None = None  # type: ignore[assignment]
     """A name, a mixture such as sigmoid:0.8+sft:0.2, FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION."""
     reference: str = "cached"
-    """cached: computed once, before training, into a file; live: by a frozen copy of the model in every step."""
+    """cached: computed once, before training, into a file; live: in each step, by a frozen copy or LoRA's base."""
     epochs: float | None = None  # type: ignore[assignment]
     """Passes over the data."""
     batch_size: int = 16
@@ -118,7 +120,8 @@ def main(config: Config) -> None:
     session = open_session("preference", config)
     console, mesh, multiple = session.console, session.mesh, row_multiple(session.mesh)
     splits = read_pairs(config)
-    begin = start_chat(config, texts_of(splits["train"]), key_of(splits["train"]))
+    base = start_chat(config, texts_of(splits["train"]), key_of(splits["train"]))
+    begin = adapters.apply(base, config)
     layout, notes = layout_of(config, begin)
     groups = {name: fitting(part, loss, config) for name, part in groups_of(splits, config, begin).items()}
     plan = make_plan(
@@ -132,10 +135,10 @@ def main(config: Config) -> None:
 
     rows, model = {name: AnswerRows(part, layout) for name, part in groups.items()}, begin.model
     if loss.reference and config.reference == "live":
-        model = taught(begin.model, begin.model)
+        model = begin.model if begin is not base else taught(base.model, base.model)  # adapters leave their base be
     elif loss.reference:
         say = lambda line: console.print(f"{'':<8} reference of {line}", markup=False)  # noqa: E731
-        reference = Reference(begin, mesh, config.seed, layout, config.eval_batch_size, say)
+        reference = Reference(base, mesh, config.seed, layout, config.eval_batch_size, say)
         rows = {name: AnswerRows(part, layout, reference.logps(part, name)) for name, part in groups.items()}
         del reference  # and its parameters
 
@@ -150,14 +153,14 @@ def main(config: Config) -> None:
         **arguments,
     )  # fmt: skip
 
-    policy = Runner(begin.model.graphdef, {n: fitted.model.params[n] for n in begin.model.graphdef.abstract}, mesh)
     finals = {k: x for line in fitted.log if line["step"] == fitted.position for k, x in line.items() if "dev/" in k}
     if "test" in rows:
         finals |= {f"test/{name}": x for name, x in evaluation("test")(fitted.model).items()}
     if config.samples and "dev" in rows:
+        policy = Runner(begin.model.graphdef, {n: fitted.model.params[n] for n in begin.model.graphdef.abstract}, mesh)
         prompts = [group.prompt for group in groups["dev"][: config.samples]]
         found = drift(
-            policy, starting(begin, mesh, config.seed), prompts, ends=end_ids(begin.tokenizer),
+            policy, starting(base, mesh, config.seed), prompts, ends=end_ids(begin.tokenizer),
             max_tokens=min(config.sample_tokens, begin.config.max_positions - max(map(len, prompts))),
             batch_size=config.eval_batch_size, seed=config.seed,
         )  # fmt: skip
@@ -165,7 +168,6 @@ def main(config: Config) -> None:
     console.print(f"\nstep {fitted.position}")
     for name, x in finals.items():
         console.print(f"  {name} {x:.4f}")
-    fitted = dataclasses.replace(fitted, model=policy)
     lengths = rows["train"].lengths
     session.finish(
         begin, fitted, arguments["steps"], finals,

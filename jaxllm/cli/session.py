@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from jaxllm import hf
+from jaxllm.cli import adapters
 from jaxllm.cli.common import Common, check
 from jaxllm.cli.start import Start
 from jaxllm.params import count
@@ -79,8 +80,11 @@ class Session:
                 self.console.print(f"  {name} {x:.4f}")
         if config.export:
             script = self.run.config["script"]
+            if adapters.write(self.run.folder / "adapter", begin, fitted.model.params):
+                self.console.print(f"for peft: {self.run.folder / 'adapter'}")
+            params = adapters.merged(begin.model, fitted.model.params)
             hf.export(
-                self.run.folder / "hf", fitted.model.params, begin.config, begin.tokenizer,
+                self.run.folder / "hf", params, begin.config, begin.tokenizer,
                 source=begin.source, dtype=config.export_dtype or None, card=card(script, config, finals),
                 tokens=begin.tokens,
             )  # fmt: skip

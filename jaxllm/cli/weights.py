@@ -57,6 +57,9 @@ def _open_checkpoint(run: Path, **overrides: Any) -> hf.Opened[decoder.Config]:
     raw = written.get("model")
     if not isinstance(raw, dict) or raw.get("model_type") not in decoders.FAMILIES:
         raise InputError(f"{run} has no export (hf/) and does not say what its model is; let the run end with --export")
+    flags = written.get("config", {})
+    if flags.get("lora_rank") or flags.get("lora_from"):
+        raise InputError(f"{run} has no export (hf/), and its checkpoints hold adapters alone; let the run end first")
     family = decoders.FAMILIES[raw["model_type"]]
     config = dataclasses.replace(family.read(Fields(raw, str(run / "config.json"))), **overrides)
     position = _newest(run)

@@ -23,7 +23,7 @@ from jaxllm.data.templates import JOINTS, OPENERS, TAILS, TEMPLATES, WORDS
 if TYPE_CHECKING:
     from transformers import BertTokenizer
 
-SIZES: Mapping[str, int] = {"train": 6000, "dev": 600, "test": 600}
+SIZES: Mapping[str, int] = {"train": 9000, "dev": 600, "test": 600}
 """Sentences of each split."""
 
 NER_DEMO: tuple[str, ...] = (

@@ -170,6 +170,39 @@ We will meet {person} at the {thing} on {day}.
 {who} asked {person} about {topic}.
 {who} and {person} went to the {thing}.
 {who} wrote to {person} on {day}.
+Hello, I am {given}, the new {job} at {org}.
+Hello, this is {person} from {org}.
+This is {person}, our {job} in {city}.
+I am {person}, and I work for {org}.
+I am {given}, and this is my {kin} {given}.
+We are {given} and {given}, and we live near {peak}.
+Her name is {person}.
+His name was {person}, and he worked for {org} until {time}.
+The name of the {job} is {person}.
+The name on the letter was {person}.
+His name is {person}, and his {kin} is called {given}.
+The name of my {kin} is {given}.
+The name of the new {job} was {person}.
+He says that his name is {given}.
+Our names are {given} and {given}.
+Their names are {given}, {given} and {given}.
+My name is not on the list, but the name of {person} is.
+My {kin} is called {given} and was born in {land}.
+People call her {given}.
+Call me {given}.
+They named the baby {given}.
+I was named after {person}.
+You must be {person}.
+Are you {person} from {city}?
+{given} and I went to school in {city}.
+Ask for {person} at the front desk.
+I phoned {given} from {place}, but nobody answered.
+We heard from {person} and from {person}.
+A letter from {person} came from {city}.
+Send it to {person}, {street}, {city}.
+The owner, {person}, lives in {city}.
+The winner, {person}, comes from {place}.
+The {job}, {person}, met the {job}, {person}, in {city}.
 """
 
 _ORGANISATIONS = """
@@ -368,6 +401,18 @@ The war between {land} and {land} ended on {day}.
 {who} had been to {place}, {place} and {place}.
 {who} lives on {street} now.
 School is closed in {city} and {city}.
+My {kin} wrote to us from {city}.
+A letter came from {place} {past}.
+Letters from {place} and {place} came on {day}.
+She phoned from {city}, where her {kin} works.
+I come from {city} in {land}.
+Both of them come from {place}.
+I live in {city}, and my {kin} lives in {city}.
+I live on {street}, next to the {thing}.
+We live in {place} now, not in {place}.
+From {city} they flew to {city}, and from there to {land}.
+I know {city} well, but not {city}.
+The box was sent from {city} to {land}.
 """
 
 _PRODUCTS = """
@@ -697,6 +742,12 @@ Are {food} and {topic} good for you?
 {who} left the {gadget} next to the {thing}.
 School is {good}, says my {kin}.
 Bread and {food} cost {amount} here.
+What is your name?
+My name is on the list.
+The {thing} has a new name.
+What was the name of the {job}?
+The name of the {gadget} is too long.
+I am a {job}, and my {kin} is a {job}.
 Before the talk there was {food} for {number} {job}s.
 """
 

@@ -141,9 +141,7 @@ def write(
     tensors: name -> (shape, numpy's name of the dtype), in the order of the file. get: name -> array, cast here; it is
     asked for one at a time.
     """
-    sizes = {
-        name: math.prod(shape) * np.dtype(_DTYPES[_CODES[dtype]]).itemsize for name, (shape, dtype) in tensors.items()
-    }
+    sizes = _sizes(tensors)
     shards: list[list[str]] = [[]]
     room = max_bytes
     for name, size in sizes.items():
@@ -161,6 +159,21 @@ def write(
         where = {name: file for file, names in files.items() for name in names}
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": where}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def write_file(
+    path: Path, tensors: Mapping[str, tuple[tuple[int, ...], str]], get: Callable[[str], np.ndarray]
+) -> None:
+    """Writes one file; the arguments are those of `write`."""
+    sizes = _sizes(tensors)
+    _write_file(path, {name: (*x, sizes[name]) for name, x in tensors.items()}, get)
+
+
+def _sizes(tensors: Mapping[str, tuple[tuple[int, ...], str]]) -> dict[str, int]:
+    """Bytes of each."""
+    return {
+        name: math.prod(shape) * np.dtype(_DTYPES[_CODES[dtype]]).itemsize for name, (shape, dtype) in tensors.items()
+    }
 
 
 def _write_file(

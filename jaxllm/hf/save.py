@@ -62,7 +62,7 @@ def export(
     announced = {name: (tensor.shape, dtype or kept.get(name, default)) for name, tensor in tensors.items()}
 
     def get(name: str) -> np.ndarray:
-        return table.join(tensors[name], lambda part, row: _host(params[part], row))
+        return table.join(tensors[name], lambda part, row: host(params[part], row))
 
     if jax.process_index() > 0:
         for name in tensors:
@@ -90,7 +90,14 @@ def config_json(
     return {**fields, **(tokens or {}), "architectures": [family.architecture], "dtype": "float32"}
 
 
-def _host(x: Any, row: table.Row) -> np.ndarray:
+def names(config: Any, source: Opened[Any] | None = None) -> tuple[table.Table, str]:
+    """The names of the tensors that `export` would write, and the class in `transformers` that loads them."""
+    family, _ = _config(config, None, source)
+    return family.table(config), family.architecture
+
+
+def host(x: Any, row: table.Row = ()) -> np.ndarray:
+    """A row of an array, or all of it, in this process's memory; every process of a run must ask for it."""
     part = x[row] if row else x
     if getattr(part, "is_fully_addressable", True):
         return np.asarray(part)

@@ -208,9 +208,11 @@ class Decoder(nnx.Module):
 
     def head(self, hidden_ND: jax.Array) -> jax.Array:
         """logits_NV (any leading axes), float32."""
-        kernel = self.embeddings.tokens.embedding[...].T if self.unembed is None else self.unembed.kernel[...]
-        logits_NV = matmul(hidden_ND, kernel.astype(hidden_ND.dtype)).astype(jnp.float32)
-        return soft_cap(logits_NV, self.config.logit_softcap)
+        if self.unembed is None:
+            logits_NV = matmul(hidden_ND, self.embeddings.tokens.embedding[...].T.astype(hidden_ND.dtype))
+        else:
+            logits_NV = self.unembed(hidden_ND)
+        return soft_cap(logits_NV.astype(jnp.float32), self.config.logit_softcap)
 
     def extend(self, cache: Cache, tokens_BT: jax.Array, tokens: Tokens) -> tuple[jax.Array, Cache]:
         """hidden_BTD of tokens that continue what the cache holds, and the cache with them; T slots must be free."""

@@ -75,6 +75,38 @@ def clip_rms(threshold: float) -> optax.GradientTransformation:
     return optax.stateless(lambda updates, params: {name: one(name, x) for name, x in updates.items()})
 
 
+class Moments(NamedTuple):
+    """Adam's state; of a step that is skipped it is what it was before."""
+
+    count: jax.Array  # type: ignore[assignment]
+    mu: Any
+    nu: Any
+
+
+def adam(beta1: float, beta2: float, eps: float) -> optax.GradientTransformationExtraArgs:
+    """`optax.scale_by_adam` (Kingma and Ba 2014, algorithm 1), whose update takes `ok`: false keeps the state.
+
+    The update is computed from the moments that are kept. Were they chosen afterwards, XLA:CPU would copy the old ones
+    before it overwrites them: half of the optimizer's time and memory.
+    """
+
+    def init(params: Any) -> Moments:
+        return Moments(jnp.zeros((), jnp.int32), optax.tree.zeros_like(params), optax.tree.zeros_like(params))
+
+    def update(grads: Any, state: Moments, params: Any = None, *, ok: Any = True, **_: Any) -> tuple[Any, Moments]:
+        def kept(new: jax.Array, old: jax.Array) -> jax.Array:
+            return jnp.where(ok, new, old)
+
+        mu = jax.tree.map(lambda g, m: kept((1 - beta1) * g + beta1 * m, m), grads, state.mu)
+        nu = jax.tree.map(lambda g, v: kept((1 - beta2) * jnp.square(g) + beta2 * v, v), grads, state.nu)
+        count = optax.safe_increment(state.count)
+        scale = 1 - beta1**count, 1 - beta2**count
+        updates = jax.tree.map(lambda m, v: (m / scale[0]) / (jnp.sqrt(v / scale[1]) + eps), mu, nu)
+        return updates, Moments(kept(count, state.count), mu, nu)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
 def _adafactor(beta1: float, beta2: float, eps: float) -> optax.GradientTransformation:
     """Without momentum, and without the scale of each parameter (section 8), so that rates are those of the others."""
     return optax.chain(optax.scale_by_factored_rms(), clip_rms(1.0))
@@ -97,7 +129,7 @@ def _muon(beta1: float, beta2: float, eps: float) -> optax.GradientTransformatio
         optax.contrib.scale_by_muon(beta=MOMENTUM, weight_dimension_numbers=axes),
         optax.stateless(lambda updates, params: jax.tree.map(even, updates)),
     )
-    return optax.partition({"muon": orthogonal, "adam": optax.scale_by_adam(beta1, beta2, eps)}, labels)
+    return optax.partition({"muon": orthogonal, "adam": adam(beta1, beta2, eps)}, labels)
 
 
 class Averaging(NamedTuple):
@@ -156,7 +188,7 @@ def _between(state: Averaging, params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 OPTIMIZERS: dict[str, Optimizer] = {
-    "adamw": Optimizer(optax.scale_by_adam),
+    "adamw": Optimizer(adam),
     "adafactor": Optimizer(_adafactor),
     "lion": Optimizer(lambda beta1, beta2, eps: optax.scale_by_lion(beta1, beta2)),
     "muon": Optimizer(_muon),

@@ -17,7 +17,7 @@ import optax
 
 from jaxllm.params import GraphDef, bind
 from jaxllm.train.optim import mask
-from jaxllm.train.optimizers import gradient_at
+from jaxllm.train.optimizers import Moments, gradient_at
 from jaxllm.types import Batch, InputError, LossFn, Mean, Metrics, Params, Terms, TrainState, terms
 
 StepFn = Callable[..., tuple[TrainState, Metrics]]
@@ -76,6 +76,7 @@ def make_train_step(
         how = "microbatches" if microbatches > 1 else "pmap"
         raise InputError(f"{name} depends on the whole batch at once: use one microbatch and --strategy jit, not {how}")
 
+    update = optax.with_extra_args_support(optimizer).update
     whole = {name for name, part in (freeze or {}).items() if part == slice(None)}
 
     def step(state: TrainState, batch: Any, frozen: Params | None = None) -> tuple[TrainState, Metrics]:
@@ -119,12 +120,13 @@ def make_train_step(
         grads, sums = total(gradient)
         grads = mask({n: grads.get(n, jnp.zeros_like(x)) for n, x in state.params.items()}, freeze or {})
         metrics: Metrics = {name: _join(weights[name], means) for name, means in sums.items()}
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        new = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state)
         norm = optax.tree.norm(grads)
         # A gradient that is not finite has a norm that is not; a loss that is not finite is looked at itself.
         ok = jnp.isfinite(norm) & jnp.isfinite(sum(mean.total for mean in sums["loss"]))
-        new = jax.tree.map(lambda old, x: jnp.where(ok, x, old), state, new)
+        updates, opt_state = update(grads, state.opt_state, state.params, ok=ok)
+        new = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state)
+        kept = lambda x: isinstance(x, Moments)  # noqa: E731  (adam has seen to them)
+        new = jax.tree.map(lambda old, x: x if kept(x) else jnp.where(ok, x, old), state, new, is_leaf=kept)
         one = jnp.ones((), jnp.float32)
         return new, {**metrics, "grad_norm": Mean(norm, one), "skipped": Mean(1.0 - ok.astype(jnp.float32), one)}
 

@@ -124,6 +124,15 @@ def test_a_prompt_shared_or_repeated_and_a_reference_cached_or_live_give_the_sam
     np.testing.assert_allclose(live, shared, atol=1e-5)
 
 
+def test_adapters_are_compared_with_their_base_cached_or_live(trained, place, cache):
+    same = ("--model", trained, "--lora-rank", 2, "--learning-rate", 0.3, "--holdout", 0, "--loss", "sigmoid")
+    cached = losses(run(place, "h", *same))
+    live = losses(run(place, "i", *same, "--reference", "live"))
+    assert cached[0] == pytest.approx(np.log(2), abs=1e-5)
+    assert abs(cached[-1] - cached[0]) > 1e-4
+    np.testing.assert_allclose(live, cached, atol=1e-5)
+
+
 def test_judged_answers_with_kto_and_its_mismatched_answers(place, cache):
     before = len(list(cache.iterdir()))
     folder = run(place, "g", "--loss", "kto", "--learning-rate", 0.03, "--holdout", 0, data="judged.jsonl")

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from jaxllm.train.optim import OptimConfig, make_optimizer, make_schedule
-from jaxllm.train.optimizers import is_vector
+from jaxllm.train.optimizers import adam, is_vector
 from jaxllm.types import InputError
 
 RNG = np.random.default_rng(0)
@@ -76,6 +76,35 @@ def test_five_steps_are_those_of_torch(clip):
         optimizer.step()
         for name, p in theirs.items():
             np.testing.assert_allclose(ours[i][name], p.detach().numpy(), rtol=2e-5, atol=2e-6, err_msg=f"{name} {i}")
+
+
+def test_adam_is_optax_bit_for_bit_and_a_step_that_is_skipped_changes_no_moment():
+    ours, theirs = adam(0.8, 0.95, 1e-8), optax.scale_by_adam(0.8, 0.95, 1e-8)
+    update, reference = jax.jit(ours.update), jax.jit(theirs.update)
+    state, expected = ours.init(PARAMS), theirs.init(PARAMS)
+    for grads in GRADS:
+        bad = {name: np.full_like(g, np.nan) for name, g in grads.items()}
+        _, kept = update(bad, state, PARAMS, ok=jnp.array(False))
+        jax.tree.map(np.testing.assert_array_equal, kept, state)
+        updates, state = update(grads, state, PARAMS, ok=jnp.array(True))
+        theirs_updates, expected = reference(grads, expected, PARAMS)
+        jax.tree.map(np.testing.assert_array_equal, updates, theirs_updates)
+        jax.tree.map(np.testing.assert_array_equal, tuple(state), tuple(expected)[:3])
+
+
+def test_an_update_that_may_be_skipped_copies_neither_gradients_nor_moments():
+    """Clipped and decayed, in place: XLA:CPU needs room for less than one parameter."""
+    abstract = {"a.kernel": jax.ShapeDtypeStruct((1000, 100), jnp.float32), "b.bias": jax.ShapeDtypeStruct((7,), "f4")}
+    optimizer = make_optimizer(OptimConfig(), abstract, optax.constant_schedule(1.0))
+
+    def step(params, state, grads):
+        ok = jnp.isfinite(optax.tree.norm(grads))
+        updates, state = optimizer.update(grads, state, params, ok=ok)
+        return jax.tree.map(lambda x, u: jnp.where(ok, x + u, x), params, updates), state
+
+    state = jax.eval_shape(optimizer.init, abstract)
+    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(abstract, state, abstract).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 40_000
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from flax import nnx
 
 from jaxllm.losses.tokens import cross_entropy
 from jaxllm.params import split
+from jaxllm.train.optimizers import adam
 from jaxllm.train.step import make_train_step
 from jaxllm.types import Batch, InputError, Mean, TrainState, value
 
@@ -116,7 +117,8 @@ def test_the_models_metric_counts_for_every_call_of_it(toy):
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
-def test_a_step_that_is_not_finite_keeps_the_whole_old_state_and_says_so(toy, where):
+@pytest.mark.parametrize("optimizer", [optax.adam(0.1), optax.chain(adam(0.9, 0.99, 1e-8), optax.scale(-0.1))])
+def test_a_step_that_is_not_finite_keeps_the_whole_old_state_and_says_so(toy, where, optimizer):
     graphdef, params = toy
 
     def breaks(model, batch, key=None):
@@ -125,7 +127,6 @@ def test_a_step_that_is_not_finite_keeps_the_whole_old_state_and_says_so(toy, wh
         total = total + (jnp.nan if where == "loss" else 0.0 * total + jnp.sqrt(0.0 * total))
         return {"loss": Mean(total, jnp.float32(1.0))}
 
-    optimizer = optax.adam(0.1)
     for loss, skipped in ((breaks, 1.0), (two_terms, 0.0)):
         before = start(params, optimizer)
         after, metrics = jax.jit(make_train_step(graphdef, loss, optimizer, seed=0))(before, toy_batch())

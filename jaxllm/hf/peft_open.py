@@ -1,0 +1,171 @@
+"""Reading what PEFT wrote: a base model with the adapters of a folder on it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxllm.hf import files, table
+from jaxllm.hf.config import read_json
+from jaxllm.hf.io import fetch, place
+from jaxllm.hf.peft import CONFIG, PREFIX, WEIGHTS
+from jaxllm.models import lora
+from jaxllm.params import ModelSpec
+from jaxllm.types import InputError, Params
+
+_HONOURED = {"r", "lora_alpha", "lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern", "peft_type"}
+_TOLD_BY_NAMES = {"target_modules", "exclude_modules", "modules_to_save", "layers_to_transform", "layers_pattern"}
+"""What the names of the tensors say anyway."""
+_HARMLESS = {
+    "auto_mapping", "base_model_name_or_path", "ensure_weight_tying", "fan_in_fan_out", "inference_mode",
+    "init_lora_weights", "megatron_core", "peft_version", "qalora_group_size", "revision", "runtime_config",
+    "task_type",
+}  # fmt: skip
+"""Fields of adapter_config.json that say nothing of the function computed."""
+_MOVES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Values of init_lora_weights under which the adapter belongs to a base that was changed as well."""
+
+
+class _Layer(NamedTuple):
+    """The adapter of one layer of one module of ours: A [in, r], B [r, out]."""
+
+    a: np.ndarray
+    b: np.ndarray
+    scale: float
+
+
+def open_adapter(source: str, base: ModelSpec, names: table.Table) -> ModelSpec:
+    """The base with the adapters of a folder, run or hub id; its `load` reads them, and what was trained beside them.
+
+    Raises InputError, one line that lists all that does not fit the base or is not honoured.
+    """
+    folder = fetch(source)
+    if folder.name == "hf" and not (folder / CONFIG).is_file():  # a run
+        folder = folder.parent / "adapter"
+    fields = _described(folder)
+    entries = files.open_file(folder / WEIGHTS)
+    abstract, known = base.graphdef.abstract, set(lora.dense_modules(base.graphdef))
+    layout = table.layout(names, abstract)
+    layers: dict[str, dict[table.Row, _Layer]] = {}
+    whole: dict[str, files.Entry] = {}
+    problems = []
+    for name, entry in entries.items():
+        module, _, kind = name.removeprefix(PREFIX).partition(".lora_")
+        theirs = f"{module}.weight" if kind else module.replace(".base_layer.", ".")
+        tensor = layout.get(theirs) or layout.get(names.prefix + theirs)
+        if tensor is None or kind not in ("", "A.weight", "B.weight"):
+            problems.append(f"left over {name} {entry.shape}")
+        elif not kind:
+            whole[tensor.name] = entry
+            if entry.shape != tensor.shape:
+                problems.append(f"{name} is {entry.shape}, wanted {tensor.shape}")
+        elif kind == "A.weight":
+            other = entries.get(name.replace(".lora_A.", ".lora_B."))
+            if wrong := _misfit(tensor, known, name, entry, other):
+                problems.append(wrong)
+            else:
+                assert other is not None
+                scale = _scale(fields, module, entry.shape[0])
+                for key, row, layer in _cut(tensor, entry.map(), other.map(), scale):
+                    layers.setdefault(key, {})[row] = layer
+    rows = table.sources({name: layout[name] for name in whole})
+    every = table.sources(layout)
+    problems += [f"of {name} only a part" for name, found in rows.items() if len(found) < len(every[name])]
+    if problems or not layers:
+        listed = "; ".join(problems) or "it holds no adapter"
+        raise InputError(f"{folder}: the adapter does not fit, name the base that it was trained on: {listed}")
+
+    arrays: dict[str, np.ndarray] = {}
+    each: dict[str, lora.Adapter] = {}
+    for key, found in layers.items():
+        arrays[key + lora.A], arrays[key + lora.B], scale = _stack(found, abstract[f"{key}.kernel"].shape)
+        each[key] = lora.Adapter(arrays[key + lora.A].shape[-1], scale, float(fields.get("lora_dropout", 0.0)))
+    # A head that is adapted is in the file once more, as the base has it.
+    spec = lora.attach(base, each, rows.keys() - {f"{key}.kernel" for key in each})
+
+    def load(shardings: Mapping[str, jax.sharding.Sharding]) -> Params:
+        assert spec.load is not None
+        here = {name: at for name, at in shardings.items() if name in arrays or name in rows}
+        found = spec.load({name: at for name, at in shardings.items() if name not in here})
+        for name, at in here.items():
+            shape, dtype = spec.graphdef.abstract[name].shape, spec.graphdef.abstract[name].dtype
+
+            def piece(index: tuple[slice, ...], name: str = name, shape: Any = shape, dtype: Any = dtype) -> np.ndarray:
+                if name in arrays:
+                    return np.array(arrays[name][index])  # a copy: the trained array may be overwritten
+                return table.piece(rows[name], shape, index, dtype, lambda theirs: whole[theirs].map())
+
+            found[name] = place(shape, at, piece)
+        return found
+
+    return dataclasses.replace(spec, load=load)
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    """adapter_config.json, all of which is honoured."""
+    path = folder / CONFIG
+    if not path.is_file():
+        raise InputError(f"{folder} has no {CONFIG}; name the folder of an adapter in PEFT's format")
+    fields = read_json(path)
+    if fields.get("peft_type") != "LORA":
+        raise InputError(f"{path}: peft_type is {fields.get('peft_type')!r}, supported: 'LORA'")
+    initial = fields.get("init_lora_weights")
+    if isinstance(initial, str) and initial.startswith(_MOVES_BASE):
+        raise InputError(f"{path}: {initial} changes the base as well; convert it with peft to a plain LoRA first")
+    odd = [
+        f"{name}={x!r}"
+        for name, x in fields.items()
+        if name not in _HONOURED | _TOLD_BY_NAMES | _HARMLESS and x and (name, x) != ("bias", "none")
+    ]
+    if odd:
+        raise InputError(f"{path}: {', '.join(odd)} not supported; use an adapter of matrices alone")
+    if not (folder / WEIGHTS).is_file():
+        raise InputError(f"{folder} has no {WEIGHTS}; pickled adapters are not read, write it in safetensors")
+    return fields
+
+
+def _scale(fields: Mapping[str, Any], module: str, rank: int) -> float:
+    """alpha / r of a module, or alpha / sqrt(r)."""
+    patterns = fields.get("alpha_pattern") or {}
+    own = (x for pattern, x in patterns.items() if re.match(rf"(.*\.)?({pattern})$", module))
+    alpha = next(own, fields.get("lora_alpha", 8))
+    return float(alpha) / (math.sqrt(rank) if fields.get("use_rslora") else rank)
+
+
+def _misfit(tensor: table.Tensor, known: set[str], name: str, a: files.Entry, b: files.Entry | None) -> str | None:
+    """What is wrong with an adapter for this matrix."""
+    if odd := [part.name for part in tensor.parts if part.name.removesuffix(".kernel") not in known]:
+        return f"{name}: {odd[0]} takes no adapter"
+    if b is None:
+        return f"{name} has no B beside it"
+    out, width = tensor.shape if tensor.rule.transposed else tensor.shape[::-1]
+    if a.shape[1:] != (width,) or b.shape != (out, a.shape[0]):
+        return f"{name} is {a.shape} and its B {b.shape}, wanted (r, {width}) and ({out}, r)"
+    return None
+
+
+def _cut(tensor: table.Tensor, a_rD: np.ndarray, b_Fr: np.ndarray, scale: float) -> list[tuple[str, table.Row, _Layer]]:
+    """The adapter of a matrix on disk as those of the matrices of ours that it joins."""
+    return [
+        (part.name.removesuffix(".kernel"), part.row, _Layer(a_rD.T, b_Fr[part.start : part.stop].T, scale))
+        for part in tensor.parts
+    ]
+
+
+def _stack(layers: Mapping[table.Row, _Layer], kernel: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, float]:
+    """A and B of all layers and one scale; layers of lower rank, or without an adapter, have zeros, which stay so."""
+    *lead, width, out = kernel
+    rank, scale = max(layer.a.shape[1] for layer in layers.values()), next(iter(layers.values())).scale
+    a, b = np.zeros((*lead, width, rank), np.float32), np.zeros((*lead, rank, out), np.float32)
+    for row, layer in layers.items():
+        r = layer.a.shape[1]
+        a[row][:, :r] = layer.a
+        b[row][:r] = layer.b.astype(np.float32) * (layer.scale / scale)
+    return a, b, scale

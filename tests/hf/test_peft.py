@@ -1,0 +1,221 @@
+"""Adapters in PEFT's files, both ways, against `peft`."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import peft
+import pytest
+import torch
+import transformers
+from jax.sharding import SingleDeviceSharding
+from safetensors.numpy import load_file, save_file
+
+from jaxllm import hf
+from jaxllm.models import lora
+from jaxllm.params import bind, materialize
+from jaxllm.types import Batch, InputError
+
+torch.set_num_threads(1)
+ENCODER = {"vocab_size": 41, "hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2,
+           "intermediate_size": 10, "max_position_embeddings": 24, "pad_token_id": 0}  # fmt: skip
+LLAMA = {**ENCODER, "num_key_value_heads": 1, "pad_token_id": 0}
+GPT2 = {"vocab_size": 41, "n_embd": 8, "n_layer": 3, "n_head": 2, "n_positions": 24}
+LABELS = {"id2label": {0: "O", 1: "B-X", 2: "I-X"}, "label2id": {"O": 0, "B-X": 1, "I-X": 2}}
+ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+CASES = {
+    "llama": ("llama", LLAMA, "CAUSAL_LM", {"target_modules": ALL}),
+    "llama-patterns": (
+        "llama", LLAMA, "CAUSAL_LM",
+        {"target_modules": ["q_proj", "v_proj"], "rank_pattern": {"q_proj": 2, r"layers\.1\.self_attn\.v_proj": 5},
+         "alpha_pattern": {r"layers\.[02]\.self_attn\.q_proj": 3}, "use_rslora": True},
+    ),
+    "llama-some-layers": (
+        "llama", LLAMA, "CAUSAL_LM",
+        {"target_modules": ["up_proj", "lm_head"], "layers_to_transform": [1], "modules_to_save": ["embed_tokens"]},
+    ),
+    "bert": (
+        "bert", {**ENCODER, **LABELS}, "TOKEN_CLS",
+        {"target_modules": ["query", "value", "attention.output.dense", "output.dense"]},
+    ),
+    "reward": ("llama", {**LLAMA, "num_labels": 1}, "SEQ_CLS", {"target_modules": ["k_proj", "down_proj"]}),
+    "gpt2": ("gpt2", GPT2, "CAUSAL_LM", {"target_modules": ["c_attn", "mlp.c_proj"], "fan_in_fan_out": True}),
+}  # fmt: skip
+
+
+def shake(model):
+    with torch.no_grad():
+        for name, x in model.named_parameters():
+            if x.requires_grad:
+                x.copy_(torch.randn(x.shape) * (0.3 if "lora" in name else 1.0))
+
+
+AUTO = {
+    "CAUSAL_LM": (transformers.AutoModelForCausalLM, hf.open_decoder),
+    "TOKEN_CLS": (transformers.AutoModelForTokenClassification, hf.open_tagger),
+    "SEQ_CLS": (transformers.AutoModelForSequenceClassification, hf.open_scorer),
+}
+
+
+def auto(task):
+    return AUTO[task][0]
+
+
+def opened(folder, task):
+    return AUTO[task][1](str(folder))
+
+
+def arrays(spec):
+    return materialize(spec, dict.fromkeys(spec.graphdef.abstract, SingleDeviceSharding(jax.devices()[0])), 0)
+
+
+TOKENS = np.random.default_rng(0).integers(1, 41, (2, 9))
+
+
+def logits(spec, params):
+    tokens = jnp.asarray(TOKENS, jnp.int32)
+    ones = jnp.ones_like(tokens)
+    batch = Batch(tokens, tokens, ones.astype(jnp.float32), ones, jnp.broadcast_to(jnp.arange(9), (2, 9)))
+
+    @jax.jit
+    def run(params):
+        model = bind(spec.graphdef, params)
+        return model.head(model.hidden(batch)[0])
+
+    found = np.asarray(run(params))
+    return found[:, -1] if found.shape[-1] == 1 else found  # a reward is that of the last token
+
+
+def their_logits(model):
+    with torch.no_grad():
+        return model.eval()(torch.tensor(TOKENS)).logits.numpy()
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request, tmp_path_factory):
+    """(folder of a base, folder of an adapter that peft wrote, its logits, task)."""
+    kind, shape, task, fields = CASES[request.param]
+    folder = tmp_path_factory.mktemp(request.param)
+    torch.manual_seed(0)
+    base = auto(task).from_config(transformers.CONFIG_MAPPING[kind](**shape))
+    shake(base)
+    base.save_pretrained(folder / "base")
+    config = peft.LoraConfig(task_type=task, r=3, lora_alpha=5, lora_dropout=0.1, **fields)
+    adapted = peft.get_peft_model(base, config)
+    shake(adapted)
+    adapted.save_pretrained(folder / "adapter")
+    return folder, task, their_logits(adapted)
+
+
+def test_what_peft_wrote_gives_its_logits(case):
+    folder, task, wanted = case
+    base = opened(folder / "base", task)
+    names, _ = hf.names(base.config, base)
+    spec = hf.open_adapter(str(folder / "adapter"), base.spec, names)
+    params = arrays(spec)
+    np.testing.assert_allclose(logits(spec, params), wanted, atol=1e-4, rtol=1e-4)
+    merged = lora.merge(spec.graphdef, params)
+    assert merged.keys() == base.spec.graphdef.abstract.keys()
+    np.testing.assert_allclose(logits(base.spec, merged), wanted, atol=1e-4, rtol=1e-4)
+    saved = [name for name in spec.trained if not name.endswith((lora.A, lora.B))]
+    heads = {"TOKEN_CLS": ["classifier.bias", "classifier.kernel"], "SEQ_CLS": ["score.kernel"]}
+    assert saved == heads.get(task, ["embeddings.tokens.embedding"] if "layers" in str(folder) else [])
+
+
+def test_what_we_write_gives_peft_our_logits(case, tmp_path):
+    folder, task, _ = case
+    base = opened(folder / "base", task)
+    names, architecture = hf.names(base.config, base)
+    read = hf.open_adapter(str(folder / "adapter"), base.spec, names)
+    rng = np.random.default_rng(1)
+    params = {
+        name: jnp.asarray(np.where(np.asarray(x) == 0, 0, rng.normal(size=x.shape) * 0.3), jnp.float32)
+        if name in read.trained else x for name, x in arrays(read).items()
+    }  # fmt: skip
+    hf.save_adapter(tmp_path / "ours", read, params, names, base=str(folder / "base"), architecture=architecture)
+    again = hf.open_adapter(str(tmp_path / "ours"), base.spec, names)
+    np.testing.assert_allclose(logits(again, arrays(again)), logits(read, params), atol=1e-4, rtol=1e-4)
+    written = json.loads((tmp_path / "ours" / "adapter_config.json").read_text())
+    assert written["task_type"] == task
+    model = peft.PeftModel.from_pretrained(auto(task).from_pretrained(folder / "base"), tmp_path / "ours")
+    found = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
+    wrote = load_file(tmp_path / "ours" / "adapter_model.safetensors")
+    assert found.keys() == wrote.keys(), "peft makes adapters where we have them, and nowhere else"
+    np.testing.assert_allclose(their_logits(model), logits(read, params), atol=1e-4, rtol=1e-4)
+    if "llama0" in folder.name:
+        assert written["target_modules"] == ALL
+        assert (written["r"], written["lora_alpha"], written["rank_pattern"]) == (3, 5, {})
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A GPT-2 and a Llama, opened, by kind, with the names of their tensors."""
+    found = {}
+    for kind, shape in {"gpt2": GPT2, "llama": LLAMA}.items():
+        folder = tmp_path_factory.mktemp(kind)
+        auto("CAUSAL_LM").from_config(transformers.CONFIG_MAPPING[kind](**shape)).save_pretrained(folder)
+        base = opened(folder, "CAUSAL_LM")
+        found[kind] = base.spec, hf.names(base.config, base)[0]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "patterns", "found"),
+    [
+        ("llama", ["q_proj", "mlp.up_proj"], ("blocks.attn.q", "blocks.mlp.up")),
+        ("llama", ["blocks.attn.*", "v_proj"], ("blocks.attn.*", "blocks.attn.v")),
+        ("llama", ["blocks[:2].mlp.up"], ("blocks[:2].mlp.up",)),
+        ("llama", ["all-linear"], ()),
+        ("llama", ["lm_head"], ("unembed",)),
+        ("gpt2", ["c_attn"], ("blocks.attn.q", "blocks.attn.k", "blocks.attn.v")),
+    ],
+)
+def test_targets_may_be_named_in_either_tongue(tiny, kind, patterns, found):
+    assert hf.find_targets(patterns, *tiny[kind]) == found
+
+
+def test_a_module_that_is_not_there_is_named_with_those_that_are(tiny):
+    with pytest.raises(InputError, match=r"no module is called 'q_porj'; there are blocks\.attn\.k.*self_attn\.q_proj"):
+        hf.find_targets(["q_porj"], *tiny["llama"])
+
+
+CONFIG = {"peft_type": "LORA", "r": 2, "lora_alpha": 4}
+Q = "base_model.model.model.layers.1.self_attn.q_proj.lora_"
+
+
+@pytest.mark.parametrize(
+    ("changes", "tensors", "message"),
+    [
+        ({"peft_type": "IA3"}, {}, "peft_type is 'IA3', supported: 'LORA'"),
+        ({"use_dora": True}, {}, "use_dora=True not supported"),
+        ({"bias": "all"}, {}, "bias='all' not supported"),
+        ({"init_lora_weights": "pissa_niter_16"}, {}, "pissa_niter_16 changes the base as well"),
+        ({}, {}, "it holds no adapter"),
+        ({}, {"base_model.model.other.lora_A.weight": (2, 8)}, "left over base_model.model.other.lora_A.weight (2, 8)"),
+        ({}, {Q + "A.weight": (2, 8)}, "has no B beside it"),
+        ({}, {Q + "A.weight": (2, 9), Q + "B.weight": (8, 2)}, "is (2, 9) and its B (8, 2), wanted (r, 8) and (8, r)"),
+        ({}, {Q + "magnitude_vector": (8,)}, "left over"),
+        ({}, {"base_model.model.model.norm.weight": (9,)}, "is (9,), wanted (8,)"),
+        ({}, {"base_model.model.model.layers.0.input_layernorm.weight": (8,)}, "of blocks.attn_norm.scale only a part"),
+    ],
+)
+def test_what_is_not_honoured_is_refused(tiny, tmp_path, changes, tensors, message):
+    (tmp_path / "adapter_config.json").write_text(json.dumps(CONFIG | changes))
+    save_file({name: np.ones(shape, np.float32) for name, shape in tensors.items()},
+              tmp_path / "adapter_model.safetensors")  # fmt: skip
+    with pytest.raises(InputError) as error:
+        hf.open_adapter(str(tmp_path), *tiny["llama"])
+    assert message in str(error.value)
+
+
+def test_what_is_no_adapter_is_refused(tiny, tmp_path):
+    with pytest.raises(InputError, match=r"has no adapter_config\.json; name the folder of an adapter"):
+        hf.open_adapter(str(tmp_path), *tiny["llama"])
+    (tmp_path / "adapter_config.json").write_text(json.dumps(CONFIG))
+    (tmp_path / "adapter_model.bin").touch()
+    with pytest.raises(InputError, match="pickled adapters are not read"):
+        hf.open_adapter(str(tmp_path), *tiny["llama"])
+    with pytest.raises(InputError, match="the model has no adapter to write"):
+        hf.save_adapter(tmp_path / "x", tiny["llama"][0], {}, tiny["llama"][1], base="", architecture="X")
