@@ -68,13 +68,13 @@ class Session:
     ) -> None:
         """Exports, draws report.png and writes summary.json.
 
-        finals: the final numbers; by default those that the evaluations gave at the step that is kept. summary: more
-        for summary.json.
+        finals: final numbers, beside those that the evaluations gave at the step that is kept, unless `dev/` ones are
+        among them. summary: more for summary.json.
         """
         config = self.config
         chosen = {k: x for line in fitted.log if line["step"] == fitted.position for k, x in line.items()}
-        if finals is None:
-            finals = {name: x for name, x in chosen.items() if name.startswith("dev/")}
+        if not any(name.startswith("dev/") for name in finals or {}):
+            finals = {name: x for name, x in chosen.items() if name.startswith("dev/")} | dict(finals or {})
             self.console.print(f"\nstep {fitted.position}")
             for name, x in finals.items():
                 self.console.print(f"  {name} {x:.4f}")

@@ -91,6 +91,11 @@ def prompt_tokens(messages: Sequence[Message], tokenizer: Any) -> list[int]:
     return _ids(_text(messages, tokenizer, "the prompt", begun=True), tokenizer)
 
 
+def prompt_of_text(prompt: str, tokenizer: Any) -> list[int]:
+    """A plain prompt as the tokenizer begins texts."""
+    return _plain(prompt, tokenizer)
+
+
 def check_roles(messages: Sequence[Message], where: str) -> None:
     """Raises InputError unless the roles are: maybe the system's, then user and assistant in turn, the last being the
     assistant's. What a tool says follows the assistant's turn, which then goes on."""

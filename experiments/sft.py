@@ -1,0 +1,153 @@
+"""Supervised fine-tuning: a decoder learns to answer, from prompts with their answers.
+
+    python experiments/sft.py
+    python experiments/sft.py --model HuggingFaceTB/SmolLM2-135M --dataset HuggingFaceTB/smoltalk:everyday-conversations
+    python experiments/sft.py --model runs/pretrain-1a2b3c4d --dataset instructions.jsonl --chat-template chatml
+    python experiments/sft.py --model path/to/llama --dataset alpaca.json --loss dft --max-length 1024 --mesh fsdp=8
+
+Papers: Wei et al. 2021, Finetuned Language Models Are Zero-Shot Learners; Ouyang et al. 2022, InstructGPT, section 3.5.
+Expected: see experiments/README.md, which has the numbers and the time they took.
+
+The loss is on the assistant's turns, or completions, and on the token that ends them; on all of a plain text.
+data/instructions.py has the shapes of rows, data/chat.py how answers are told from prompts. Several dialogues share a
+row of the batch and see nothing of each other. With no flags a small Llama that has learnt nothing yet is asked about
+Python's standard library.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from jaxllm.cli.chat_start import start_chat
+from jaxllm.cli.common import fit_arguments, loss_arguments, optim_config
+from jaxllm.cli.dialogues import DialogueFlags, Split, examples_of, key_of, lines_of, read_dialogues, texts_of
+from jaxllm.cli.script import run as run_script
+from jaxllm.cli.session import open_session
+from jaxllm.cli.start import Start
+from jaxllm.data.chat import prompt_of_text, prompt_tokens
+from jaxllm.data.chat_templates import end_ids
+from jaxllm.data.loader import EvalBatches, lengths, loader
+from jaxllm.data.packing import Example, make_plan
+from jaxllm.evals import answers
+from jaxllm.evals.answers import Question
+from jaxllm.losses import resolve
+from jaxllm.models.decoder import PRESETS
+from jaxllm.train.fit import fit
+from jaxllm.train.mesh import row_multiple
+from jaxllm.train.run import operational
+from jaxllm.types import Numbers
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "pretrained": {"epochs": 3.0, "learning_rate": 2e-5, "weight_decay": 0.0, "beta2": 0.999},
+    "scratch": {"epochs": 4.0, "learning_rate": 2e-3, "weight_decay": 0.1, "beta2": 0.98},
+}
+"""What flags that are not given are, by where the weights come from."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(DialogueFlags):
+    """Supervised fine-tuning. What stands as None below follows RECIPES."""
+
+    epochs: float | None = None  # type: ignore[assignment]
+    """Passes over the data."""
+    batch_size: int = 16
+    """Dialogues per optimizer step over all devices; rows follow from packing."""
+    learning_rate: float | None = None  # type: ignore[assignment]
+    """At the peak of the schedule."""
+    schedule: str = "cosine"
+    """After warm-up: constant, linear, cosine, wsd (hold, then decay)."""
+    warmup: float = 0.05
+    """Steps of linear warm-up; below 1, a share of all steps."""
+    weight_decay: float | None = None  # type: ignore[assignment]
+    """Decoupled; biases and norms are spared."""
+    beta2: float | None = None  # type: ignore[assignment]
+    """Adam's decay of the second moment."""
+    samples: int = operational(32)
+    """Prompts of dev to answer at each evaluation, for dev/token_f1 and dev/ended; 0 for none."""
+    sample_tokens: int = operational(48)
+    """Tokens of these answers at most."""
+    shown: int = operational(3)
+    """Answers to print at each evaluation."""
+
+
+def settle(config: Config) -> Config:
+    """Fills in what was not given from the recipe for these weights."""
+    recipe = RECIPES["scratch" if config.model in PRESETS or config.model.endswith(".json") else "pretrained"]
+    return dataclasses.replace(config, **{name: x for name, x in recipe.items() if getattr(config, name) is None})
+
+
+def questions_of(split: Split, begin: Start, count: int, room: int) -> list[Question]:
+    """`count` dialogues of a split, evenly spaced; of them those that ask something and leave `room` in the context."""
+    found: list[Question] = []
+    for dialogue in split.dialogues[:: max(1, len(split.dialogues) // max(1, count))][:count]:
+        if dialogue.messages:
+            *asked, last = dialogue.messages
+            one = Question(prompt_tokens(asked, begin.tokenizer), asked[-1]["content"], last["content"])
+        else:
+            prompt = prompt_of_text(dialogue.prompt, begin.tokenizer)
+            one = Question(prompt, dialogue.prompt, dialogue.completion)
+        if one.text and len(one.prompt) + room <= begin.config.max_positions:
+            found.append(one)
+    return found
+
+
+def evaluation(config: Config, begin: Start, split: Split, examples: list[Example], multiple: int, out: Console) -> Any:
+    """Scores a split, and prints a few answers."""
+    size = min(config.eval_batch_size, len(examples))
+    batches = EvalBatches(examples, make_plan(lengths(examples), batch_size=size, multiple=multiple))
+    questions = questions_of(split, begin, config.samples, config.sample_tokens)
+    ends = end_ids(begin.tokenizer)
+
+    def evaluate(model: Any) -> Numbers:
+        numbers = answers.evaluate(model, batches)
+        if questions and config.sample_tokens:
+            said = answers.answer(model, questions, begin.tokenizer, ends, config.sample_tokens)
+            numbers |= answers.score(said, questions)
+            for question, (text, ended) in list(zip(questions, said, strict=True))[: config.shown]:
+                out.print(f"[dim]{escape(question.text)}[/dim]\n  {escape(text)}{'' if ended else ' [dim]...[/dim]'}")
+        return numbers
+
+    return evaluate
+
+
+def main(config: Config) -> None:
+    """Reads, trains, evaluates, shows and exports."""
+    config = settle(config)
+    loss = resolve(config.loss, **loss_arguments(config.loss_args))
+    session = open_session("sft", config)
+    splits = read_dialogues(config)
+    begin = start_chat(config, texts_of(splits["train"]), key_of(splits["train"]))
+    examples = {name: examples_of(split, config, begin) for name, split in splits.items()}
+    multiple = row_multiple(session.mesh)
+    plan = make_plan(
+        lengths(examples["train"]), batch_size=config.batch_size, multiple=multiple * config.microbatches,
+        pack=config.pack, seed=config.seed,
+    )  # fmt: skip
+    arguments = fit_arguments(config, plan)
+    if session.finished(arguments["steps"]):
+        return
+    session.header(begin, [*lines_of(splits), ("rows", plan.describe())])
+
+    evals = {
+        name: evaluation(config, begin, splits[name], examples[name], multiple, session.console)
+        for name in ("dev", "test") if name in splits
+    }  # fmt: skip
+    fitted = fit(
+        begin.model, loss=loss, data=loader(examples["train"], plan), optimizer=optim_config(config),
+        run=session.describing(begin), mesh=session.mesh, evals={n: x for n, x in evals.items() if n == "dev"},
+        **arguments,
+    )  # fmt: skip
+    finals = {f"test/{name}": x for name, x in evals["test"](fitted.model).items()} if "test" in evals else {}
+    session.finish(
+        begin, fitted, arguments["steps"], finals,
+        dropped={name: split.report.dropped for name, split in splits.items() if split.report.dropped},
+        cut={name: split.report.cut for name, split in splits.items() if split.report.cut},
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    run_script(main, Config)
