@@ -24,11 +24,12 @@ from typing import Any
 
 from jaxllm import hf
 from jaxllm.cli.common import Common, fit_arguments, loss_arguments, optim_config
+from jaxllm.cli.rows import open_rows
 from jaxllm.cli.script import run as run_script
 from jaxllm.cli.session import open_session
 from jaxllm.cli.start import Start
 from jaxllm.cli.tag import show, tag_words
-from jaxllm.data import builtin, files, ner, schemes, sources
+from jaxllm.data import builtin, ner, schemes
 from jaxllm.data.loader import EvalBatches, lengths, loader, token_dropout
 from jaxllm.data.packing import make_plan
 from jaxllm.evals import ner as ner_eval
@@ -38,7 +39,6 @@ from jaxllm.models.heads import SHARDING, Tagger, TaggerConfig
 from jaxllm.params import describe
 from jaxllm.train.fit import fit
 from jaxllm.train.mesh import row_multiple
-from jaxllm.types import InputError
 
 PRESETS: dict[str, dict[str, int]] = {
     "tiny": {"width": 128, "depth": 4, "heads": 4, "mlp_width": 384, "max_positions": 256},
@@ -109,21 +109,7 @@ class Data:
 
 def read(config: Config) -> Data:
     """Reads and checks the data set."""
-    if config.dataset == "builtin":
-        rows = {
-            name: sources.Rows([files.Part(f"builtin {name}", part, range(1, len(part) + 1), "row")])
-            for name, part in builtin.ner().items()
-        }
-    else:
-        rows = sources.load(config.dataset)
-    if "train" not in rows:
-        raise InputError(
-            f"--dataset {config.dataset}: no train split; name a file train.conll (or .jsonl, .parquet ...)"
-        )
-    if config.eval_dataset:
-        found = sources.load(config.eval_dataset)
-        held_out = {"dev": found["train"]} if len(found) == 1 and "train" in found else found
-        rows = {**held_out, "train": rows["train"]}
+    rows = open_rows(config, builtin.ner)
     splits = {name: ner.sentences(part) for name, part in rows.items()}
     labels = ner.label_set(splits["train"])
     scheme = schemes.recognise(splits["train"], config.scheme or None)

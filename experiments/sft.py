@@ -43,7 +43,7 @@ from jaxllm.types import Numbers
 
 RECIPES: dict[str, dict[str, Any]] = {
     "pretrained": {"epochs": 3.0, "learning_rate": 2e-5, "weight_decay": 0.0, "beta2": 0.999},
-    "scratch": {"epochs": 4.0, "learning_rate": 2e-3, "weight_decay": 0.1, "beta2": 0.98},
+    "scratch": {"epochs": 3.0, "learning_rate": 2e-3, "weight_decay": 0.1, "beta2": 0.98},
 }
 """What flags that are not given are, by where the weights come from."""
 

@@ -73,8 +73,9 @@ class Session:
         """
         config = self.config
         chosen = {k: x for line in fitted.log if line["step"] == fitted.position for k, x in line.items()}
-        if not any(name.startswith("dev/") for name in finals or {}):
-            finals = {name: x for name, x in chosen.items() if name.startswith("dev/")} | dict(finals or {})
+        finals = dict(finals or {})
+        if not any(name.startswith("dev/") for name in finals):
+            finals = {name: x for name, x in chosen.items() if name.startswith("dev/")} | finals
             self.console.print(f"\nstep {fitted.position}")
             for name, x in finals.items():
                 self.console.print(f"  {name} {x:.4f}")

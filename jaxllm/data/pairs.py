@@ -24,6 +24,7 @@ import numpy as np
 from jaxllm.data.answers import Answer, Group
 from jaxllm.data.chat import Encoded, encode_completion, encode_messages, turn_end
 from jaxllm.data.instructions import Message, each, messages_of, prompt_of
+from jaxllm.data.report import Report
 from jaxllm.types import InputError
 
 CUTS = ("answer", "prompt")
@@ -39,33 +40,6 @@ class Comparison:
     sides: tuple[int, ...]
     weight: float
     margin: float
-
-
-@dataclasses.dataclass
-class Report:
-    """What became of rows that could not be used as they are: those left out, and those cut."""
-
-    kept: int = 0
-    dropped: dict[str, list[str]] = dataclasses.field(default_factory=dict)
-    """Places of the rows by the reason."""
-    cut: dict[str, int] = dataclasses.field(default_factory=dict)
-    """How many by kind."""
-
-    def drop(self, reason: str, where: str) -> None:
-        """Notes a row that is left out."""
-        self.dropped.setdefault(reason, []).append(where)
-
-    def lines(self) -> list[str]:
-        """One line for each reason and for all cuts."""
-        found = []
-        for reason, places in self.dropped.items():
-            # "train.jsonl, line 4" beside "train.jsonl, line 9" is "line 9".
-            others = [place.rpartition(", ")[2] for place in places[1:9]]
-            rest = f", ... {len(places) - 9} more" if len(places) > 9 else ""
-            found.append(f"{len(places):,} left out, {reason}: {', '.join([places[0], *others])}{rest}")
-        if self.cut:
-            found.append("cut to --max-length: " + ", ".join(f"{count:,} {kind}" for kind, count in self.cut.items()))
-        return found
 
 
 def comparisons(rows: Any) -> tuple[list[Comparison], list[str], Report]:
@@ -249,5 +223,5 @@ def _group(one: Comparison, encoded: Sequence[Encoded], max_length: int, cut: st
     if len(answers) > 1 and np.array_equal(answers[0].tokens, answers[1].tokens):
         return f"chosen equals rejected in the first {max_length} tokens"
     for kind in kinds:
-        report.cut[kind] = report.cut.get(kind, 0) + 1
+        report.shorten(kind)
     return Group(prompt, tuple(answers), one.weight, one.margin)

@@ -38,8 +38,10 @@ def costs(model: Any, batch: Batch) -> dict[str, jax.Array]:
 
 
 def evaluate(model: Any, batches: Iterable[tuple[Batch, Any]]) -> dict[str, float]:
-    """loss (nats per token of an answer), perplexity and accuracy (share of them that are the likeliest) of a `Runner`'s
-    model. batches: an `EvalBatches`. Exact sums, added in float64."""
+    """loss (nats per token to learn), perplexity and accuracy (share of these tokens that are the likeliest).
+
+    model: a `Runner`. batches: an `EvalBatches`. Exact sums, added in float64.
+    """
     sums = dict.fromkeys(("nats", "hits", "tokens"), 0.0)
     for found in model.map(costs, (batch for batch, _ in batches)):
         for name, x_B in found.items():
