@@ -21,13 +21,14 @@ from jaxllm.types import InputError
 T = TypeVar("T")
 
 _ALLOCATOR = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
-    "MALLOC_TOP_PAD_": str(256 << 20),
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
+    "MALLOC_TOP_PAD_": str(64 << 20),
 }
-"""XLA:CPU allocates its temporaries anew each step; told to keep freed memory, glibc spares the page faults."""
+"""XLA:CPU allocates a step's temporaries anew, as one block. Small ones come from a heap that is kept; large ones are
+mapped, in huge pages, so that few faults bring them in, and given back: in the heap, whatever small lands in the hole
+that such a block leaves would make the next one grow the process by another."""
 
 
 def run(main: Callable[[T], object], config: type[T], argv: Sequence[str] | None = None) -> None:
