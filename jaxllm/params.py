@@ -22,6 +22,9 @@ from jaxllm.types import InputError, Params
 Rules = tuple[tuple[str, PartitionSpec], ...]
 """Sharding rules of a model: (regular expression matched on the whole parameter name, spec)."""
 
+Limits = tuple[tuple[str, str, int], ...]
+"""What a mesh axis must divide beside the parameters' own axes: (axis, of what, how many)."""
+
 Abstract = dict[str, jax.ShapeDtypeStruct]
 
 
@@ -34,6 +37,8 @@ class GraphDef:
     """(dotted name, path in the module) per parameter."""
     shapes: tuple[tuple[str, tuple[int, ...], str], ...]
     """(dotted name, shape, dtype) per parameter."""
+    limits: Limits = ()
+    """The model's own."""
 
     @property
     def abstract(self) -> Abstract:
@@ -53,7 +58,8 @@ def split(model: nnx.Module) -> tuple[GraphDef, Params]:
     assert len(paths) == len(by_path), "two parameters would have one name"
     flat = {name: by_path[paths[name]] for name in sorted(paths)}
     shapes = tuple((name, tuple(x.shape), str(x.dtype)) for name, x in flat.items())
-    return GraphDef(graphdef, tuple((name, paths[name]) for name in flat), shapes), flat
+    found = GraphDef(graphdef, tuple((name, paths[name]) for name in flat), shapes, getattr(model, "limits", ()))
+    return found, flat
 
 
 def bind(graphdef: GraphDef, params: Mapping[str, Any]) -> Any:

@@ -9,15 +9,18 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS = (
-    ("jaxllm", "jaxllm.types"),
+    ("jaxllm", "jaxllm.types", "jaxllm.axes"),
     ("jaxllm.params", "jaxllm.losses", "jaxllm.models.layers", "jaxllm.models.attention", "jaxllm.data"),
-    ("jaxllm.models", "jaxllm.train.mesh", "jaxllm.train.optim", "jaxllm.train.log", "jaxllm.train"),
+    (
+        "jaxllm.models", "jaxllm.train.mesh", "jaxllm.train.topology", "jaxllm.train.optim", "jaxllm.train.log",
+        "jaxllm.train",
+    ),
     ("jaxllm.train.step", "jaxllm.train.forward", "jaxllm.train.run", "jaxllm.evals", "jaxllm.hf"),
     ("jaxllm.train.blame", "jaxllm.train.checkpoint", "jaxllm.train.fit"),
     ("jaxllm.loss_bench", "jaxllm.check_loss", "jaxllm.plan"),
     ("jaxllm.cli", "jaxllm.launch", "jaxllm.__main__"),
     ("experiments",),
-)
+)  # fmt: skip
 """Modules, or packages with all that is in them and not named itself, from the earliest to the latest."""
 
 

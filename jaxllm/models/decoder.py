@@ -29,7 +29,7 @@ from jaxllm.models.layers import (
     stack,
 )
 from jaxllm.models.moe import Experts, Load, balance
-from jaxllm.params import Rules
+from jaxllm.params import Limits, Rules
 from jaxllm.types import Batch, Metrics
 
 __all__ = ["PRESETS", "SHARDING", "Cache", "Config", "Decoder"]
@@ -197,6 +197,13 @@ class Decoder(nnx.Module):
         size = config.vocab_size
         self.unembed = None if config.tied else Dense(config.width, size, bias=False, std=config.init_std, rngs=rngs)
         self.config = config
+
+    @property
+    def limits(self) -> Limits:
+        """What the mesh must divide beside the parameters."""
+        c = self.config
+        heads: Limits = (("tensor", "query heads", c.heads), ("tensor", "key and value heads", c.K))
+        return (*heads, ("expert", "experts", c.experts)) if c.experts else heads
 
     def hidden(self, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, Metrics]:
         """hidden_BTD, and the balance loss of a mixture's router."""

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxllm.models.attention import Tokens, attention
 from jaxllm.models.layers import ACTIVATIONS, Dense, Embed, LayerNorm, dropout, rope, run_stack, stack
-from jaxllm.params import Rules
+from jaxllm.params import Limits, Rules
 from jaxllm.types import Batch, InputError, Metrics
 
 
@@ -185,6 +185,11 @@ class Encoder(nnx.Module):
         self.blocks = stack(lambda rngs: Block(config, rngs), config.depth, rngs)
         self.norm = LayerNorm(config.width, bias=config.norm_bias, eps=config.norm_eps) if config.pre_norm else None
         self.config = config
+
+    @property
+    def limits(self) -> Limits:
+        """What the mesh must divide beside the parameters."""
+        return (("tensor", "heads", self.config.heads),)
 
     def __call__(self, batch: Batch, key: jax.Array | None = None) -> jax.Array:
         c, layers = self.config, jnp.arange(self.config.depth)

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 from jaxllm.models import decoder, encoder
 from jaxllm.models.decoder_config import Config as DecoderConfig
 from jaxllm.models.layers import ACTIVATIONS, Dense, LayerNorm, dropout
-from jaxllm.params import Rules
+from jaxllm.params import Limits, Rules
 from jaxllm.types import Batch, Metrics
 
 
@@ -59,6 +59,11 @@ class Tagger(nnx.Module):
         width, std = config.encoder.width, config.encoder.init_std
         self.classifier = Dense(width, len(config.labels), bias=config.classifier_bias, std=std, rngs=rngs)
         self.config = config
+
+    @property
+    def limits(self) -> Limits:
+        """The encoder's."""
+        return self.body.limits
 
     def hidden(self, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, Metrics]:
         """What the classifier reads, [B, T, D]."""

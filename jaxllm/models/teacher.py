@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from jaxllm.params import ModelSpec, Rules, bind, split
+from jaxllm.params import Limits, ModelSpec, Rules, bind, split
 from jaxllm.types import Batch, Metrics, Params
 
 PREFIX = "teacher."
@@ -20,6 +20,11 @@ class Taught(nnx.Module):
 
     def __init__(self, student: Any, teacher: Any):
         self.body, self.teacher = student, teacher
+
+    @property
+    def limits(self) -> Limits:
+        """The student's and the teacher's."""
+        return self.body.limits + self.teacher.limits
 
     def hidden(self, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, Metrics]:
         """The student's."""

@@ -95,7 +95,7 @@ def fit(
     step = make_train_step(
         model.graphdef, loss, transform, seed=seed, microbatches=microbatches, axis=axis, freeze=freeze
     )
-    all_at = meshes.shardings(model.graphdef.abstract, mesh, model.rules)
+    all_at = meshes.shardings(model.graphdef.abstract, mesh, model.rules, limits=model.graphdef.limits)
     frozen_at = {name: at for name, at in all_at.items() if name in model.frozen}
     params_at = {name: at for name, at in all_at.items() if name in trained}
     opt_at = meshes.shardings(jax.eval_shape(transform.init, trained), mesh, model.rules, trained)
@@ -193,7 +193,13 @@ def compile_step(step: StepFn, strategy: str, mesh: Mesh, params_at: Any, opt_at
         )  # fmt: skip
         return lambda state, batch, frozen=None: over(state, batch, frozen)
     at = TrainState(meshes.replicated(mesh), params_at, opt_at)
-    return jax.jit(step, donate_argnums=0, out_shardings=(at, meshes.replicated(mesh)))
+    compiled = jax.jit(step, donate_argnums=0, out_shardings=(at, meshes.replicated(mesh)))
+
+    def on_mesh(state: TrainState, batch: Any, frozen: Any = None) -> tuple[TrainState, Any]:
+        with jax.set_mesh(mesh):  # which attention and the chunked head cut themselves along
+            return compiled(state, batch, frozen)
+
+    return on_mesh
 
 
 def like(abstract: Mapping[str, Any], shardings: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:

@@ -37,7 +37,8 @@ class Runner:
         ahead = None
         for batch in batches:
             rows = jax.tree.leaves(batch)[0].shape[0]
-            following = self.compiled[fn](self.params, put_batch(batch, self.mesh, rows))
+            with jax.set_mesh(self.mesh):
+                following = self.compiled[fn](self.params, put_batch(batch, self.mesh, rows))
             if ahead is not None:
                 yield jax.device_get(ahead)
             ahead = following

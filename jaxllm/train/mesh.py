@@ -13,48 +13,24 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxllm.params import Rules
+from jaxllm.axes import AXES, ROWS, TOKENS
+from jaxllm.params import Limits, Rules
+from jaxllm.train.topology import grid, parse_mesh, slices_of
 from jaxllm.types import InputError
-
-AXES = ("data", "fsdp", "tensor", "context", "expert")
-ROWS = P(("data", "fsdp"))
-"""How the rows of a batch are sharded."""
 
 
 def make_mesh(text: str = "", devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh of all devices from text such as "data=2,fsdp=4"; axes left out are 1, one may be -1 (the rest).
 
-    Empty text puts every device on data. Raises InputError where the product is not the number of devices.
+    Empty text puts every device on data. Over several slices an axis goes as "data=2x4", two over slices times four
+    within one; where no axis does, data or fsdp. Raises InputError where the product is not the number of devices.
     """
     devices = jax.devices() if devices is None else devices
-    sizes, given = dict.fromkeys(AXES, 1), set()
-    for part in filter(None, text.replace(" ", "").split(",")):
-        axis, _, size = part.partition("=")
-        if axis not in AXES or not re.fullmatch(r"-1|[1-9]\d*", size):
-            raise InputError(f"--mesh {text}: {part!r} is not AXIS=SIZE with one of the axes {', '.join(AXES)}")
-        if axis in given:
-            raise InputError(f"--mesh {text}: {axis} is given twice")
-        given.add(axis)
-        sizes[axis] = int(size)
-    if not text:
-        sizes["data"] = -1
-    if -1 in sizes.values():
-        rest = -math.prod(sizes.values())
-        if list(sizes.values()).count(-1) > 1 or len(devices) % rest:
-            raise InputError(f"--mesh {text}: {len(devices)} devices leave nothing whole for -1")
-        sizes = {axis: len(devices) // rest if size == -1 else size for axis, size in sizes.items()}
-    if (wanted := math.prod(sizes.values())) != len(devices):
-        raise InputError(
-            f"--mesh {text} wants {wanted} devices, there are {len(devices)}: "
-            f"make the sizes multiply to {len(devices)}, or let one be -1"
-        )
-    if devices[0].platform == "cpu":
-        grid = np.asarray(devices).reshape(tuple(sizes.values()))
-        return Mesh(grid, tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
-    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes), devices=devices)
+    shape = parse_mesh(text, len(devices), len(slices_of(devices)))
+    return Mesh(grid(devices, shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def row_multiple(mesh: Mesh) -> int:
@@ -62,7 +38,7 @@ def row_multiple(mesh: Mesh) -> int:
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """The whole array on every device."""
     return NamedSharding(mesh, P())
 
@@ -75,15 +51,18 @@ def spec_of(name: str, rules: Rules) -> P:
     raise KeyError(f"no sharding rule for parameter {name}: add one to the model's SHARDING")
 
 
-def shardings(tree: Any, mesh: Mesh, rules: Rules, params: Mapping[str, Any] | None = None) -> Any:
+def shardings(
+    tree: Any, mesh: Mesh | AbstractMesh, rules: Rules, params: Mapping[str, Any] | None = None, limits: Limits = ()
+) -> Any:
     """A NamedSharding for every leaf of parameters, or of an optimizer's state, given as arrays or shapes.
 
     In a flat dictionary of parameters each takes its rule's spec. In an optimizer's state a leaf below a parameter's
     name takes that spec if it has the parameter's shape, the spec less the reduced axis if it is factored, and anything
     else is replicated. params: the parameters' shapes, which tell what is factored; by default the largest leaf of a
-    name has them. Raises InputError that lists every axis that does not divide what it shards.
+    name has them. limits: what else an axis must divide. Raises InputError that lists every axis that does not divide
+    what it shards, and what it could be.
     """
-    problems: dict[str, str] = {}
+    wants: dict[str, list[Want]] = {"": [(count, (axis,), f"{count} {what}") for axis, what, count in limits]}
     if params is None:
         leaves = sorted(jax.tree_util.tree_leaves_with_path(tree), key=lambda leaf: (leaf[1].ndim, leaf[1].size))
         params = {_name(path): x for path, x in leaves}
@@ -93,16 +72,41 @@ def shardings(tree: Any, mesh: Mesh, rules: Rules, params: Mapping[str, Any] | N
         if name not in params or (len(path) > 1 and not any(re.fullmatch(regex, name) for regex, _ in rules)):
             return replicated(mesh)
         spec = _narrowed(spec_of(name, rules), tuple(params[name].shape), tuple(x.shape))
-        for size, axis in zip(x.shape, spec, strict=False):
-            over = math.prod(mesh.shape[a] for a in (axis if isinstance(axis, tuple) else (axis,)) if a)
-            if size % over:
-                problems[name] = f"{name} {tuple(x.shape)}: {size} over {axis}={over}"
+        cut = [(size, axis if isinstance(axis, tuple) else (axis,)) for size, axis in zip(x.shape, spec) if axis]  # noqa: B905
+        wants.setdefault(name, [(size, axes, f"{name} {tuple(x.shape)}: {size}") for size, axes in cut])
         return NamedSharding(mesh, spec)
 
     placed = jax.tree_util.tree_map_with_path(place, tree)
-    if problems:
-        raise InputError("the mesh does not divide the model: " + "; ".join(problems.values()))
+    _check([want for found in wants.values() for want in found], mesh.shape)
     return placed
+
+
+Want = tuple[int, tuple[str, ...], str]
+"""A number, the axes whose product must divide it, and what it is a number of."""
+
+
+def _check(wants: Sequence[Want], sizes: Mapping[str, int]) -> None:
+    """Raises InputError, one line, where a number is not divided."""
+
+    def divided(want: Want, sizes: Mapping[str, int]) -> bool:
+        return want[0] % math.prod(sizes[axis] for axis in want[1]) == 0
+
+    wrong = [want for want in wants if not divided(want, sizes)]
+    if not wrong:
+        return
+    told = {f"{text} over {_product(axes)}={math.prod(sizes[a] for a in axes)}" for _, axes, text in wrong}
+    devices = math.prod(sizes.values())
+    better = []
+    for axis in dict.fromkeys(axis for _, axes, _ in wrong for axis in axes if sizes[axis] > 1):
+        concerned = [want for want in wants if axis in want[1]]
+        fit = [n for n in range(1, devices + 1) if all(divided(want, {**sizes, axis: n}) for want in concerned)]
+        if fit:
+            better.append(f"{axis} could be {', '.join(map(str, fit))}")
+    raise InputError("the mesh does not divide the model: " + "; ".join([*sorted(told), *better]))
+
+
+def _product(axes: tuple[str, ...]) -> str:
+    return axes[0] if len(axes) == 1 else str(axes)
 
 
 def _name(path: Any) -> str:
@@ -122,17 +126,22 @@ def _narrowed(spec: P, whole: tuple[int, ...], part: tuple[int, ...]) -> P:
 
 
 def put_batch(batch: Any, mesh: Mesh, rows: int, local: Sequence[int] | None = None) -> Any:
-    """Numpy rows as global arrays sharded over the mesh.
+    """Numpy rows as global arrays sharded over the mesh: rows, and of arrays named [B, T] also the sequence.
 
-    rows: of the whole batch. local: which of them `batch` holds, where it does not hold all (see `local_rows`).
+    rows: of the whole batch. local: which of them `batch` holds, where it does not hold all (see `local_rows`). A
+    sequence that the context axis does not divide is padded with zeros, which are padding in a batch.
     """
+    offset = {r: i for i, r in enumerate(range(rows) if local is None else local)}
+    context = mesh.shape["context"]
 
-    def put(x: np.ndarray) -> jax.Array:
-        offset = {r: i for i, r in enumerate(range(rows) if local is None else local)}
+    def put(path: Any, x: np.ndarray) -> jax.Array:
+        spec = ROWS
+        if context > 1 and path and str(getattr(path[-1], "name", "")).endswith("_BT"):
+            spec, x = TOKENS, np.pad(x, ((0, 0), (0, -x.shape[1] % context)))
         piece = lambda index: x[[offset[r] for r in range(rows)[index[0]]]][(slice(None), *index[1:])]  # noqa: E731
-        return jax.make_array_from_callback((rows, *x.shape[1:]), NamedSharding(mesh, ROWS), piece)
+        return jax.make_array_from_callback((rows, *x.shape[1:]), NamedSharding(mesh, spec), piece)
 
-    return jax.tree.map(put, batch)
+    return jax.tree_util.tree_map_with_path(put, batch)
 
 
 def local_rows(mesh: Mesh, rows: int) -> list[int]:

@@ -1,5 +1,6 @@
 """Meshes from text, and where parameters, optimizer states and batches live."""
 
+import dataclasses
 import re
 
 import jax
@@ -9,11 +10,11 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from jaxllm.models import encoder
+from jaxllm.axes import AXES
+from jaxllm.models import decoder, encoder
 from jaxllm.models.heads import SHARDING, Tagger, TaggerConfig
 from jaxllm.params import describe, materialize
 from jaxllm.train.mesh import (
-    AXES,
     bytes_per_device,
     local_rows,
     make_mesh,
@@ -24,7 +25,7 @@ from jaxllm.train.mesh import (
     spec_of,
 )
 from jaxllm.train.optim import OptimConfig, make_optimizer
-from jaxllm.types import Batch, InputError, TrainState
+from jaxllm.types import Answers, Batch, InputError, TrainState
 
 BASE = {"vocab_size": 64, "width": 16, "depth": 2, "heads": 2, "mlp_width": 32, "max_positions": 32}
 FAMILIES = {
@@ -61,7 +62,9 @@ def test_make_mesh(text, sizes):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("data=3", "wants 3 devices, there are 8"), ("data=4", "wants 4 devices, there are 8"),
+        ("data=3", "wants 3 devices, there are 8"), ("data=4", "to 8, such as data=8; one may be -1"),
+        ("data=2,fsdp=3", "such as data=2,fsdp=4;"), ("tensor=3,context=4", "such as tensor=2,context=4;"),
+        ("data=3,fsdp=3", "such as fsdp=8;"), ("data=2x,fsdp=4", "'data=2x'"), ("data=-1x2", "'data=-1x2'"),
         ("model=8", "'model=8'"),
         ("data", "'data' is not AXIS=SIZE"), ("data=0", "'data=0'"), ("data=-2", "'data=-2'"),
         ("data=-1,fsdp=-1", "for -1"),
@@ -104,6 +107,7 @@ def test_axes_that_do_not_divide_are_one_report():
         "classifier.kernel (12, 2)",
         "blocks.mlp.down.kernel (2, 20, 12)",
         "blocks.mlp.up.bias (2, 20): 20 over ('tensor', 'fsdp')=8",
+        "; fsdp could be 1, 2, 4",
     ):
         assert part in text
     assert "classifier.bias" not in text, "what is replicated divides"
@@ -200,3 +204,46 @@ def test_a_process_that_holds_rows_of_its_own_in_any_order_places_them():
 def test_a_mesh_may_be_of_some_devices():
     mesh = make_mesh("data=2", jax.devices()[:2])
     assert mesh.size == 2
+
+
+def test_heads_are_checked_with_the_parameters_in_one_report():
+    """Four key heads of width 8 are 32 columns, which 8 divides: columns alone would not tell."""
+    config = decoder.Config(vocab_size=64, width=64, depth=1, heads=8, kv_heads=4, mlp_width=64, max_positions=32)
+    graphdef = describe(lambda rngs: decoder.Decoder(config, rngs), decoder.SHARDING).graphdef
+    with pytest.raises(InputError) as error:
+        shardings(graphdef.abstract, make_mesh("tensor=8"), decoder.SHARDING, limits=graphdef.limits)
+    assert str(error.value) == (
+        "the mesh does not divide the model: 4 key and value heads over tensor=8; tensor could be 1, 2, 4"
+    )
+    mixture = dataclasses.replace(config, experts=3)
+    graphdef = describe(lambda rngs: decoder.Decoder(mixture, rngs), decoder.SHARDING).graphdef
+    with pytest.raises(InputError) as error:
+        shardings(graphdef.abstract, make_mesh("tensor=4,expert=2"), decoder.SHARDING, limits=graphdef.limits)
+    assert "3 experts over expert=2; " in str(error.value)
+    assert "expert could be 1, 3" in str(error.value)
+    assert "tensor could" not in str(error.value)
+    tagger = describe(lambda rngs: Tagger(FAMILIES["bert"], rngs), SHARDING).graphdef
+    assert tagger.limits == (("tensor", "heads", 2),)
+
+
+@pytest.mark.parametrize("text", ["context=2,data=4", "fsdp=2,tensor=2,context=2", "context=8"])
+def test_a_sequence_is_cut_over_context_and_padded_to_it(text):
+    mesh = make_mesh(text)
+    arrays = [np.arange(56, dtype=np.int32).reshape(8, 7) + 100 * i for i in range(6)]
+    answers = Answers(Batch(*arrays[:5]), arrays[5], *(np.arange(24).reshape(8, 3) + i for i in range(4)))
+    placed = put_batch(answers, mesh, 8)
+    length = -(-7 // mesh.shape["context"]) * mesh.shape["context"]
+    for x, y in (
+        (placed.batch.tokens_BT, arrays[0]),
+        (placed.batch.weights_BT, arrays[2]),
+        (placed.answer_BT, arrays[5]),
+    ):
+        assert x.shape == (8, length)
+        np.testing.assert_array_equal(x[:, :7], y)
+        assert not x[:, 7:].any()
+        assert {s.data.shape for s in x.addressable_shards} == {
+            (8 // row_multiple(mesh), length // mesh.shape["context"])
+        }
+    np.testing.assert_array_equal(placed.side_BA, np.arange(24).reshape(8, 3) + 1)
+    assert {s.data.shape for s in placed.pair_BA.addressable_shards} == {(8 // row_multiple(mesh), 3)}
+    assert placed.ref_logps_BT is None
