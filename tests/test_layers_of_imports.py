@@ -10,7 +10,10 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = (
     ("jaxllm", "jaxllm.types", "jaxllm.axes"),
-    ("jaxllm.params", "jaxllm.losses", "jaxllm.models.layers", "jaxllm.models.attention", "jaxllm.data"),
+    (
+        "jaxllm.params", "jaxllm.losses", "jaxllm.data",
+        "jaxllm.models.layers", "jaxllm.models.attention", "jaxllm.models.ring", "jaxllm.models.visibility",
+    ),
     (
         "jaxllm.models", "jaxllm.train.mesh", "jaxllm.train.topology", "jaxllm.train.optim", "jaxllm.train.log",
         "jaxllm.train",

@@ -2,46 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
+from jaxllm.axes import cuts
 from jaxllm.models.layers import dropout
-from jaxllm.types import Batch
+from jaxllm.models.ring import ring_attention
+from jaxllm.models.visibility import Tokens, visible
 
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Tokens:
-    """What visibility depends on, per token: segment (0 is padding), position in it, branch (None: no branches)."""
-
-    segments_BT: jax.Array
-    positions_BT: jax.Array
-    branches_BT: jax.Array | None = None
-
-    @classmethod
-    def of(cls, batch: Batch) -> Tokens:
-        return cls(batch.segments_BT, batch.positions_BT, batch.branches_BT)
-
-
-def visible(query: Tokens, key: Tokens, *, causal: bool, window: jax.Array | None = None) -> jax.Array:
-    """Which keys a query sees, bool [B, T, S].
-
-    The key is no padding and of the same segment; if causal, not of a later position; of branch 0 or of the query's
-    own; and at most `window` positions away (int32 scalar).
-    """
-    seen = (query.segments_BT[:, :, None] == key.segments_BT[:, None, :]) & (key.segments_BT > 0)[:, None, :]
-    distance = query.positions_BT[:, :, None] - key.positions_BT[:, None, :]
-    if causal:
-        seen &= distance >= 0
-    if window is not None:
-        seen &= jnp.abs(distance) <= window
-    if query.branches_BT is not None and key.branches_BT is not None:
-        branch = key.branches_BT[:, None, :]
-        seen &= (branch == 0) | (branch == query.branches_BT[:, :, None])
-    return seen
+__all__ = ["BACKENDS", "Tokens", "attention", "soft_cap", "visible"]
 
 
 BACKENDS = ("auto", "xla", "cudnn", "splash")
@@ -72,11 +43,16 @@ def attention(
     has no dropout and no branches, wants queries and keys to be the same tokens, a multiple of 128 of them, and the
     values that `window` may take in `windows`, as its kernels are compiled for each; cudnn wants 16-bit inputs and has
     no dropout and no softcap. Over several devices splash needs the mesh set (`jax.set_mesh`), and auto takes xla
-    without.
+    without. Where that mesh cuts the sequence (context) a ring of devices does it, whatever the backend.
     """
     T, H = q_BTNH.shape[1], q_BTNH.shape[3]
     scale = H**-0.5 if scale is None else scale
     drops = dropout_rate > 0 and dropout_key is not None
+    if (parts := cuts("context")) > 1 and query is key and T % parts == 0:
+        return ring_attention(
+            q_BTNH, k_BSKH, v_BSKH, query, causal=causal, window=window,
+            scale=scale, softcap=softcap, dropout_rate=dropout_rate, dropout_key=dropout_key,
+        )  # fmt: skip
     if backend == "auto":
         # A kernel is opaque to the partitioner, so without a mesh to cut along it runs on one device only.
         alone = jax.device_count() == 1 or not jax.sharding.get_abstract_mesh().empty

@@ -1,0 +1,140 @@
+"""Attention round a ring of devices against attention on one."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+
+from jaxllm.axes import TOKENS, cuts
+from jaxllm.models.attention import Tokens, attention
+from jaxllm.train.mesh import make_mesh
+
+B, T, N, K, H = 4, 24, 4, 2, 8
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def draw():
+    rng = np.random.default_rng(0)
+    return [jnp.asarray(rng.normal(size=(B, T, heads, H)), jnp.float32) for heads in (N, K, K, N)]
+
+
+def packed(branches):
+    """Rows of several documents, one of them empty at its end, and one that is a prompt with two answers."""
+    segments, positions, branch = (np.zeros((B, T), np.int32) for _ in range(3))
+    for row, lengths in enumerate([(24,), (5, 11, 3), (1, 1, 13), (15,)]):
+        ends = np.cumsum(lengths)
+        for i, (length, end) in enumerate(zip(lengths, ends, strict=True)):
+            segments[row, end - length : end], positions[row, end - length : end] = i + 1, np.arange(length)
+    branch[3, 5:10], branch[3, 10:15], positions[3, 10:15] = 1, 2, np.arange(5, 10)
+    return Tokens(*map(jnp.asarray, (segments, positions)), jnp.asarray(branch) if branches else None)
+
+
+CASES = {
+    "causal": {"causal": True}, "branches": {"causal": True}, "encoder": {"causal": False, "window": 3},
+    "gemma": {"causal": True, "window": 4, "softcap": 2.0, "scale": 0.3},
+}  # fmt: skip
+
+
+def both(case, mesh):
+    """Values where something is seen, and gradients, of one device and of the mesh."""
+    how = dict(CASES[case])
+    window = how.pop("window", None)
+    tokens, (q, k, v, out) = packed(case == "branches"), draw()
+
+    def value(q, k, v, tokens, window, out):
+        y = attention(q, k, v, tokens, tokens, window=window, **how)
+        y = jnp.where(tokens.segments_BT[..., None, None] > 0, y, 0)
+        return jnp.sum(y * out), y
+
+    run = quick_jit(jax.value_and_grad(value, (0, 1, 2), has_aux=True))
+    arguments = q, k, v, tokens, None if window is None else jnp.int32(window), out
+    expected = run(*arguments)
+    at = NamedSharding(mesh, TOKENS)
+    placed = jax.tree.map(lambda x: jax.device_put(x, at) if x.ndim > 1 else x, arguments)
+    with jax.set_mesh(mesh):
+        assert cuts("context") == mesh.shape["context"]
+        found = run(*placed)
+        text = run.lower(*placed).as_text()
+    assert "collective_permute" in text, "it went round"
+    return expected, found
+
+
+@pytest.mark.parametrize(
+    ("case", "text"),
+    [("causal", "context=8"), ("branches", "fsdp=2,context=4"), ("encoder", "data=2,tensor=2,context=2"),
+     ("gemma", "data=2,fsdp=2,context=2"), ("gemma", "expert=2,tensor=1,context=4")],
+)  # fmt: skip
+def test_as_on_one_device(case, text):
+    ((_, y), gradients), ((_, found_y), found_gradients) = both(case, make_mesh(text))
+    np.testing.assert_allclose(found_y, y, atol=1e-5)
+    assert float(jnp.abs(y).max()) > 0.5
+    for name, found, expected in zip("qkv", found_gradients, gradients, strict=True):
+        assert float(jnp.abs(expected).max()) > 0.5
+        np.testing.assert_allclose(found, expected, atol=1e-5, err_msg=name)
+        assert {s.data.shape[1] for s in found.addressable_shards} == {T // make_mesh(text).shape["context"]}
+
+
+def test_padding_is_finite_and_without_gradient():
+    """A query that sees nothing gives 0 here, something finite on one device; neither says anything to the keys."""
+    mesh, tokens = make_mesh("context=8"), packed(False)
+    q, k, v, out = draw()
+
+    @quick_jit
+    def run(q, k, v):
+        value = lambda *qkv: jnp.sum(attention(*qkv, tokens, tokens, causal=True) * out)
+        return attention(q, k, v, tokens, tokens, causal=True), jax.grad(value, (0, 1, 2))(q, k, v)
+
+    with jax.set_mesh(mesh):
+        y, gradients = run(q, k, v)
+    padding = np.asarray(tokens.segments_BT) == 0
+    assert padding.any()
+    assert not np.asarray(y)[padding].any()
+    for x in gradients:
+        assert np.isfinite(x).all()
+        assert not np.asarray(x)[padding].any()
+
+
+def test_bfloat16_is_near():
+    tokens, exact = packed(False), draw()
+    half = [x.astype(jnp.bfloat16) for x in exact]
+    run = quick_jit(lambda q, k, v, tokens: attention(q, k, v, tokens, tokens, causal=True))
+    expected = run(*exact[:3], tokens)
+    with jax.set_mesh(make_mesh("context=8")):
+        found = run(*half[:3], tokens)
+    assert found.dtype == jnp.bfloat16
+    real = np.asarray(tokens.segments_BT) > 0
+    np.testing.assert_allclose(np.asarray(found, np.float32)[real], np.asarray(expected)[real], atol=0.03)
+
+
+def test_dropout_drops_its_share_and_its_gradient_is_that_of_what_it_did():
+    """Values are ones, so each output is what dropout left of a sum of probabilities that was one."""
+    tokens = Tokens(jnp.ones((B, T), jnp.int32), jnp.broadcast_to(jnp.arange(T), (B, T)))
+    q, k, v, out = draw()
+    direction = jnp.sign(out)
+    how = {"causal": False, "dropout_rate": 0.25}
+
+    def dropped(q, k, v, key):
+        return attention(q, k, v, tokens, tokens, dropout_key=key, **how)
+
+    @quick_jit
+    def run(q, k, v, key):
+        value = lambda *qkv: jnp.sum(dropped(*qkv, key) * out)
+        gradients = jax.grad(value, (0, 1, 2))(q, k, v)
+        step = 1e-2
+        along = (value(q + step * direction, k, v) - value(q - step * direction, k, v)) / (2 * step)
+        return dropped(q, k, jnp.ones_like(v), key), gradients, along
+
+    with jax.set_mesh(make_mesh("data=2,context=4")):
+        y, gradients, along = run(q, k, v, jax.random.key(0))
+        again, _, _ = run(q, k, v, jax.random.key(0))
+        other, _, _ = run(q, k, v, jax.random.key(1))
+    assert (y == again).all()
+    assert not (y == other).all()
+    assert float(jnp.mean(y)) == pytest.approx(1.0, abs=0.02)
+    assert float(jnp.std(y[..., 0])) > 0.05
+    halves = np.asarray(y[..., 0]).reshape(2, -1)
+    assert not (halves[0] == halves[1]).all(), "other rows draw other numbers"
+    np.testing.assert_allclose(jnp.sum(gradients[0] * direction), along, rtol=2e-3)
