@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 from jax.sharding import PartitionSpec as P
 
@@ -22,3 +24,17 @@ def cuts(axis: str) -> int:
     """
     mesh = jax.sharding.get_abstract_mesh()
     return 1 if mesh.empty or mesh.are_all_axes_manual else mesh.shape.get(axis, 1)
+
+
+def cut_as_batch(x_BT: jax.Array, *rest: str | None) -> jax.Array:
+    """x [B, T, ...] with rows and sequence where those of the batch are; its other axes along `rest`, or whole.
+
+    Parameters are cut over fsdp too. Without this the compiler may leave an activation cut as the parameter it was
+    computed from, and every device then has the rows of all.
+    """
+    wanted = (*TOKENS, *rest, *(None,) * (x_BT.ndim - len(TOKENS) - len(rest)))
+    spec = []
+    for size, axes in zip(x_BT.shape, wanted, strict=True):
+        names = tuple(axis for axis in (axes if isinstance(axes, tuple) else (axes,)) if axis and cuts(axis) > 1)
+        spec.append(names if names and size % math.prod(map(cuts, names)) == 0 else None)
+    return jax.lax.with_sharding_constraint(x_BT, P(*spec)) if any(spec) else x_BT

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxllm.axes import cuts
 from jaxllm.losses.arguments import Fraction, NonNegative, Positive, parameters
 from jaxllm.types import Batch, InputError, LossFn, Mean, Metrics
 
@@ -58,8 +59,12 @@ def over_both(
 def over_hidden(head: Callable[[Any], Any], hidden: Any, batch: Batch, fn: Callable[[Any, jax.Array], Any]) -> Any:
     """`over_tokens` for a hidden state that is there: [B, T, D], or a tree of [B, T, ...] that the head takes."""
     B, T = batch.targets_BT.shape
+    parts = cuts("context")
+    parts = parts if T % parts == 0 else 1
 
     def compute(hidden: Any, targets_BC: jax.Array) -> Any:
+        if parts > 1:  # rows and positions are both cut over devices, and one axis of both could not be
+            return jax.vmap(fn)(head(hidden), targets_BC)
         values = fn(head(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), hidden)), targets_BC.reshape(-1))
         return jax.tree.map(lambda v: v.reshape(targets_BC.shape), values)
 
@@ -69,13 +74,20 @@ def over_hidden(head: Callable[[Any], Any], hidden: Any, batch: Batch, fn: Calla
     if length >= T:
         return compute(hidden, batch.targets_BT)
 
-    # Chunks cut the sequence, not the rows, so that rows stay sharded as they are.
-    count = -(-T // length)
-    length = -(-T // count)
+    # Chunks cut the sequence, not the rows, so that rows stay sharded as they are; and each device's part of it alike.
+    own = T // parts
+    count = -(-own // max(1, length // parts))
+    length = -(-own // count)
 
     def chunks(x: jax.Array) -> jax.Array:
-        padded = jnp.pad(x, [(0, 0), (0, count * length - T)] + [(0, 0)] * (x.ndim - 2))
-        return jnp.swapaxes(padded.reshape(B, count, length, *x.shape[2:]), 0, 1)
+        by_part = x.reshape(B, parts, own, *x.shape[2:])
+        padded = jnp.pad(by_part, [(0, 0), (0, 0), (0, count * length - own)] + [(0, 0)] * (x.ndim - 2))
+        cut = jnp.moveaxis(padded.reshape(B, parts, count, length, *x.shape[2:]), 2, 0)
+        return cut.reshape(count, B, parts * length, *x.shape[2:])
+
+    def whole(v: jax.Array) -> jax.Array:
+        by_part = jnp.moveaxis(v.reshape(count, B, parts, length), 0, 2).reshape(B, parts, count * length)
+        return by_part[:, :, :own].reshape(B, T)
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def body(_: None, chunk: tuple[Any, jax.Array, jax.Array]) -> tuple[None, Any]:
@@ -85,7 +97,7 @@ def over_hidden(head: Callable[[Any], Any], hidden: Any, batch: Batch, fn: Calla
 
     xs = jax.tree.map(chunks, hidden), chunks(batch.targets_BT), chunks(batch.weights_BT)
     _, values = jax.lax.scan(body, None, xs)
-    return jax.tree.map(lambda v: jnp.swapaxes(v, 0, 1).reshape(B, count * length)[:, :T], values)
+    return jax.tree.map(whole, values)
 
 
 def token_logprobs(logits_NV: jax.Array, targets_N: jax.Array) -> jax.Array:

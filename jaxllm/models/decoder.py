@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
+from jaxllm.axes import cut_as_batch
 from jaxllm.models.attention import Tokens, attention, soft_cap
 from jaxllm.models.decoder_config import PRESETS, Config
 from jaxllm.models.layers import (
@@ -238,12 +239,12 @@ class Decoder(nnx.Module):
         layers = Layer(jnp.arange(c.depth), jnp.asarray(c.windows_L()), jnp.asarray(c.frequencies_LH()), keys)
 
         def call(block: Block, carry: tuple[jax.Array, Any], layer: Layer) -> tuple[tuple[jax.Array, Any], Any]:
-            x_BTD, cache, load = block(carry[0], tokens, layer, carry[1])
+            x_BTD, cache, load = block(cut_as_batch(carry[0]), tokens, layer, carry[1])
             return (x_BTD, cache), load
 
         x_BTD = self.embeddings(tokens_BT, tokens.positions_BT, embed_key)
         (x_BTD, cache), load_LE = scan_stack(call, self.blocks, (x_BTD, cache), layers, remat=c.remat, unroll=c.unroll)
-        return self.norm(x_BTD), cache, load_LE
+        return self.norm(cut_as_batch(x_BTD)), cache, load_LE
 
 
 SHARDING: Rules = (

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
+from jaxllm.axes import cut_as_batch
 from jaxllm.models.attention import Tokens, attention
 from jaxllm.models.layers import ACTIVATIONS, Dense, Embed, LayerNorm, dropout, rope, run_stack, stack
 from jaxllm.params import Limits, Rules
@@ -144,7 +145,7 @@ class Block(nnx.Module):
         bare: jax.Array,
         key: jax.Array | None,
     ) -> jax.Array:
-        c = self.config
+        c, x = self.config, cut_as_batch(x)
         probs, attn, inner, mlp = (None,) * 4 if key is None else jax.random.split(key, 4)
         if c.pre_norm:
             y = self.attn(jnp.where(bare, x, self.attn_norm(x)), tokens, window, rope_base, probs)
@@ -203,6 +204,7 @@ class Encoder(nnx.Module):
         tokens = jax.tree.map(lambda x: jnp.broadcast_to(x, (c.depth, *x.shape)), Tokens.of(batch))
         per_layer = (tokens, window, rope_base, layers == 0, keys)
         x_BTD = run_stack(self.blocks, self.embeddings(batch, embed_key), per_layer, remat=c.remat, unroll=c.unroll)
+        x_BTD = cut_as_batch(x_BTD)
         return x_BTD if self.norm is None else self.norm(x_BTD)
 
     def hidden(self, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, Metrics]:

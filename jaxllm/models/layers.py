@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxllm.axes import cuts
+
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
@@ -44,6 +46,8 @@ def _matmul_backward(saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple
         rows = tuple(range(x.ndim - 1))
         return dy @ kernel.T, jax.lax.dot_general(x, dy, ((rows, rows), ((), ())))
 
+    if cuts("context") > 1:  # rows and positions are both cut over devices, and one axis of both could not be
+        return plain(*saved, dy)
     return jax.lax.platform_dependent(*saved, dy, cpu=flat, default=plain)
 
 
