@@ -1,0 +1,149 @@
+"""One step of every kind of model, head and loss on meshes that cut sequences and experts, against one device."""
+
+import collections
+import dataclasses
+import re
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from jaxllm.data.answers import Answer, AnswerRows, Group, Layout
+from jaxllm.data.packing import Example, collate
+from jaxllm.losses import resolve, tokens
+from jaxllm.models import decoder, encoder, heads
+from jaxllm.params import describe
+from jaxllm.train.fit import compile_step
+from jaxllm.train.mesh import make_mesh, put_batch, replicated, shardings
+from jaxllm.train.step import make_train_step
+from jaxllm.types import TrainState, value
+
+VOCAB, B, T = 48, 8, 24
+SIZES = {"vocab_size": VOCAB, "width": 16, "depth": 2, "heads": 4, "mlp_width": 24, "max_positions": 32, "unroll": 1}
+LLAMA = decoder.Config(**SIZES, kv_heads=2)
+GEMMA = dataclasses.replace(LLAMA, windows=(4, 0), attention_softcap=5.0, logit_softcap=7.0, tied=True, qk_norm="head")
+MIXTURE = dataclasses.replace(LLAMA, experts=4)
+MODERNBERT = encoder.Config(
+    **SIZES,
+    token_types=0,
+    rope_base=1e4,
+    local_rope_base=1e3,
+    window=3,
+    global_every=2,
+    pre_norm=True,
+    gated=True,
+    embedding_dropout=0.0,
+    attention_dropout=0.0,
+    attention_output_dropout=0.0,
+    mlp_output_dropout=0.0,
+)
+TAGGER = heads.TaggerConfig(MODERNBERT, tuple("OABCDEFG"), classifier_dropout=0.0)
+SGD = optax.sgd(1.0)
+
+
+def rows():
+    """Packed documents of uneven lengths and weights."""
+    rng = np.random.default_rng(0)
+
+    def example(length):
+        of = rng.integers(0, VOCAB, length + 1).astype(np.int32)
+        return Example(of[:-1], of[1:], rng.uniform(0, 2, length).astype(np.float32) * (rng.random(length) < 0.7))
+
+    return collate([[example(n) for n in lengths] for lengths in [(24,), (5, 11), (9, 9, 2), (20,), (7, 3)]], T, B)
+
+
+def tags():
+    batch = rows()
+    return dataclasses.replace(batch, targets_BT=batch.tokens_BT % 8)
+
+
+def answers(closed=False, reference=False):
+    """Pairs that share their prompts, two in some rows."""
+    rng = np.random.default_rng(1)
+
+    def answer(side):
+        length = int(rng.integers(2, 5))
+        return Answer(rng.integers(0, VOCAB, length).astype(np.int32), np.ones(length, bool), side)
+
+    groups = [Group(rng.integers(0, VOCAB, 3).astype(np.int32), (answer(1), answer(-1))) for _ in range(11)]
+    layout = Layout(closed=closed)
+    logps = [[-rng.uniform(1, 4, layout.size(a)).astype(np.float32) for a in g.answers] for g in groups]
+    made = AnswerRows(groups, layout, logps if reference else None)
+    return made.collate([[0, 1], [2], [3, 4], [5], [6], [7, 8], [9], [10]], T, B, 4)
+
+
+def tagger(rngs):
+    return heads.Tagger(TAGGER, rngs)
+
+
+def scored(config):
+    return lambda rngs: heads.Scorer(heads.ScorerConfig(config), rngs)
+
+
+def plain(config):
+    return lambda rngs: decoder.Decoder(config, rngs)
+
+
+CASES = {
+    "tagger": (tagger, heads.SHARDING, "cross_entropy", tags, "data=2,fsdp=2,context=2"),
+    "llama": (plain(LLAMA), decoder.SHARDING, "cross_entropy", rows, "fsdp=2,tensor=2,context=2"),
+    "gemma": (plain(GEMMA), decoder.SHARDING, "unlikelihood", rows, "data=2,context=4"),
+    "mixture": (plain(MIXTURE), decoder.SHARDING, "focal", rows, "fsdp=2,context=2,expert=2"),
+    "reward": (scored(LLAMA), heads.SCORER_SHARDING, "bradley_terry", lambda: answers(closed=True), "fsdp=2,context=4"),
+    "dpo": (plain(LLAMA), decoder.SHARDING, "dpo", lambda: answers(reference=True), "data=2,tensor=2,context=2"),
+    "simpo": (plain(MIXTURE), decoder.SHARDING, "simpo", answers, "fsdp=2,tensor=2,expert=2"),
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    """The head sees the sequence in several pieces."""
+    monkeypatch.setattr(tokens, "LOGITS_BYTES", 4 * B * VOCAB * 10)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_step_is_that_of_one_device(case):
+    build, rules, loss, make, text = CASES[case]
+    spec, batch = describe(build, rules), make()
+    draw = np.random.default_rng(0)
+    shapes = spec.graphdef.abstract.items()
+    params = {n: (0.3 * draw.normal(size=x.shape) + n.endswith("scale")).astype(np.float32) for n, x in shapes}
+    found = {}
+    for mesh in (make_mesh("", jax.devices()[:1]), make_mesh(text)):
+        at = shardings(spec.graphdef.abstract, mesh, rules, limits=spec.graphdef.limits)
+        placed = {n: jax.device_put(x, at[n]) for n, x in params.items()}
+        state = TrainState(jax.device_put(np.int32(0), replicated(mesh)), placed, SGD.init(placed))
+        step = make_train_step(spec.graphdef, resolve(loss), SGD, seed=0)
+        train = compile_step(step, "jit", mesh, at, shardings(SGD.init(placed), mesh, rules))
+        after, metrics = train(state, put_batch(batch, mesh, B))
+        gradients = {n: params[n] - np.asarray(x) for n, x in after.params.items()}
+        found[mesh.size] = gradients, {name: float(value(metric)) for name, metric in metrics.items()}
+        assert all(x.sharding == at[n] for n, x in after.params.items())
+    (expected, numbers), (gradients, on_mesh) = found[1], found[8]
+    assert on_mesh == pytest.approx(numbers, rel=1e-5, abs=1e-5)
+    largest = max(np.abs(x).max() for x in expected.values())
+    assert largest > 1e-2
+    for name, x in expected.items():
+        np.testing.assert_allclose(gradients[name], x, atol=1e-5 * max(1, largest), err_msg=name)
+
+
+def matmuls(build, rules, batch, text):
+    """The shapes of what one device multiplies in a step, with how often."""
+    spec, mesh = describe(build, rules), make_mesh(text)
+    at = shardings(spec.graphdef.abstract, mesh, rules)
+    params = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at[n]) for n, x in spec.graphdef.abstract.items()}
+    step = make_train_step(spec.graphdef, resolve("cross_entropy"), SGD, seed=0)
+    state = TrainState(jax.ShapeDtypeStruct((), np.int32, sharding=replicated(mesh)), params, SGD.init(params))
+    with jax.set_mesh(mesh):
+        text = jax.jit(step).lower(state, put_batch(batch, mesh, B)).compile().as_text()
+    found = re.findall(r"= f32\[([\d,]+)\]\S* dot\(", text)
+    assert "custom_call_target" not in text, "else there are multiplications that are not seen here"
+    return collections.Counter(shape for shape in found if shape.count(",") == 1)
+
+
+def test_what_is_cut_over_fsdp_is_computed_once():
+    """A device of eight multiplies the same with parameters in parts as with copies of them: its own rows alone."""
+    copies = matmuls(plain(LLAMA), decoder.SHARDING, rows(), "data=8")
+    assert copies.total() > 20
+    assert matmuls(plain(LLAMA), decoder.SHARDING, rows(), "data=2,fsdp=4") == copies
