@@ -140,7 +140,8 @@ def _backward(rule: Rule, kept: Any, dout: jax.Array) -> tuple[Any, ...]:
         return (dq, _pass_on(rule, (k, v, theirs, dk, dv))), None
 
     dq, dk, dv = (jnp.zeros(x.shape, jnp.float32) for x in (q, k, v))
-    (dq, (*_, dk, dv)), _ = jax.lax.scan(step, (dq, (k, v, tokens, dk, dv)), jnp.arange(rule.parts))
+    start: Any = dq, (k, v, tokens, dk, dv)
+    (dq, (_, _, _, dk, dv)), _ = jax.lax.scan(step, start, jnp.arange(rule.parts))
     return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None, None, None
 
 
