@@ -12,6 +12,7 @@ from jaxllm.types import InputError
 COMMANDS = {
     "check-loss": "whether a loss, such as one of your own, does what every loss must",
     "convert": "a checkpoint to and from Hugging Face's format, every tensor checked",
+    "explain-sharding": "what of a model each device of a mesh would hold",
     "generate": "text that continues a prompt, by a trained decoder",
     "losses": "every loss with its formula, its paper and its arguments",
     "tag": "entities in text, by a trained token classifier",
