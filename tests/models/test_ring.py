@@ -138,3 +138,27 @@ def test_dropout_drops_its_share_and_its_gradient_is_that_of_what_it_did():
     halves = np.asarray(y[..., 0]).reshape(2, -1)
     assert not (halves[0] == halves[1]).all(), "other rows draw other numbers"
     np.testing.assert_allclose(jnp.sum(gradients[0] * direction), along, rtol=2e-3)
+
+
+def test_memory_of_a_device_falls_with_the_axis():
+    """Temporaries of forward and backward pass, as the compiler plans them, beside keys and values gathered."""
+    length, heads = 1024, jax.ShapeDtypeStruct((1, 1024, 2, 16), jnp.float32)
+    tokens = Tokens(*[jax.ShapeDtypeStruct((1, length), jnp.int32)] * 2)
+
+    def value(q, k, v, tokens):
+        return jnp.sum(attention(q, k, v, tokens, tokens, causal=True))
+
+    def temporaries(text, ring):
+        mesh = make_mesh(text)
+        at = NamedSharding(mesh, TOKENS)
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), (heads,) * 3 + (tokens,))
+        run = quick_jit(jax.grad(value, (0, 1, 2)))
+        if not ring:
+            return run.lower(*shapes).compile().memory_analysis().temp_size_in_bytes
+        with jax.set_mesh(mesh):
+            return run.lower(*shapes).compile().memory_analysis().temp_size_in_bytes
+
+    two, eight = temporaries("expert=4,context=2", True), temporaries("context=8", True)
+    gathered = temporaries("context=8", False)
+    assert eight < two / 8
+    assert eight < gathered / 2
