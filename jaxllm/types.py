@@ -36,6 +36,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"give one of {', '.join(known)}" + (f"; did you mean {near[0]}?" if near else "")
 
 
+class RunError(RuntimeError):
+    """A run cannot go on, and what it saved stands: one line that says so. Scripts print it and exit with status 1."""
+
+
 @dataclass_transform(frozen_default=True)
 def _pytree(cls: type[_T]) -> type[_T]:
     return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))

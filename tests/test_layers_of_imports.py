@@ -18,8 +18,13 @@ LAYERS = (
         "jaxllm.models", "jaxllm.train.mesh", "jaxllm.train.topology", "jaxllm.train.optim", "jaxllm.train.log",
         "jaxllm.train",
     ),
-    ("jaxllm.train.step", "jaxllm.train.forward", "jaxllm.train.run", "jaxllm.evals", "jaxllm.hf"),
-    ("jaxllm.train.blame", "jaxllm.train.checkpoint", "jaxllm.train.fit"),
+    (
+        "jaxllm.train.step", "jaxllm.train.forward", "jaxllm.train.run", "jaxllm.train.processes", "jaxllm.evals",
+        "jaxllm.hf",
+    ),
+    (
+        "jaxllm.train.blame", "jaxllm.train.checkpoint", "jaxllm.train.saver", "jaxllm.train.begin", "jaxllm.train.fit",
+    ),
     ("jaxllm.loss_bench", "jaxllm.check_loss", "jaxllm.plan"),
     ("jaxllm.cli", "jaxllm.launch", "jaxllm.__main__"),
     ("experiments",),

@@ -86,12 +86,30 @@ class Common:
     """Steps between evaluations, or `epoch`; 0 for the end only."""
     checkpoint_every: str = operational("epoch")
     """Steps between checkpoints, or `epoch`; 0 for the end only."""
+    checkpoint_minutes: float = operational(0.0)
+    """Minutes after which to save a checkpoint too; 0 for never."""
+    checkpoints: str = operational("")
+    """Where they go: a folder that all hosts share, or a bucket (gs://...); by default below the run folder."""
     keep: int = operational(2)
     """Newest checkpoints to keep."""
+    keep_every: int = operational(0)
+    """Keep those at multiples of so many steps too; 0 for none."""
     best: str = operational("")
     """Keep and export the best step, such as dev/f1:max."""
     early_stopping: int = 0
     """Stop after so many evaluations without a better --best; 0 for never."""
+    hang_timeout: float = operational(1800.0)
+    """Seconds after which a step counts as hanging: the run says where, and ends; 0 for never."""
+    check_replicas: bool = operational(True)
+    """At each checkpoint, compare what devices hold in common."""
+    deterministic: bool = operational(False)
+    """On GPUs, only programs that give the same bits each time: somewhat slower. On CPU it is always so."""
+    coordinator: str = operational("")
+    """HOST:PORT of process 0, if the processes of the run are not found from TPU, Slurm or Open MPI."""
+    processes: int = operational(0)
+    """How many there are then."""
+    process_id: int = operational(-1)
+    """Which of them this is then, from 0."""
     export: bool = operational(True)
     """Write the model for transformers to hf/ at the end."""
     export_dtype: str = operational("")
@@ -112,7 +130,10 @@ def check(config: Common) -> None:
     for name in ("batch_size", "eval_batch_size", "microbatches", "max_length", "log_every", "keep"):
         if getattr(config, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} {getattr(config, name)}: at least 1 is needed")
-    for name in ("steps", "epochs", "warmup", "weight_decay", "max_grad_norm", "early_stopping", "learning_rate"):
+    for name in (
+        "steps", "epochs", "warmup", "weight_decay", "max_grad_norm", "early_stopping", "learning_rate",
+        "checkpoint_minutes", "keep_every", "hang_timeout",
+    ):  # fmt: skip
         if not 0 <= getattr(config, name) < math.inf:
             raise InputError(f"--{name.replace('_', '-')} {getattr(config, name)}: give a finite number, 0 or more")
     for name in ("eval_every", "checkpoint_every"):
@@ -145,10 +166,14 @@ def fit_arguments(config: Common, plan: Steps) -> dict[str, Any]:
     def every(text: str) -> int:
         return plan.steps if text == "epoch" else int(text)
 
-    same = ("strategy", "microbatches", "on_nan", "log_to", "log_every", "keep", "early_stopping", "seed")
+    same = (
+        "strategy", "microbatches", "on_nan", "log_to", "log_every", "checkpoint_minutes", "keep", "keep_every",
+        "early_stopping", "hang_timeout", "check_replicas", "seed",
+    )  # fmt: skip
     return {
         **{name: getattr(config, name) for name in same},
         "best": config.best or None,
+        "checkpoints": config.checkpoints or None,
         "eval_every": every(config.eval_every),
         "checkpoint_every": every(config.checkpoint_every),
         "steps": total_steps(config, plan),

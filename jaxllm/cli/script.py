@@ -1,22 +1,24 @@
-"""How every script starts and ends: flags, the allocator, the compile cache, and one line for bad input."""
+"""How every script starts and ends: flags, the allocator, the compile cache, other processes, a line for bad input."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import difflib
+import errno
 import importlib.util
 import io
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
 
-from jaxllm.types import InputError
+from jaxllm.types import InputError, RunError
 
 T = TypeVar("T")
 
@@ -30,23 +32,58 @@ _ALLOCATOR = {
 mapped, in huge pages, so that few faults bring them in, and given back: in the heap, whatever small lands in the hole
 that such a block leaves would make the next one grow the process by another."""
 
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+"""Has XLA choose, on GPUs, only programs that give the same bits each time."""
+
+APART = ("out", "config", "coordinator", "processes", "process_id")
+"""Fields that another run's config.json does not pass on."""
+
 
 def run(main: Callable[[T], object], config: type[T], argv: Sequence[str] | None = None) -> None:
     """Parses the flags of `config`, runs `main` on it, and exits: 0 done, 2 bad input (one line on stderr)."""
     with input_errors():
         parsed = parse(config, sys.argv[1:] if argv is None else argv)
-        set_up()
+        set_up(parsed)
         main(parsed)
 
 
 @contextlib.contextmanager
-def input_errors() -> Any:
-    """Makes an InputError one line on stderr and exit status 2, and a loss that is not finite one and status 1."""
+def input_errors() -> Iterator[None]:
+    """Turns an InputError into one line on stderr and exit status 2, a RunError, a loss that is not finite or a full disk
+    into 1.
+
+    Of several processes, one that ends otherwise than by reaching the end tells the others, and does not wait for them.
+    """
     try:
         yield
-    except (InputError, FloatingPointError) as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        raise SystemExit(2 if isinstance(error, InputError) else 1) from None
+    except (InputError, RunError, FloatingPointError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.ENOSPC:
+            _tell_others(f"{type(error).__name__}: {error}", 1)
+            raise
+        text = " ".join(str(error).split())
+        print(f"error: {text}", file=sys.stderr)
+        _tell_others(text, status := 2 if isinstance(error, InputError) else 1, traced=False)
+        raise SystemExit(status) from None
+    except BaseException as error:
+        if not isinstance(error, SystemExit):
+            _tell_others(f"{type(error).__name__}: {error}", 1)
+        elif error.code:
+            _tell_others("", error.code if isinstance(error.code, int) else 1, traced=False)
+        raise
+
+
+def _tell_others(why: str, status: int, traced: bool = True) -> None:
+    """Of several processes, ends this one, after its traceback."""
+    if "jax" not in sys.modules:
+        return
+    from jaxllm.train import board, preemption, watch
+
+    if board.count() > 1:
+        if traced:
+            traceback.print_exc()
+        if status != preemption.STATUS:
+            watch.tell(why, status)
+        preemption.leave(status)
 
 
 def parse(config: type[T], argv: Sequence[str], prog: str | None = None) -> T:
@@ -81,24 +118,38 @@ def _from_file(config: type[T], argv: list[str]) -> T | None:
     from jaxllm.train.run import read_config  # brings jax, which the other flags can do without
 
     _, values = read_config(Path(path))
-    fields = {f.name for f in dataclasses.fields(config)} - {"out", "config"}  # type: ignore[arg-type]
-    if unknown := values.keys() - fields - {"out", "config"}:
+    fields = {f.name for f in dataclasses.fields(config)} - {*APART}  # type: ignore[arg-type]
+    if unknown := values.keys() - fields - {*APART}:
         raise InputError(f"--config {path}: this script has no {', '.join(sorted(unknown))}: is it another script's?")
     return config(**{k: tuple(x) if isinstance(x, list) else x for k, x in values.items() if k in fields})
 
 
-def set_up() -> None:
-    """On CPU, starts the process anew once with allocator settings; keeps compiled programs between runs."""
+def set_up(config: Any = None) -> None:
+    """On CPU, starts the process anew once with allocator settings; keeps compiled programs between runs.
+
+    config: of a script that trains. Then SIGTERM is heard from now on, locks are kept to the end, and if this is one of
+    several processes, it joins them. Raises InputError.
+    """
     if _on_cpu() and "JAXLLM_STARTED" not in os.environ and sys.platform == "linux":
         os.environ.update({name: x for name, x in _ALLOCATOR.items() if name not in os.environ}, JAXLLM_STARTED="1")
         sys.stdout.flush()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if getattr(config, "deterministic", False):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
     import jax
 
     if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxllm" / "compiled"
         jax.config.update("jax_compilation_cache_dir", str(cache))
+    if hasattr(config, "coordinator"):
+        from jaxllm.train import cluster, lock, preemption, processes
+
+        preemption.listen_to_the_end()
+        lock.keep_to_the_end()
+        flags, cpu = (config.coordinator, config.processes, config.process_id), _on_cpu()
+        if place := cluster.find(os.environ, *flags, cpu=cpu):
+            processes.join(place, os.environ, cpu=cpu)
 
 
 def _on_cpu() -> bool:

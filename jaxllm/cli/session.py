@@ -17,6 +17,7 @@ from jaxllm.cli.common import Common, check
 from jaxllm.cli.start import Start
 from jaxllm.params import count
 from jaxllm.train.blame import SKIPPED
+from jaxllm.train import board
 from jaxllm.train.fit import Fitted
 from jaxllm.train.log import read_jsonl
 from jaxllm.train.mesh import make_mesh
@@ -36,7 +37,7 @@ class Session:
 
     def finished(self, steps: int) -> bool:
         """Whether the run has nothing left to do for so many steps; then it says so, with the final numbers."""
-        if not self.run.finished(steps):
+        if not json.loads(board.broadcast(json.dumps(self.run.finished(steps)))):  # not every host may have the folder
             return False
         self.console.print(f"{self.run.folder} is finished ({steps} steps); give --steps for more, or another --out")
         for name, x in ((self.run.summary or {}).get("final") or {}).items():
@@ -106,7 +107,7 @@ def open_session(script: str, config: Common) -> Session:
     began = time.monotonic()
     check(config)
     run = open_run(script, config, config.out)
-    console = Console(soft_wrap=True, highlight=False, quiet="none" in config.log_to)
+    console = Console(soft_wrap=True, highlight=False, quiet="none" in config.log_to or board.index() > 0)
     return Session(config, run, make_mesh(config.mesh), console, began)
 
 

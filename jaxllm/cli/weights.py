@@ -15,7 +15,7 @@ from jaxllm.hf.config import Fields, read_json
 from jaxllm.hf.family import Family
 from jaxllm.models import decoder
 from jaxllm.params import describe
-from jaxllm.train.checkpoint import Checkpoints, read_params
+from jaxllm.train.checkpoint import newest_sound, read_params
 from jaxllm.types import InputError, Params
 
 FAMILIES: dict[str, Family[Any]] = {**io.TAGGERS, **decoders.FAMILIES}
@@ -62,7 +62,7 @@ def _open_checkpoint(run: Path, **overrides: Any) -> hf.Opened[decoder.Config]:
         raise InputError(f"{run} has no export (hf/), and its checkpoints hold adapters alone; let the run end first")
     family = decoders.FAMILIES[raw["model_type"]]
     config = dataclasses.replace(family.read(Fields(raw, str(run / "config.json"))), **overrides)
-    position = _newest(run)
+    position = newest_sound(run)
     spec = describe(lambda rngs: decoder.Decoder(config, rngs), decoder.SHARDING)
     abstract = spec.graphdef.abstract
 
@@ -74,13 +74,3 @@ def _open_checkpoint(run: Path, **overrides: Any) -> hf.Opened[decoder.Config]:
     note = f"the checkpoint of step {position}: the run has no export"
     folder = Path(written.get("tokenizer") or run)
     return hf.Opened(dataclasses.replace(spec, load=load), config, raw["model_type"], raw, folder, dtypes, [note])
-
-
-def _newest(run: Path) -> int:
-    if (run / "checkpoints").is_dir():
-        checkpoints = Checkpoints(run / "checkpoints")
-        position = checkpoints.latest()
-        checkpoints.close()
-        if position is not None:
-            return position
-    raise InputError(f"{run} holds no checkpoint yet; wait for the first")

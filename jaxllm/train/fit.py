@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxllm.data.loader import Loader
 from jaxllm.params import ModelSpec, count, materialize, select
+from jaxllm.train import board, preemption, watch
 from jaxllm.train import mesh as meshes
+from jaxllm.train.begin import begin, check_rows, compile_step, lay_out, open_checkpoints, put
 from jaxllm.train.best import parse_best
 from jaxllm.train.blame import Blame
-from jaxllm.train.checkpoint import Checkpoints
 from jaxllm.train.forward import Runner
 from jaxllm.train.log import Clock, Sums, Writer, open_writers, read_jsonl, say
 from jaxllm.train.optim import OptimConfig, make_optimizer, make_schedule
-from jaxllm.train.run import Run, start_run
-from jaxllm.train.step import StepFn, make_train_step
-from jaxllm.types import InputError, LossFn, Numbers, TrainState, value
+from jaxllm.train.preemption import Terminated
+from jaxllm.train.run import Run, claim, start_run
+from jaxllm.train.saver import Saver
+from jaxllm.train.spikes import Spikes
+from jaxllm.train.step import make_train_step
+from jaxllm.types import InputError, LossFn, Numbers, RunError, value
 
 Eval = Callable[[Runner], Numbers]
 """An evaluation: a function of the model, with its batches inside, that returns numbers by name."""
@@ -43,11 +45,12 @@ class Fitted:
     """Seconds until the first step was done, 0 where none was taken."""
 
 
-class Terminated(SystemExit):
-    """SIGTERM came; the state is saved. Exit status 143, as a shell reports it."""
+class NotFinite(RunError, FloatingPointError):
+    """The loss or its gradient is not finite; the last good state is saved."""
 
-    def __init__(self) -> None:
-        super().__init__(143)
+
+class _Interrupted(Exception):
+    """SIGTERM came within an evaluation."""
 
 
 def fit(
@@ -69,68 +72,94 @@ def fit(
     log_every: int = 10,
     eval_every: int = 0,
     checkpoint_every: int = 0,
+    checkpoint_minutes: float = 0.0,
+    checkpoints: str | None = None,
     keep: int = 2,
+    keep_every: int = 0,
     best: str | None = None,
     early_stopping: int = 0,
+    hang_timeout: float = 0.0,
+    check_replicas: bool = False,
 ) -> Fitted:
-    """Trains to `steps`, continuing from the run's newest checkpoint if there is one.
+    """Trains to `steps`, continuing from the run's newest sound checkpoint if there is one.
 
     model: what it calls frozen is the step's third argument, all else is trained and saved. evals: name -> evaluation,
     run every `eval_every` steps and at the end (0: at the end only), logged as name/number. head: patterns of the
-    parameters that `head_learning_rate` is for. best: "dev/f1:max" keeps the best step beside the newest `keep`.
-    early_stopping: stop after so many evaluations without a better `best` (0: never). checkpoint_every: steps between
-    checkpoints, beside that of the end (0: none).
+    parameters that `head_learning_rate` is for. best: "dev/f1:max" keeps the best step beside the newest `keep` and
+    those at multiples of `keep_every`. early_stopping: stop after so many evaluations without a better `best` (0:
+    never). checkpoint_every, checkpoint_minutes: between checkpoints, beside that of the end (0: none). checkpoints:
+    their folder or bucket, by default below the run's. hang_timeout: seconds after which a step that does not end ends
+    the process (0: never). check_replicas: compare what devices hold in common at each checkpoint.
+    Raises InputError, RunError (what was saved stands) and, when SIGTERM came and the state is saved, Terminated.
     """
     evals = evals or {}
     top = parse_best(best, evals)
     if early_stopping and not best:
         raise InputError("--early-stopping needs --best, such as dev/f1:max, to know what is better")
     rows = data.plan.rows
-    _check_rows(rows, mesh, strategy, microbatches)
+    check_rows(rows, mesh, strategy, microbatches)
     schedule = make_schedule(optimizer, steps)
-    trained = model.trained
-    transform = make_optimizer(optimizer, trained, schedule, head=head)
-    freeze = select(trained, optimizer.freeze)
-    axis = "data" if strategy == "pmap" else None
+    transform = make_optimizer(optimizer, model.trained, schedule, head=head)
+    freeze = select(model.trained, optimizer.freeze)
     step = make_train_step(
-        model.graphdef, loss, transform, seed=seed, microbatches=microbatches, axis=axis, freeze=freeze
-    )
-    all_at = meshes.shardings(model.graphdef.abstract, mesh, model.rules, limits=model.graphdef.limits)
-    frozen_at = {name: at for name, at in all_at.items() if name in model.frozen}
-    params_at = {name: at for name, at in all_at.items() if name in trained}
-    opt_at = meshes.shardings(jax.eval_shape(transform.init, trained), mesh, model.rules, trained)
-    start_run(run)
-    train = compile_step(step, strategy, mesh, params_at, opt_at)
+        model.graphdef, loss, transform, seed=seed, microbatches=microbatches,
+        axis="data" if strategy == "pmap" else None, freeze=freeze,
+    )  # fmt: skip
+    layout = lay_out(model, transform, mesh)
+    train = compile_step(step, strategy, mesh, layout.params, layout.opt_state)
     # A frozen parameter has no gradient of its own; whether one passes through it is not known here.
-    clock = Clock(mesh, 6 * count(trained) + 2 * (count(model.graphdef.abstract) - count(trained)))
+    clock = Clock(mesh, 4 * count(model.trained) + 2 * count(model.graphdef.abstract))
     log_path, local = run.folder / "metrics.jsonl", meshes.local_rows(mesh, rows)
 
-    with _sigterm() as terminated, contextlib.ExitStack() as leaving:
-        checkpoints = Checkpoints(run.folder / "checkpoints", keep)
-        leaving.callback(checkpoints.close)
-        state, start, meta = _start(model, transform, params_at, opt_at, meshes.replicated(mesh), checkpoints, seed)
-        frozen = materialize(model, frozen_at, seed)
+    with preemption.listening(), contextlib.ExitStack() as leaving:
+        leaving.enter_context(claim(run))
+        start_run(run)
+        store = open_checkpoints(checkpoints or run.folder / "checkpoints", keep, keep_every)
+        leaving.callback(store.close)
+        state, start, meta = begin(model, transform, layout, store, run, data, seed)
+        frozen = materialize(model, layout.frozen, seed)
+        about = {"run": run.config, "data": data.fingerprint(), "seed": seed, "mesh": dict(mesh.shape)}
+        saver = Saver(store, mesh, checkpoint_every, checkpoint_minutes, about, check_replicas)
+        clock.total = meta.get("tokens", 0)
         writers = open_writers(log_to, run.folder, position=start, steps=steps, config=run.config)
         for writer in writers:
             leaving.callback(writer.close)
-        top.recall(read_jsonl(log_path), checkpoints.positions())
-        runner = Runner(model.graphdef, {**frozen, **state.params}, mesh)
-        sums = Sums(meta.get("sums"))
+        log = json.loads(board.broadcast(json.dumps(_evaluations(read_jsonl(log_path, start), evals))))
+        top.recall(log, store.positions())
+        sums, spikes = Sums(meta.get("sums")), Spikes(meta.get("spikes", ()))
+        position = start
 
-        def assess(position: int) -> None:
+        def between() -> None:
+            watch.step(position)
+            if preemption.reached():
+                raise _Interrupted
+
+        runner = Runner(model.graphdef, {**frozen, **state.params}, mesh, between=between)
+
+        def assess() -> None:
             with clock.paused():
                 model_now = runner.with_params({**frozen, **state.params})
-                numbers = {f"{name}/{key}": x for name, run in evals.items() for key, x in run(model_now).items()}
+                numbers: dict[str, float] = {}
+                try:
+                    for name, evaluation in evals.items():
+                        between()
+                        numbers |= {f"{name}/{key}": x for key, x in evaluation(model_now).items()}
+                except _Interrupted:
+                    save(owed=True)
+                    raise Terminated from None
                 _write(writers, position, numbers)
             top.add(position, numbers)
 
         def save(owed: bool = False) -> None:
-            with clock.paused():
-                checkpoints.save(position, state, {"sums": sums.state, "owed": owed}, top.step)
+            with clock.paused(), watch.paused():
+                clock.sync()
+                now = {"sums": sums.state, "owed": owed, "tokens": clock.total, "spikes": spikes.state}
+                saver.save(position, state, now, top.step)
+                if owed:
+                    store.wait()
 
-        position = start
-        if meta.get("owed") and not any(line["step"] == start and "loss" not in line for line in read_jsonl(log_path)):
-            assess(start)
+        if meta.get("owed") and not any(line["step"] == start for line in log):
+            assess()
         ended = bool(early_stopping) and top.stale >= early_stopping
         todo = range(0) if ended else range(start + 1, steps + 1)
         batches = data.iterate(start, steps, local) if todo else iter(())
@@ -138,110 +167,66 @@ def fit(
         blame = Blame(model.graphdef, loss, model.frozen, data.plan, mesh, local, run.folder, start)
         leaving.callback(blame.close)
         for position in todo:
+            if position == start + 2:  # the first is compiled
+                leaving.enter_context(watch.loop(hang_timeout))
             batch = next(batches)
             clock.count(batch)
-            state, metrics = train(state, _put(batch, mesh, rows, local, strategy), frozen)
+            state, metrics = train(state, put(batch, mesh, rows, local, strategy), frozen)
             pending.append((batch, metrics))
             if position == start + 1:
                 jax.block_until_ready(metrics)
                 clock.compiled()
-            last = position == steps
-            stop = terminated.is_set()
+                preemption.owe()
+            watch.step(position)
+            last, stop = position == steps, preemption.reached()
+            logged = position % log_every == 0 or last
             evaluate = bool(evals and (last or (eval_every and position % eval_every == 0)))
-            due = last or stop or (checkpoint_every and position % checkpoint_every == 0)
-            if position % log_every == 0 or evaluate or due:
+            due = saver.due(position, logged) or last or stop or bool(keep_every and position % keep_every == 0)
+            if logged or evaluate or due:
                 fetched = jax.device_get(pending)
                 pending.clear()
                 for number, (batch, one) in enumerate(fetched, start=position + 1 - len(fetched)):
                     sums.add(one)
+                    x = float(value(one["loss"]))
+                    if (before := spikes.add(x)) is not None:
+                        _write(writers, number, {"spike/loss": x, "spike/before": before})
                     if not float(value(one["skipped"])):
                         continue
                     said = blame(number, batch, one, {**frozen, **state.params})
                     if on_nan == "stop":
                         save(owed=evaluate)
-                        raise FloatingPointError(
+                        raise NotFinite(
                             f"{said}; the last good state is saved. Look at these rows, lower --learning-rate, or go "
                             "on with --on-nan skip"
                         )
                     say(writers, f"skipped: {said}")
-            if position % log_every == 0 or last:
+            if logged:
                 _log(writers, position, sums.values(), float(schedule(state.step - 1)), clock, data)
                 sums = Sums()
             if stop:  # an evaluation may take longer than there is left
                 save(owed=evaluate)
+                store.wait()
                 raise Terminated
             if evaluate:
-                assess(position)
+                assess()
                 ended = bool(early_stopping) and top.stale >= early_stopping
             if due or ended or top.step == position:
                 save()
             if ended:
                 break
-        checkpoints.wait()
+        store.wait()
+        preemption.settle()
         if top.step is not None and top.step != position:
             position = top.step
-            state = dataclasses.replace(state, params=checkpoints.params(position, like(trained, params_at)))
-    return Fitted(runner.with_params({**frozen, **state.params}), position, read_jsonl(log_path), clock.compile_s)
+            state = dataclasses.replace(state, params=store.params(position, layout.like.params))
+    runner = dataclasses.replace(runner, params={**frozen, **state.params}, between=lambda: None)
+    return Fitted(runner, position, read_jsonl(log_path), clock.compile_s)
 
 
-def compile_step(step: StepFn, strategy: str, mesh: Mesh, params_at: Any, opt_at: Any) -> StepFn:
-    """The step under jit with shardings, or under pmap over the data axis; the state alone is donated."""
-    if strategy == "pmap":
-        over = jax.pmap(
-            step, axis_name="data", in_axes=(None, 0, None), out_axes=None,
-            donate_argnums=0, devices=list(mesh.devices.flat),
-        )  # fmt: skip
-        return lambda state, batch, frozen=None: over(state, batch, frozen)
-    at = TrainState(meshes.replicated(mesh), params_at, opt_at)
-    compiled = jax.jit(step, donate_argnums=0, out_shardings=(at, meshes.replicated(mesh)))
-
-    def on_mesh(state: TrainState, batch: Any, frozen: Any = None) -> tuple[TrainState, Any]:
-        with jax.set_mesh(mesh):  # which attention and the chunked head cut themselves along
-            return compiled(state, batch, frozen)
-
-    return on_mesh
-
-
-def like(abstract: Mapping[str, Any], shardings: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes that know where they belong."""
-    return {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=shardings[n]) for n, x in abstract.items()}
-
-
-def _start(
-    model: ModelSpec, transform: Any, params_at: Any, opt_at: Any, scalar: Any, checkpoints: Checkpoints, seed: int
-) -> tuple[TrainState, int, dict[str, Any]]:
-    """The state to begin with, how many batches it has seen, and what was saved beside it."""
-    opt_init = jax.jit(transform.init, out_shardings=opt_at)
-    if (position := checkpoints.latest()) is None:
-        params = materialize(model, params_at, seed)
-        return TrainState(jax.device_put(jnp.zeros((), jnp.int32), scalar), params, opt_init(params)), 0, {}
-    trained = model.trained
-    opt = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-        jax.eval_shape(transform.init, trained),
-        opt_at,
-    )
-    step = jax.ShapeDtypeStruct((), jnp.int32, sharding=scalar)
-    state, meta = checkpoints.restore(position, TrainState(step, like(trained, params_at), opt))  # type: ignore[arg-type]
-    return state, position, meta
-
-
-def _check_rows(rows: int, mesh: Mesh, strategy: str, microbatches: int) -> None:
-    if strategy not in ("jit", "pmap"):
-        raise InputError(f"--strategy {strategy}: give jit or pmap")
-    if strategy == "pmap" and mesh.shape["data"] != mesh.size:
-        raise InputError("--strategy pmap keeps a copy of the model per device: use a mesh of data alone, or jit")
-    if rows % (meshes.row_multiple(mesh) * microbatches):
-        raise InputError(
-            f"{rows} rows a step do not divide over {meshes.row_multiple(mesh)} devices x {microbatches} microbatches: "
-            "change --batch-size, --microbatches or --mesh"
-        )
-
-
-def _put(batch: Any, mesh: Mesh, rows: int, local: Sequence[int], strategy: str) -> Any:
-    if strategy == "pmap":
-        return jax.tree.map(lambda x: x.reshape(len(mesh.local_devices), -1, *x.shape[1:]), batch)
-    return meshes.put_batch(batch, mesh, rows, local)
+def _evaluations(lines: Iterable[Mapping[str, Any]], evals: Iterable[str]) -> list[Mapping[str, Any]]:
+    """The lines that evaluations left."""
+    known = tuple(f"{name}/" for name in evals)
+    return [line for line in lines if any(key.startswith(known) for key in line)]
 
 
 def _write(writers: Sequence[Writer], position: int, numbers: Mapping[str, Any]) -> None:
@@ -254,19 +239,5 @@ def _log(
 ) -> None:
     skipped = numbers.pop("skipped")
     epoch = position / data.plan.steps
-    line = {**numbers, "learning_rate": rate, "epoch": epoch, **clock.lap()}
+    line = {**numbers, "learning_rate": rate, "epoch": epoch, **clock.lap(), "tokens": clock.total}
     _write(writers, position, {**line, "skipped": skipped} if skipped else line)
-
-
-@contextlib.contextmanager
-def _sigterm() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, so that the loop can save before it leaves."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -25,6 +25,8 @@ class Runner:
     params: Params
     mesh: Mesh
     compiled: dict[Forward, Any] = dataclasses.field(default_factory=dict)
+    between: Callable[[], None] = lambda: None
+    """Called before each batch: what it raises ends an evaluation there."""
 
     def map(self, fn: Forward, batches: Iterable[Any]) -> Iterator[Any]:
         """`fn(model, batch)` for each batch of numpy rows, in order, as numpy: the same on any mesh.
@@ -36,6 +38,7 @@ class Runner:
             self.compiled[fn] = jax.jit(run, out_shardings=replicated(self.mesh))
         ahead = None
         for batch in batches:
+            self.between()
             rows = jax.tree.leaves(batch)[0].shape[0]
             with jax.set_mesh(self.mesh):
                 following = self.compiled[fn](self.params, put_batch(batch, self.mesh, rows))

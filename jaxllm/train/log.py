@@ -16,6 +16,7 @@ import rich.console
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from jaxllm.train import board
 from jaxllm.types import InputError, Mean, Metrics, terms
 
 PEAK_FLOPS = {
@@ -65,18 +66,29 @@ class Clock:
     def __init__(self, mesh: Mesh, flops_per_token: float):
         self.compile_s = 0.0
         self._began = self._lap = time.monotonic()
-        self._tokens = self._waited = 0.0
+        self._tokens = self._pending = 0
+        self._waited = 0.0
+        self.total = 0
+        """Real tokens that the run has seen, over all processes, up to the last `sync`."""
         peak = peak_flops(mesh.devices.flat[0])
         self._peak = peak and peak * mesh.size / flops_per_token
 
     def count(self, batch: Any) -> None:
         segments = getattr(batch, "batch", batch).segments_BT
-        self._tokens += float(np.count_nonzero(segments))
+        self._pending += int(np.count_nonzero(segments))
+
+    def sync(self) -> None:
+        """Adds up what the processes have counted; each of them calls this."""
+        new, self._pending = self._pending, 0
+        if jax.process_count() > 1:
+            new = int(np.sum(multihost_utils.process_allgather(np.int32(new))))
+        self._tokens, self.total = self._tokens + new, self.total + new
 
     def compiled(self) -> None:
         """The first step is done; what it took is no measure of speed."""
         self.compile_s = time.monotonic() - self._began
-        self._tokens, self._waited, self._lap = 0.0, 0.0, time.monotonic()
+        self.sync()
+        self._tokens, self._waited, self._lap = 0, 0.0, time.monotonic()
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -86,12 +98,10 @@ class Clock:
 
     def lap(self) -> dict[str, float | None]:
         """Since the last call; None where nothing was timed."""
-        now = time.monotonic()
-        tokens = self._tokens
-        if jax.process_count() > 1:
-            tokens = float(np.sum(multihost_utils.process_allgather(np.float32(tokens))))
+        self.sync()
+        now, tokens = time.monotonic(), self._tokens
         speed = tokens / (now - self._lap - self._waited) if tokens else None
-        self._tokens, self._waited, self._lap = 0.0, 0.0, now
+        self._tokens, self._waited, self._lap = 0, 0.0, now
         return {"tokens_per_s": speed, "mfu": speed / self._peak if speed and self._peak else None}
 
 
@@ -211,7 +221,12 @@ LOG_TO = ("terminal", "none", "jsonl", "tensorboard", "wandb")
 def open_writers(
     log_to: Sequence[str], folder: Path, *, position: int, steps: int, config: Mapping[str, Any]
 ) -> list[Writer]:
-    """The writers of a run: metrics.jsonl always; the terminal unless `none` or `jsonl` is named."""
+    """The writers of a run: metrics.jsonl always; the terminal unless `none` or `jsonl` is named.
+
+    Of several processes only the first has any.
+    """
+    if board.index() > 0:
+        return []
     writers: list[Writer] = [Jsonl(folder / "metrics.jsonl", position)]
     if not {"none", "jsonl"} & set(log_to):
         writers.append(Terminal(steps, position))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
 import json
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxllm.train import board
+from jaxllm.train.lock import hold
 from jaxllm.train.log import read_jsonl
 from jaxllm.types import InputError
 
@@ -41,6 +44,8 @@ class Run:
 
     folder: Path
     config: Mapping[str, Any]
+    defining: tuple[str, ...] = ()
+    """Fields that define the experiment."""
 
     @property
     def summary(self) -> dict[str, Any] | None:
@@ -53,7 +58,9 @@ class Run:
         return bool((summary := self.summary) and summary.get("finished") and summary["steps"] >= steps)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Writes summary.json whole or not at all."""
+        """Writes summary.json whole or not at all; of several processes the first."""
+        if board.index() > 0:
+            return
         write_json(self.folder / "summary.json", summary)
 
 
@@ -65,22 +72,35 @@ def open_run(script: str, config: Any, out: str | None) -> Run:
     defining, rest = split_config(config)
     text = json.dumps({k: v for k, v in defining.items() if k != "steps"}, sort_keys=True)
     folder = Path(out or f"runs/{script}-{hashlib.sha256(text.encode()).hexdigest()[:8]}")
+    full = {"script": script, "config": {**defining, **rest}, "versions": versions(), "git": _git()}
+    run = Run(folder, full, tuple(defining))
     path = folder / "config.json"
+    if "://" in str(out or ""):
+        raise InputError(f"--out {out}: give a folder; --checkpoints may be a bucket")
     if path.exists():
         there_script, there = read_config(path)
-        differs = [
-            f"{name} {there[name]!r} there, {x!r} here"
-            for name, x in defining.items()
-            if name != "steps" and name in there and there[name] != x
-        ]
-        if there_script != script:
-            differs.insert(0, f"script {there_script!r} there, {script!r} here")
-        if differs:
+        if differs := differences({"script": there_script, "config": there}, run):
             raise InputError(f"{folder} holds another experiment ({'; '.join(differs)}): give another --out")
     elif folder.is_file():
         raise InputError(f"--out {folder} is a file: give a folder")
-    full = {"script": script, "config": {**defining, **rest}, "versions": _versions(), "git": _git()}
-    return Run(folder, full)
+    return run
+
+
+def differences(there: Mapping[str, Any], run: Run) -> list[str]:
+    """In what another config.json is of another experiment. `steps` may differ, and a field may be new."""
+    here = run.config
+    found = [f"script {there['script']!r} there, {here['script']!r} here"] if differ(there, here, "script") else []
+    other, own = there.get("config", {}), here["config"]
+    return found + [
+        f"{name} {other[name]!r} there, {own[name]!r} here"
+        for name in run.defining
+        if name != "steps" and differ(other, own, name)
+    ]
+
+
+def differ(there: Mapping[str, Any], here: Mapping[str, Any], name: str) -> bool:
+    """Whether both have a value of this name, and not the same."""
+    return name in there and there[name] != here[name]
 
 
 def read_config(path: Path) -> tuple[str, dict[str, Any]]:
@@ -92,8 +112,25 @@ def read_config(path: Path) -> tuple[str, dict[str, Any]]:
         raise InputError(f"{path}: not a run's config.json ({type(error).__name__}: {error})") from None
 
 
+@contextlib.contextmanager
+def claim(run: Run) -> Iterator[None]:
+    """Holds the run's folder, which it makes. Raises InputError where that cannot be, or another process is there."""
+    error = None
+    if board.index() == 0:
+        try:
+            run.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as why:
+            error = f"--out {run.folder}: cannot write there ({why.strerror}); give another folder"
+    if error := board.agree(error):
+        raise InputError(error)
+    with hold(run.folder):
+        yield
+
+
 def start_run(run: Run) -> None:
-    """Writes config.json: from now on the folder belongs to this experiment."""
+    """Writes config.json: from now on the folder belongs to this experiment. Of several processes the first writes."""
+    if board.index() > 0:
+        return
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
         write_json(run.folder / "config.json", run.config)
@@ -109,7 +146,9 @@ def write_json(path: Path, x: Any) -> None:
 
 
 def report(folder: Path) -> None:
-    """Draws report.png from metrics.jsonl: the curves of the run."""
+    """Draws report.png from metrics.jsonl: the curves of the run; of several processes the first."""
+    if board.index() > 0:
+        return
     import matplotlib
 
     matplotlib.use("Agg")
@@ -138,7 +177,8 @@ def report(folder: Path) -> None:
     plt.close(figure)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of the packages that matter."""
     return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 

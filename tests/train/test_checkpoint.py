@@ -7,10 +7,11 @@ import optax
 import pytest
 
 from jaxllm.params import materialize
+from jaxllm.train import manifest
 from jaxllm.train.checkpoint import Checkpoints, read_params
 from jaxllm.train.mesh import make_mesh, replicated, shardings
 from jaxllm.train.optim import OptimConfig, make_optimizer
-from jaxllm.types import InputError, TrainState
+from jaxllm.types import InputError, RunError, TrainState
 
 
 def state_on(spec, text, seed=0, step=3):
@@ -113,4 +114,121 @@ def test_what_was_being_saved_at_a_crash_is_no_checkpoint(saved):
     (folder / "checkpoints" / "9.orbax-checkpoint-tmp" / "params").mkdir(parents=True)
     checkpoints = Checkpoints(folder / "checkpoints")
     assert checkpoints.latest() == 5
+    checkpoints.close()
+
+
+def small(value=0.0):
+    return TrainState(jnp.int32(0), {"w": jnp.full(2000, value)}, {"m": jnp.ones(2)})
+
+
+def series(folder, *positions, seal=True, **options):
+    """Checkpoints whose parameters are their position; the last may lack its manifest."""
+    checkpoints = Checkpoints(folder, **{"keep": 9, **options})
+    for position in positions:
+        checkpoints.save(position, small(float(position)), {})
+    checkpoints.close()
+    if not seal:
+        (folder / str(positions[-1]) / manifest.MANIFEST).unlink()
+    return folder
+
+
+def harm(folder, position, how):
+    """Does something to the largest file of a checkpoint's parameters."""
+    path = max((folder / str(position) / "params").rglob("*"), key=lambda path: path.is_file() and path.stat().st_size)
+    good = bytearray(path.read_bytes())
+    good[len(good) // 2] ^= 4
+    path.write_bytes({"truncated": bytes(good[:-7]), "emptied": b"", "flipped": bytes(good)}[how])
+
+
+def test_last_every_and_best_are_kept_together(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2, every=4)
+    for position in range(1, 12):
+        checkpoints.save(position, small(), {}, best=5 if position >= 5 else None)
+    checkpoints.close()
+    assert Checkpoints(tmp_path, write=False).positions() == [4, 5, 8, 10, 11]
+
+
+@pytest.mark.parametrize("how", ["truncated", "emptied", "flipped"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(tmp_path, capsys, how):
+    folder = series(tmp_path / "checkpoints", 3, 6, 9)
+    harm(folder, 9, how)
+    assert read_params(tmp_path, small().params)["w"][0] == 6
+    assert f"checkpoint 9 of {folder} is damaged: params/" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"checkpoint 9 of .* is damaged"):
+        read_params(tmp_path, small().params, 9)
+    assert sorted(path.name for path in folder.iterdir()) == ["3", "6", "9"], "reading changes nothing"
+
+    checkpoints = Checkpoints(folder)
+    state, position, _ = checkpoints.newest(shapes(small()))
+    assert (position, state.params["w"][0]) == (6, 6)
+    assert capsys.readouterr().err.endswith("; taking 6\n")
+    checkpoints.save(9, small(99.0), {})
+    checkpoints.close()
+    assert read_params(tmp_path, small().params)["w"][0] == 99
+    assert (folder / "9.damaged").is_dir(), "what is left of it is not thrown away"
+
+
+@pytest.mark.parametrize("also", [(), ("truncated",)])
+def test_a_checkpoint_without_a_manifest_is_good_if_it_can_be_read(tmp_path, capsys, also):
+    """The process was killed between the checkpoint and its manifest; or the machine was, and lost what was written."""
+    folder = series(tmp_path, 3, 6, seal=False)
+    for how in also:
+        harm(folder, 6, how)
+    checkpoints = Checkpoints(folder)
+    state, position, _ = checkpoints.newest(shapes(small()))
+    checkpoints.close()
+    assert (position, state.params["w"][0]) == ((3, 3) if also else (6, 6))
+    assert ("checkpoint 6 of" in capsys.readouterr().err) == bool(also)
+    assert (folder / str(position) / manifest.MANIFEST).exists(), "from now on it is guarded"
+
+
+def test_where_no_checkpoint_is_sound_nothing_is_touched(tmp_path):
+    folder = series(tmp_path, 3, 6)
+    harm(folder, 3, "flipped")
+    harm(folder, 6, "emptied")
+    checkpoints = Checkpoints(folder)
+    with pytest.raises(InputError, match=r"no checkpoint of .* is what was written \(6: params/.*; 3: params/"):
+        checkpoints.newest(shapes(small()))
+    checkpoints.close()
+    assert sorted(path.name for path in folder.iterdir()) == ["3", "6"]
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"params": {"w": jnp.zeros(3)}}, "another model: w float32[2000] there, float32[3] here"),
+        ({"params": {"w": jnp.zeros(2000), "v": jnp.zeros(1)}}, "another model: v is not there"),
+        ({"params": {}}, "another model: w is not here"),
+        ({"opt_state": {"n": jnp.ones(2)}}, "another optimizer: n is not there; m is not here"),
+    ],
+)
+def test_a_checkpoint_of_another_model_is_refused(tmp_path, other, message):
+    checkpoints = Checkpoints(series(tmp_path, 3))
+    fields = {"params": small().params, "opt_state": small().opt_state, **other}
+    with pytest.raises(InputError) as error:
+        checkpoints.newest(shapes(TrainState(small().step, **fields)))
+    assert f"checkpoint 3 of {tmp_path} is of {message}" in str(error.value)
+    checkpoints.close()
+
+
+def test_a_full_disk_is_said_in_one_line_and_what_was_saved_stands(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(series(tmp_path, 3))
+
+    def full(*args, **kwargs):
+        (tmp_path / "6.orbax-checkpoint-tmp" / "params").mkdir(parents=True)
+        raise ValueError("RESOURCE_EXHAUSTED: Error writing: No space left on device")
+
+    monkeypatch.setattr(checkpoints._manager, "save", full)
+    with pytest.raises(RunError, match=r"checkpoint 6 could not be written to .*: no space left there.*stand: 3;"):
+        checkpoints.save(6, small(), {})
+    checkpoints.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["3"], "what was half written takes no space"
+
+
+def test_what_could_not_be_saved_in_the_background_is_said_later(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+    monkeypatch.setattr(manifest, "write", lambda folder: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    checkpoints.save(6, small(), {})
+    with pytest.raises(RunError, match=r"checkpoint 6 could not be written .* stand: 6;"):
+        checkpoints.save(9, small(), {})
     checkpoints.close()

@@ -62,6 +62,8 @@ class Data:
     def __init__(self, at=0, happens=lambda batch: batch):
         self.plan, self._loader, self._at, self._happens = (c := corpus()).plan, c, at, happens
 
+        self.fingerprint = self._loader.fingerprint
+
     def iterate(self, start, stop, rows=None):
         for position, batch in enumerate(self._loader.iterate(start, stop, rows), start=start + 1):
             yield self._happens(batch) if position == self._at else batch

@@ -1,0 +1,160 @@
+"""`python -m jaxllm.launch`: a run of several processes on this machine's CPU, by the program that runs on a pod.
+
+    python -m jaxllm.launch --processes 4 --devices-per-process 2 experiments/ner.py --mesh fsdp=8
+
+Every line of output begins with the number of the process it is from; an error that several report is shown once.
+SIGTERM is passed on to all. When one process fails it is named, and the others are killed if they do not end soon.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import IO
+
+from jaxllm.cli.script import input_errors, parse
+from jaxllm.types import InputError
+
+NOISE = re.compile(r"\[Gloo\] Rank \d+ is connected")
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Runs SCRIPT with its arguments (or -m MODULE ...) in several processes on this machine's CPU."""
+
+    processes: int = 2
+    """How many."""
+    devices_per_process: int = 1
+    """CPU devices of each."""
+    grace: float = 5.0
+    """Seconds that the others have to end by themselves when one has failed; a minute where it was by SIGTERM."""
+
+
+def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Our own flags, and the command: from the first argument that is neither a flag nor the value of one."""
+    at = 0
+    while at < len(argv) and argv[at].startswith("--"):
+        if argv[at] in ("--", "--help"):
+            break
+        at += 1 if "=" in argv[at] else 2
+    if at < len(argv) and argv[at] == "--help":
+        return ["--help"], []
+    return list(argv[:at]), [x for i, x in enumerate(argv[at:]) if i or x != "--"]
+
+
+def environment(config: Config, coordinator: str, index: int, base: Mapping[str, str]) -> dict[str, str]:
+    """What a process finds around it."""
+    flags = re.sub(r"--xla_force_host_platform_device_count=\S+", "", base.get("XLA_FLAGS", "")).split()
+    flags += [f"--xla_force_host_platform_device_count={config.devices_per_process}"]
+    return {
+        **base, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": " ".join(flags), "PYTHONUNBUFFERED": "1",
+        "JAXLLM_COORDINATOR": coordinator, "JAXLLM_PROCESSES": str(config.processes), "JAXLLM_PROCESS_ID": str(index),
+    }  # fmt: skip
+
+
+class Printer:
+    """Lines of several processes, each with its number before it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._errors: set[str] = set()
+
+    def copy(self, source: IO[str], target: IO[str], index: int) -> None:
+        """Until the source ends."""
+        for line in source:
+            with self._lock:
+                if NOISE.search(line) or (line.startswith("error: ") and line in self._errors):
+                    continue
+                if line.startswith("error: "):
+                    self._errors.add(line)
+                print(f"[{index}] {line}", end="" if line.endswith("\n") else "\n", file=target, flush=True)
+
+
+def launch(config: Config, command: Sequence[str]) -> int:
+    """Runs the processes, and gives back the status to exit with: that of the first which failed."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        coordinator = f"127.0.0.1:{probe.getsockname()[1]}"
+    running: list[subprocess.Popen[str]] = []
+
+    def pass_on(number: int, _: object) -> None:
+        for process in running:
+            if process.poll() is None:
+                process.send_signal(number)
+
+    signal.signal(signal.SIGTERM, pass_on)
+    signal.signal(signal.SIGINT, pass_on)
+    running += [
+        subprocess.Popen(
+            [sys.executable, *command], env=environment(config, coordinator, i, os.environ),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", preexec_fn=_die_with_parent,
+        )
+        for i in range(config.processes)
+    ]  # fmt: skip
+    printer = Printer()
+    threads = [
+        threading.Thread(target=printer.copy, args=(source, target, i), daemon=True)
+        for i, process in enumerate(running)
+        for source, target in ((process.stdout, sys.stdout), (process.stderr, sys.stderr))
+    ]
+    for thread in threads:
+        thread.start()
+    status = _wait(running, config.grace)
+    for thread in threads:
+        thread.join(5)
+    return status
+
+
+def _wait(running: Sequence[subprocess.Popen[str]], grace: float) -> int:
+    first, deadline = 0, float("inf")
+    while any(process.poll() is None for process in running):
+        for i, process in enumerate(running):
+            if process.poll() and not first:
+                first = process.returncode if process.returncode > 0 else 128 - process.returncode
+                if process.returncode < 0:
+                    how = f"was killed by {signal.Signals(-process.returncode).name}"
+                else:
+                    how = f"ended with status {process.returncode}"
+                print(f"process {i} (pid {process.pid}) {how}", file=sys.stderr, flush=True)
+                deadline = time.monotonic() + (max(grace, 60.0) if first == 143 else grace)
+        if time.monotonic() > deadline:
+            for i, process in enumerate(running):
+                if process.poll() is None:
+                    print(f"killing process {i}, which did not end", file=sys.stderr, flush=True)
+                    process.kill()
+                    process.wait()
+        time.sleep(0.05)
+    return first or next((abs(process.returncode) for process in running if process.returncode), 0)
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Exits with the status of the processes."""
+    with input_errors():
+        own, command = split(sys.argv[1:] if argv is None else argv)
+        config = parse(Config, own, prog="python -m jaxllm.launch")
+        if config.processes < 1 or config.devices_per_process < 1:
+            raise InputError("--processes and --devices-per-process: at least 1 of each is needed")
+        if not command:
+            raise InputError("name the script to run, and its arguments (see --help)")
+        if command[0] != "-m" and not os.path.isfile(command[0]):
+            raise InputError(f"{command[0]}: there is no such script")
+        sys.exit(launch(config, command))
+
+
+if __name__ == "__main__":
+    main()

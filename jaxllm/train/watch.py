@@ -1,0 +1,160 @@
+"""Watchdogs: who died and at which step, where a step hangs.
+
+JAX ends every process when one of them stops answering, without a word on which step that was; here each leaves its
+last step with the others, and what JAX's abort would not say is said. A process that ends by an error tells the others
+why, which then need not wait to miss it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import faulthandler
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from jaxllm.train import board, preemption
+
+HEARTBEAT_S = 30
+"""JAX's: a process that is silent for so long is dead."""
+_TICK_S = 1.0
+_SILENT_S = 15.0
+
+
+class _State:
+    """Of this process."""
+
+    def __init__(self) -> None:
+        self.step: int | None = None
+        self.since = time.monotonic()
+        self.hang_s = 0.0
+        self.heard: dict[int, tuple[str, float]] = {}
+        """Of each process its last note, and when it came."""
+
+
+_state = _State()
+_handler: Callable[[int], None] | None = None
+_name = f"{socket.gethostname()}, process {os.getpid()} there"
+
+
+def step(number: int) -> None:
+    """The loop has come to this step, or is still alive within it."""
+    _state.step, _state.since = number, time.monotonic()
+
+
+@contextlib.contextmanager
+def loop(hang_s: float) -> Iterator[None]:
+    """Within, a step that takes longer than `hang_s` seconds ends the process, and says where it stands (0: never)."""
+    done = threading.Event()
+    _state.since, _state.hang_s = time.monotonic(), hang_s
+    if hang_s:
+        threading.Thread(target=_watch_for_hangs, args=(done,), daemon=True, name="hangs").start()
+    try:
+        yield
+    finally:
+        _state.hang_s = 0.0
+        done.set()
+
+
+@contextlib.contextmanager
+def paused() -> Iterator[None]:
+    """Within, nothing counts as hanging."""
+    before, _state.hang_s = _state.hang_s, 0.0
+    try:
+        yield
+    finally:
+        _state.since, _state.hang_s = time.monotonic(), before
+
+
+def connect() -> None:
+    """Starts to tell the other processes of this one's steps, and to hear of theirs."""
+    if board.client() is not None:
+        board.beside(_listen, _TICK_S, "watch")
+        on_abort(_last_words)
+        atexit.register(on_abort, None)
+
+
+def tell(why: str, status: int) -> None:
+    """Tells the other processes that this one ends, so that they do too."""
+    if (store := board.client()) is not None:
+        with contextlib.suppress(Exception):
+            text = f"{status} process {board.index()} ({_name}) ended: {why}; its last step was {_state.step}"
+            store.key_value_set(f"jaxllm/end/{board.index()}", text, allow_overwrite=True)
+
+
+def _listen() -> bool:
+    store = board.client()
+    assert store is not None
+    now = time.monotonic()
+    store.key_value_set(f"jaxllm/step/{board.index()}", f"{now} {_state.step} {_name}", allow_overwrite=True)
+    for key, note in store.key_value_dir_get("jaxllm/step/"):
+        process = int(key.rpartition("/")[2])
+        if _state.heard.get(process, ("", 0.0))[0] != note:
+            _state.heard[process] = note, now
+    ends = dict(store.key_value_dir_get("jaxllm/end/"))
+    ends.pop(f"jaxllm/end/{board.index()}", None)
+    if ends and not preemption.asked():
+        status, _, why = sorted(ends.values())[0].partition(" ")
+        if "hang" in why:
+            faulthandler.dump_traceback(2)
+        _say(why)
+        preemption.leave(int(status))
+    return False
+
+
+def on_abort(handler: Callable[[int], None] | None) -> Callable[[int], None] | None:
+    """What is called when JAX aborts the process, from a thread of its own; gives back what was called until now."""
+    global _handler
+    libc = ctypes.CDLL(None)
+    libc.signal.argtypes, libc.signal.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
+    libc.signal(signal.SIGABRT, ctypes.cast(_abort, ctypes.c_void_p) if handler else None)  # NULL is the default
+    before, _handler = _handler, handler
+    return before
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _abort(number: int) -> None:
+    """Runs within the thread that aborts, and ends the process there."""
+    if _handler:
+        _handler(number)
+    os._exit(128 + number)
+
+
+def _last_words(signum: int) -> None:
+    if preemption.asked():  # the process with the service has saved, and left
+        os._exit(preemption.STATUS)
+    now = time.monotonic()
+    silent = {i: note for i, (note, when) in _state.heard.items() if now - when > _SILENT_S and i != board.index()}
+    if not silent and board.index() > 0 and 0 in _state.heard:
+        silent = {0: _state.heard[0][0]}
+    for process, heard in sorted(silent.items()):
+        _, last, name = heard.split(" ", 2)
+        _say(f"process {process} ({name}) died; its last step was {last}")
+    _say(f"process {board.index()} ends at step {_state.step}: JAX lost another process, or failed itself")
+    os._exit(1)
+
+
+def _watch_for_hangs(done: threading.Event) -> None:
+    while not done.wait(min(_TICK_S, _state.hang_s / 4 or _TICK_S)):
+        hang_s = _state.hang_s
+        if hang_s:  # should this thread not come to it, for a thread in C holds Python's lock, faulthandler does
+            faulthandler.dump_traceback_later(1.5 * hang_s + 5, exit=True, file=2)
+        else:
+            faulthandler.cancel_dump_traceback_later()
+        if hang_s and time.monotonic() - _state.since > hang_s:
+            why = f"step {(_state.step or 0) + 1} hangs: nothing has come of it for {hang_s:g} s"
+            faulthandler.dump_traceback(2)
+            _say(f"{why}; above is where each thread stands")
+            tell(why, 1)
+            preemption.leave(1)
+    faulthandler.cancel_dump_traceback_later()
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):
+        os.write(2, f"error: {text}\n".encode())
