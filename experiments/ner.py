@@ -162,6 +162,7 @@ def main(config: Config) -> None:
         multiple=multiple * config.microbatches,
         pack=config.pack,
         seed=config.seed,
+        first_multiple=session.first_multiple,
     )
     arguments = fit_arguments(config, plan)
     if session.finished(arguments["steps"]):

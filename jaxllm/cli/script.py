@@ -49,8 +49,8 @@ def run(main: Callable[[T], object], config: type[T], argv: Sequence[str] | None
 
 @contextlib.contextmanager
 def input_errors() -> Iterator[None]:
-    """Turns an InputError into one line on stderr and exit status 2, a RunError, a loss that is not finite or a full disk
-    into 1.
+    """Turns an InputError into one line on stderr and exit status 2; into 1 a RunError, a loss that is not finite and a
+    full disk.
 
     Of several processes, one that ends otherwise than by reaching the end tells the others, and does not wait for them.
     """

@@ -18,9 +18,10 @@ from jaxllm.cli.start import Start
 from jaxllm.params import count
 from jaxllm.train.blame import SKIPPED
 from jaxllm.train import board
+from jaxllm.train.checkpoint import newest_meta
 from jaxllm.train.fit import Fitted
 from jaxllm.train.log import read_jsonl
-from jaxllm.train.mesh import make_mesh
+from jaxllm.train.mesh import make_mesh, row_multiple
 from jaxllm.train.run import Run, open_run, report
 
 
@@ -34,6 +35,11 @@ class Session:
     console: Console
     began: float
     """On the monotonic clock."""
+
+    @property
+    def first_multiple(self) -> int:
+        """What the rows of a batch divided by on the mesh that the run began with, times --microbatches."""
+        return int(self.run.config["row_multiple"]) * self.config.microbatches
 
     def finished(self, steps: int) -> bool:
         """Whether the run has nothing left to do for so many steps; then it says so, with the final numbers."""
@@ -106,9 +112,18 @@ def open_session(script: str, config: Common) -> Session:
     """Checks the common flags, finds or names the run's folder, makes the mesh. Writes nothing. Raises InputError."""
     began = time.monotonic()
     check(config)
-    run = open_run(script, config, config.out)
+    run, mesh = open_run(script, config, config.out), make_mesh(config.mesh)
+    multiple = _written(run, config.checkpoints).get("row_multiple", row_multiple(mesh))
+    run = dataclasses.replace(run, config={**run.config, "row_multiple": multiple})
     console = Console(soft_wrap=True, highlight=False, quiet="none" in config.log_to or board.index() > 0)
-    return Session(config, run, make_mesh(config.mesh), console, began)
+    return Session(config, run, mesh, console, began)
+
+
+def _written(run: Run, checkpoints: str) -> dict[str, Any]:
+    """config.json as it stands, or as the newest checkpoint has it where the folder was lost."""
+    path = run.folder / "config.json"
+    written = json.loads(board.broadcast(path.read_text() if board.index() == 0 and path.is_file() else "{}"))
+    return written or (newest_meta(checkpoints).get("run", {}) if checkpoints else {})
 
 
 def describe_mesh(mesh: Mesh) -> str:

@@ -117,11 +117,14 @@ def make_plan(
     pack: bool = True,
     seed: int | None = None,
     longest: int = 0,
+    first_multiple: int = 0,
 ) -> Plan:
     """Plans an epoch of steps of `batch_size` examples each, on average.
 
     lengths: tokens of each example. multiple: what the number of rows must divide by (the mesh). seed: None keeps the
     order of the layout, as evaluations want. longest: rows at least this long (0: as long as they need to be).
+    first_multiple: what `multiple` was when the run began: on another mesh the same examples share the same rows, and
+    rows that are added for it are empty.
     Raises InputError where there is nothing to plan, or unpacked rows do not divide by `multiple`.
     """
     if not len(lengths):
@@ -140,6 +143,8 @@ def make_plan(
         layout = [(i,) for i in range(len(sizes))]
         return Plan(sizes, tuple(layout), shortest, batch_size, steps, seed)
 
+    wanted, multiple = multiple, first_multiple or multiple
+
     def rows_needed(row_length: int) -> int:
         return _round_up(max(1, int(np.ceil(sizes.sum() / (0.985 * steps * row_length)))), multiple)
 
@@ -153,7 +158,8 @@ def make_plan(
         range(shortest, 2 * shortest + 1, 16), key=lambda length: (rows_needed(length) * length, length)
     )
     tried = candidates[: 6 if len(sizes) < 100_000 else 1]
-    return min((packed(length) for length in tried), key=lambda plan: (plan.rows * plan.row_length, plan.row_length))
+    best = min((packed(length) for length in tried), key=lambda plan: (plan.rows * plan.row_length, plan.row_length))
+    return dataclasses.replace(best, rows=_round_up(best.rows, wanted))
 
 
 def collate(rows: Sequence[Sequence[Example]], row_length: int, count: int) -> Batch:

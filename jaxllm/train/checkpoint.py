@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import dataclasses
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,30 +18,12 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
-from orbax.checkpoint.checkpoint_managers import PolicyCheckpointInfo, PreservationContext, PreservationPolicy
 
 from jaxllm.train import board, manifest
+from jaxllm.train.keep import Keep
 from jaxllm.types import InputError, Params, RunError, TrainState
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax reports each file, and what it raises too
-
-
-@dataclasses.dataclass
-class _Keep(PreservationPolicy):
-    """The newest `last`, those at multiples of `every`, and the best, whichever it is."""
-
-    last: int
-    every: int
-    best: int | None = None
-
-    def should_preserve(
-        self, checkpoints: Sequence[PolicyCheckpointInfo], *, context: PreservationContext
-    ) -> Sequence[bool]:
-        newest = len(checkpoints) - self.last
-        return [
-            i >= newest or info.step == self.best or (self.every > 0 and info.step % self.every == 0)
-            for i, info in enumerate(checkpoints)
-        ]
 
 
 class Checkpoints:
@@ -56,7 +37,7 @@ class Checkpoints:
         self.folder = epath.Path(folder)
         if "://" not in str(folder):
             self.folder = self.folder.absolute()
-        self._policy = _Keep(keep, every)
+        self._policy = Keep(keep, every)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._policy, create=write, read_only=not write, cleanup_tmp_directories=write
         )
@@ -261,6 +242,20 @@ def newest_sound(run: str | Path) -> int:
         if position is not None:
             return position
     raise InputError(f"{run} holds no checkpoint yet")
+
+
+def newest_meta(folder: str | Path) -> dict[str, Any]:
+    """The meta data of the newest checkpoint in a folder of them, as far as it can be read; empty without one."""
+    if not epath.Path(folder).exists():
+        return {}
+    checkpoints = Checkpoints(folder, write=False)
+    try:
+        position = checkpoints.latest()
+        return {} if position is None else checkpoints.meta(position)
+    except (OSError, ValueError):
+        return {}
+    finally:
+        checkpoints.close()
 
 
 def read_params(run: str | Path, abstract: Mapping[str, jax.ShapeDtypeStruct], position: int | None = None) -> Params:

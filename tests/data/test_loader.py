@@ -1,5 +1,7 @@
 """The batch of a step, wherever a run begins and whichever rows a process holds."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -79,3 +81,16 @@ def test_evaluations_see_every_example_once_and_know_where():
             seen.append(place.example)
     assert sorted(seen) == list(range(len(EXAMPLES)))
     assert len(batches) == plan.steps == len(list(batches)), "it can be gone through again"
+
+
+def test_the_fingerprint_knows_examples_and_order_and_no_mesh():
+    def of(examples=EXAMPLES, seed=5, **options):
+        options = {"batch_size": 8, "multiple": 4, "first_multiple": 4, **options}
+        return loader(examples, make_plan(lengths(examples), seed=seed, **options)).fingerprint()
+
+    changed = [*EXAMPLES[:-1], dataclasses.replace(EXAMPLES[-1], tokens=EXAMPLES[-1].tokens + 1)]
+    assert of() == of(multiple=8) == of(multiple=2) == loader(EXAMPLES, make_plan(
+        lengths(EXAMPLES), batch_size=8, multiple=4, seed=5), lambda batch, step, rows: batch
+    ).fingerprint()  # fmt: skip
+    others = {of(seed=6), of(batch_size=9), of(EXAMPLES[:-1]), of(), of([e for e in changed for _ in range(2)])}
+    assert len(others) == 5

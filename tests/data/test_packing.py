@@ -147,3 +147,16 @@ def test_places_are_where_collate_puts_things():
             span = batch.tokens_BT[place.row, place.start : place.start + lengths[place.example]]
             np.testing.assert_array_equal(span, made[place.example].tokens)
         assert (batch.segments_BT > 0).sum() == sum(lengths[p.example] for p in found)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("pack", [True, False])
+def test_a_run_that_moves_to_another_mesh_keeps_its_rows(kind, pack):
+    lengths, options = lengths_of(kind), {"batch_size": 16, "pack": pack, "seed": 2}
+    began = make_plan(lengths, multiple=8, **options)
+    for multiple in (1, 2, 4, 8, 16):
+        moved = make_plan(lengths, multiple=multiple, first_multiple=8, **options)
+        assert moved.rows % multiple == 0
+        assert moved.rows >= began.rows
+        assert moved.row_length == began.row_length
+        assert all(moved.step(i) == began.step(i) for i in range(2 * began.steps))
