@@ -16,8 +16,8 @@ from jaxllm.cli import adapters
 from jaxllm.cli.common import Common, check
 from jaxllm.cli.start import Start
 from jaxllm.params import count
-from jaxllm.train.blame import SKIPPED
 from jaxllm.train import board
+from jaxllm.train.blame import SKIPPED
 from jaxllm.train.checkpoint import newest_meta
 from jaxllm.train.fit import Fitted
 from jaxllm.train.log import read_jsonl
