@@ -40,7 +40,7 @@ from jaxllm.train.mesh import row_multiple
 from jaxllm.train.run import operational
 from jaxllm.types import InputError, Numbers
 
-DEMO_STEPS = 200
+DEMO_STEPS = 400
 """Of the run with no flags: what two CPU cores do in about two minutes."""
 
 
@@ -56,7 +56,7 @@ class Config(DecoderFlags):
     """Cut rows from the documents end to end, instead of packing whole documents that do not see each other."""
     epochs: float = 0.0
     """Passes over the data; 0 for one (of the embedded corpus, with no --steps either: what takes two minutes)."""
-    batch_size: int = 16
+    batch_size: int = 8
     """Rows per optimizer step over all devices."""
     learning_rate: float = 2e-3
     """At the peak of the schedule."""
@@ -74,7 +74,7 @@ class Config(DecoderFlags):
     """What the sample at each evaluation continues; by default it begins a document."""
     sample_tokens: int = operational(80)
     """Tokens of that sample; 0 for none."""
-    eval_every: str = operational("100")
+    eval_every: str = operational("200")
     """Steps between evaluations, or `epoch`; 0 for the end only."""
     checkpoint_every: str = operational("500")
     """Steps between checkpoints, or `epoch`; 0 for the end only."""

@@ -145,8 +145,9 @@ def test_the_other_ways_to_train(corpus, tmp_path, capsys):
     other = tmp_path / "other.txt"
     other.write_text(textwrap.dedent(inspect.getsource(textwrap)))
     run("--dataset", f"{corpus}:3", f"{other}:1", "--concatenate", "--steps", 12, "--optimizer", "schedule_free_adamw",
-        "--dtype", "bfloat16", "--remat", "full", "--microbatches", 2, "--strategy", "pmap", "--learning-rate", 1e-2,
-        "--loss-args", "z_loss=1e-4", "label_smoothing=0.1", "--schedule", "wsd", "--eval-every", 0,
+        "--dtype", "bfloat16", "--remat", "full", "--batch-size", 16, "--microbatches", 2, "--strategy", "pmap",
+        "--learning-rate", 1e-2, "--loss-args", "z_loss=1e-4", "label_smoothing=0.1", "--schedule", "wsd",
+        "--eval-every", 0,
         "--prompt", "def ", "--export-dtype", "bfloat16", "--out", tmp_path / "d", *FAST)  # fmt: skip
     lines = numbers(tmp_path / "d")
     losses = [line["loss"] for line in lines if "loss" in line]
