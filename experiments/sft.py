@@ -4,6 +4,7 @@
     python experiments/sft.py --model HuggingFaceTB/SmolLM2-135M --dataset HuggingFaceTB/smoltalk:everyday-conversations
     python experiments/sft.py --model runs/pretrain-1a2b3c4d --dataset instructions.jsonl --chat-template chatml
     python experiments/sft.py --model path/to/llama --dataset alpaca.json --loss dft --max-length 1024 --mesh fsdp=8
+    python experiments/sft.py --model path/to/llama --dataset chats.jsonl --lora-rank 16
 
 Papers: Wei et al. 2021, Finetuned Language Models Are Zero-Shot Learners; Ouyang et al. 2022, InstructGPT, section 3.5.
 Expected: see experiments/README.md, which has the numbers and the time they took.
@@ -22,6 +23,8 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from jaxllm.cli import adapters
+from jaxllm.cli.adapters import LoraFlags
 from jaxllm.cli.chat_start import start_chat
 from jaxllm.cli.common import fit_arguments, loss_arguments, optim_config
 from jaxllm.cli.dialogues import DialogueFlags, Split, examples_of, key_of, lines_of, read_dialogues, texts_of
@@ -43,13 +46,14 @@ from jaxllm.types import Numbers
 
 RECIPES: dict[str, dict[str, Any]] = {
     "pretrained": {"epochs": 3.0, "learning_rate": 2e-5, "weight_decay": 0.0, "beta2": 0.999},
+    "adapters": {"epochs": 3.0, "learning_rate": 2e-4, "weight_decay": 0.0, "beta2": 0.999},
     "scratch": {"epochs": 3.0, "learning_rate": 2e-3, "weight_decay": 0.1, "beta2": 0.98},
 }
-"""What flags that are not given are, by where the weights come from."""
+"""What flags that are not given are, by where the weights come from, and for adapters on them."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(DialogueFlags):
+class Config(DialogueFlags, LoraFlags):
     """Supervised fine-tuning. What stands as None below follows RECIPES."""
 
     epochs: float | None = None  # type: ignore[assignment]
@@ -76,7 +80,8 @@ class Config(DialogueFlags):
 
 def settle(config: Config) -> Config:
     """Fills in what was not given from the recipe for these weights."""
-    recipe = RECIPES["scratch" if config.model in PRESETS or config.model.endswith(".json") else "pretrained"]
+    scratch = config.model in PRESETS or config.model.endswith(".json")
+    recipe = RECIPES["scratch" if scratch else "adapters" if config.lora_rank or config.lora_from else "pretrained"]
     return dataclasses.replace(config, **{name: x for name, x in recipe.items() if getattr(config, name) is None})
 
 
@@ -120,7 +125,7 @@ def main(config: Config) -> None:
     loss = resolve(config.loss, **loss_arguments(config.loss_args))
     session = open_session("sft", config)
     splits = read_dialogues(config)
-    begin = start_chat(config, texts_of(splits["train"]), key_of(splits["train"]))
+    begin = adapters.apply(start_chat(config, texts_of(splits["train"]), key_of(splits["train"])), config)
     examples = {name: examples_of(split, config, begin) for name, split in splits.items()}
     multiple = row_multiple(session.mesh)
     plan = make_plan(

@@ -15,6 +15,7 @@ COMMANDS = {
     "explain-sharding": "what of a model each device of a mesh would hold",
     "generate": "text that continues a prompt, by a trained decoder",
     "losses": "every loss with its formula, its paper and its arguments",
+    "show-batch": "the rows that a step of fine-tuning trains on, with what is learnt of them",
     "tag": "entities in text, by a trained token classifier",
 }
 

@@ -119,6 +119,19 @@ def test_goes_on_from_a_run_with_its_template(trained, data, tmp_path, capsys):
     assert "is finished (1 steps)" in capsys.readouterr().out
 
 
+def test_adapters_alone_are_trained_and_saved_and_the_export_is_merged(trained, data, tmp_path):
+    from safetensors.numpy import load_file
+
+    out = tmp_path / "lora"
+    run("--dataset", data, "--steps", 2, "--out", out, *FAST, "--model", trained, "--lora-rank", 2)
+    saved = load_file(out / "adapter" / "adapter_model.safetensors")
+    assert saved
+    assert all("lora_" in name for name in saved)
+    old, new = (load_file(folder / "hf" / "model.safetensors") for folder in (trained, out))
+    changed = {name for name in old if not np.array_equal(old[name], new[name])}
+    assert changed == {name for name in old if name.endswith("proj.weight")}
+
+
 @pytest.mark.parametrize(
     ("rows", "flags", "fault"),
     [
