@@ -127,6 +127,7 @@ def main(config: Config) -> None:
     plan = make_plan(
         AnswerRows(groups["train"], layout).lengths, batch_size=config.batch_size,
         multiple=multiple * config.microbatches, pack=config.pack, seed=config.seed,
+        first_multiple=session.first_multiple,
     )  # fmt: skip
     arguments = fit_arguments(config, plan)
     if session.finished(arguments["steps"]):

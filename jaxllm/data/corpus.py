@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxllm.data.documents import Documents, Fragment
-from jaxllm.data.tokenizers import cache_root, keep
+from jaxllm.data.tokenizers import alone, cache_root, keep
 from jaxllm.types import InputError
 
 VERSION = 1
@@ -83,16 +83,16 @@ def open_corpus(
     encoder = _encoder(tokenizer)
     key = hashlib.sha256(json.dumps([VERSION, documents.key, encoder.to_str(), marks]).encode()).hexdigest()[:20]
     folder = (cache_root() if root is None else root) / "tokens" / key
-    if (corpus := _open(folder, documents.name, marks, vocab_size)) is not None:
-        return corpus
-    shutil.rmtree(folder, ignore_errors=True)  # damaged, if it is there
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix="partial-"))
-    try:
-        _write(partial, documents, encoder, marks, say)
-        keep(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with alone(folder):
+        if (corpus := _open(folder, documents.name, marks, vocab_size)) is not None:
+            return corpus
+        shutil.rmtree(folder, ignore_errors=True)  # damaged, if it is there
+        partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix="partial-"))
+        try:
+            _write(partial, documents, encoder, marks, say)
+            keep(partial, folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     corpus = _open(folder, documents.name, marks, vocab_size)
     assert corpus is not None
     return corpus

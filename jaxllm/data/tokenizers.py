@@ -5,6 +5,8 @@ Both know one special token, `<|endoftext|>`, which begins and ends a text, and 
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -80,12 +82,12 @@ def trained(kind: str, texts: Iterable[str], key: str, root: Path | None = None,
 
     digest = hashlib.sha256(json.dumps([kind, key, SAMPLE, options], sort_keys=True).encode()).hexdigest()[:20]
     folder = (cache_root() if root is None else root) / "tokenizers" / digest
-    if not (folder / "tokenizer.json").is_file():
-        tokenizer = KINDS[kind](texts, **options)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix="partial-"))
-        tokenizer.save_pretrained(partial)
-        keep(partial, folder)
+    with alone(folder):
+        if not (folder / "tokenizer.json").is_file():
+            tokenizer = KINDS[kind](texts, **options)
+            partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix="partial-"))
+            tokenizer.save_pretrained(partial)
+            keep(partial, folder)
     return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
@@ -103,6 +105,18 @@ def stored(tokenizer: Any, root: Path | None = None) -> Any:
     folder = parent / digest.hexdigest()[:20]
     keep(partial, folder)
     return AutoTokenizer.from_pretrained(folder)
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Within, no other process of this host is: of those that would make a folder one does, the others find it."""
+    locks = folder.parent.with_name("locks")
+    for parent in (folder.parent, locks):
+        parent.mkdir(parents=True, exist_ok=True)
+    with (locks / folder.name).open("w") as file:
+        with contextlib.suppress(OSError):  # a file system that has no such locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def keep(partial: Path, folder: Path) -> None:

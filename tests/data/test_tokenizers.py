@@ -1,3 +1,6 @@
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from jaxllm.data import tokenizers
@@ -67,3 +70,20 @@ def test_only_a_sample_is_read(monkeypatch):
 def test_a_vocabulary_below_the_bytes_is_refused():
     with pytest.raises(InputError, match="257"):
         tokenizers.bpe(TEXTS, 100)
+
+
+def test_of_two_that_would_make_a_folder_one_does(tmp_path):
+    made, folder = [], tmp_path / "kind" / "key"
+
+    def make():
+        with tokenizers.alone(folder):
+            if not folder.exists():
+                time.sleep(0.1)
+                folder.mkdir()
+                made.append(folder)
+
+    with ThreadPoolExecutor(4) as pool:
+        for future in [pool.submit(make) for _ in range(4)]:
+            future.result()
+    assert made == [folder]
+    assert list(folder.parent.iterdir()) == [folder]
