@@ -82,7 +82,7 @@ def main(config: Config) -> None:
     rows = {name: AnswerRows(part, layout) for name, part in groups.items()}
     plan = make_plan(
         rows["train"].lengths, batch_size=config.batch_size, multiple=multiple * config.microbatches,
-        pack=config.pack, seed=config.seed,
+        pack=config.pack, seed=config.seed, first_multiple=session.first_multiple,
     )  # fmt: skip
     arguments = fit_arguments(config, plan)
     if session.finished(arguments["steps"]):

@@ -130,7 +130,7 @@ def main(config: Config) -> None:
     multiple = row_multiple(session.mesh)
     plan = make_plan(
         lengths(examples["train"]), batch_size=config.batch_size, multiple=multiple * config.microbatches,
-        pack=config.pack, seed=config.seed,
+        pack=config.pack, seed=config.seed, first_multiple=session.first_multiple,
     )  # fmt: skip
     arguments = fit_arguments(config, plan)
     if session.finished(arguments["steps"]):
