@@ -17,10 +17,11 @@ import jax.numpy as jnp
 
 from jaxllm.axes import cuts
 from jaxllm.losses.arguments import Fraction, NonNegative, Positive, parameters
+from jaxllm.losses.chunks import device_rows, over_chunks
 from jaxllm.types import Batch, InputError, LossFn, Mean, Metrics
 
-LOGITS_BYTES = 32 * 2**20
-"""How much float32 logits one chunk may take, per row shard; all of it at once where it fits."""
+LOGITS_BYTES = 64 * 2**20
+"""How much float32 logits one chunk may take on a device; all of it at once where it fits."""
 
 
 def over_tokens(
@@ -68,36 +69,12 @@ def over_hidden(head: Callable[[Any], Any], hidden: Any, batch: Batch, fn: Calla
         values = fn(head(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), hidden)), targets_BC.reshape(-1))
         return jax.tree.map(lambda v: v.reshape(targets_BC.shape), values)
 
-    position = jax.tree.map(lambda x: jax.ShapeDtypeStruct((B, *x.shape[2:]), x.dtype), hidden)
+    position = jax.tree.map(lambda x: jax.ShapeDtypeStruct((device_rows(B), *x.shape[2:]), x.dtype), hidden)
     size = sum(x.size for x in jax.tree.leaves(jax.eval_shape(lambda h: head(h), position)))
-    length = max(1, LOGITS_BYTES // (4 * size))  # the chunk's positions, over all rows
+    length = max(1, LOGITS_BYTES // (4 * size))  # the chunk's positions, over the rows of a device
     if length >= T:
         return compute(hidden, batch.targets_BT)
-
-    # Chunks cut the sequence, not the rows, so that rows stay sharded as they are; and each device's part of it alike.
-    own = T // parts
-    count = -(-own // max(1, length // parts))
-    length = -(-own // count)
-
-    def chunks(x: jax.Array) -> jax.Array:
-        by_part = x.reshape(B, parts, own, *x.shape[2:])
-        padded = jnp.pad(by_part, [(0, 0), (0, 0), (0, count * length - own)] + [(0, 0)] * (x.ndim - 2))
-        cut = jnp.moveaxis(padded.reshape(B, parts, count, length, *x.shape[2:]), 2, 0)
-        return cut.reshape(count, B, parts * length, *x.shape[2:])
-
-    def whole(v: jax.Array) -> jax.Array:
-        by_part = jnp.moveaxis(v.reshape(count, B, parts, length), 0, 2).reshape(B, parts, count * length)
-        return by_part[:, :, :own].reshape(B, T)
-
-    @functools.partial(jax.checkpoint, prevent_cse=False)
-    def body(_: None, chunk: tuple[Any, jax.Array, jax.Array]) -> tuple[None, Any]:
-        hidden, targets_BC, weights_BC = chunk
-        nothing = jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), jax.eval_shape(compute, hidden, targets_BC))
-        return None, jax.lax.cond(jnp.any(weights_BC != 0), compute, lambda *_: nothing, hidden, targets_BC)
-
-    xs = jax.tree.map(chunks, hidden), chunks(batch.targets_BT), chunks(batch.weights_BT)
-    _, values = jax.lax.scan(body, None, xs)
-    return jax.tree.map(whole, values)
+    return over_chunks(compute, hidden, batch.targets_BT, batch.weights_BT, length)
 
 
 def token_logprobs(logits_NV: jax.Array, targets_N: jax.Array) -> jax.Array:

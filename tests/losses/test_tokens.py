@@ -1,15 +1,21 @@
 """Cross entropy against numpy, and the chunked head against the plain one."""
 
+import contextlib
 import dataclasses
+import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from jaxllm.losses import tokens
 from jaxllm.losses.tokens import cross_entropy, over_tokens, token_logprobs, token_loss
+from jaxllm.models.layers import matmul
 from jaxllm.params import bind, split
 from jaxllm.train.mesh import make_mesh, put_batch
 from jaxllm.types import Batch, Mean, value
@@ -145,16 +151,76 @@ def test_chunks_of_no_weight_are_not_looked_at(model, monkeypatch):
     assert np.isnan(jax.jit(objective(spoiled_def, dataclasses.replace(light, weights_BT=BATCH.weights_BT)))(params))
 
 
-def test_chunks_of_a_sharded_batch(model, monkeypatch):
+@pytest.mark.parametrize("text", ["data=8", "data=2,fsdp=2,tensor=2", "fsdp=2,context=2,tensor=2"])
+@pytest.mark.parametrize("is_set", [True, False])
+def test_chunks_of_a_sharded_batch(model, monkeypatch, text, is_set):
+    """With the mesh set the budget is each device's; without, it is of all rows."""
     graphdef, params = model
+    rows = jax.tree.map(lambda x: x[:, :12], BATCH)  # two divide them
     loss = lambda params, batch: objective(graphdef, batch, z_loss=0.01)(params)
-    whole, gradients = jax.jit(jax.value_and_grad(loss))(params, BATCH)
-    chunked(monkeypatch, 4)
-    for text in ("data=8", "data=2,fsdp=2,tensor=2"):
-        placed = put_batch(BATCH, make_mesh(text), B)
-        found, others = jax.jit(jax.value_and_grad(loss))(params, placed)
-        assert float(found) == pytest.approx(float(whole), rel=1e-6)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), others, gradients)
+    whole, gradients = jax.jit(jax.value_and_grad(loss))(params, rows)
+    monkeypatch.setattr(tokens, "LOGITS_BYTES", 4 * V * (4 if is_set else 4 * B))
+    mesh = make_mesh(text)
+    kernel = jax.device_put(params["kernel"], NamedSharding(mesh, P("fsdp", None)))
+    with jax.set_mesh(mesh) if is_set else contextlib.nullcontext():
+        step = jax.jit(jax.value_and_grad(loss))
+        placed = params | {"kernel": kernel}, put_batch(rows, mesh, B)
+        found, others = step(*placed)
+        jaxpr = str(jax.make_jaxpr(step)(*placed))
+    assert "scan" in jaxpr
+    assert float(found) == pytest.approx(float(whole), rel=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), others, gradients)
+
+
+@dataclasses.dataclass(frozen=True)
+class Wide:
+    """Hidden states that are given, and a head of a real vocabulary's size."""
+
+    hidden_BTD: Any
+    table: Any
+    tied: bool
+
+    def hidden(self, batch, key=None):
+        return self.hidden_BTD, {}
+
+    def head(self, hidden_ND):
+        return matmul(hidden_ND, self.table.T if self.tied else self.table)
+
+
+def temporaries(vocab, tied, budget, monkeypatch):
+    """Bytes that the compiled value and gradients of 8,192 tokens at width 512 take beside arguments and results."""
+    monkeypatch.setattr(tokens, "LOGITS_BYTES", budget)
+    ids, weights = jax.ShapeDtypeStruct((16, 512), jnp.int32), jax.ShapeDtypeStruct((16, 512), jnp.float32)
+    hidden = jax.ShapeDtypeStruct((16, 512, 512), jnp.float32)
+    table = jax.ShapeDtypeStruct((vocab, 512) if tied else (512, vocab), jnp.float32)
+    loss = lambda hidden, table, batch: value(cross_entropy(Wide(hidden, table, tied), batch)["loss"])
+    lowered = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(hidden, table, Batch(ids, ids, weights, ids, ids))
+    return lowered.compile().memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_memory_is_that_of_a_chunk_whatever_the_vocabulary(tied, monkeypatch):
+    budget = tokens.LOGITS_BYTES
+    found = {vocab: temporaries(vocab, tied, budget, monkeypatch) for vocab in (25_000, 50_257, 200_000)}
+    assert found[50_257] <= temporaries(50_257, tied, 2**60, monkeypatch) / 8
+    beside = [size - 4 * 512 * vocab for vocab, size in found.items()]  # the head's gradient
+    assert max(beside) <= 1.2 * min(beside)
+
+
+def test_a_device_has_a_budget_of_its_own(model, monkeypatch):
+    """Eight devices look at as many positions at a time as one does of an eighth of the rows."""
+    graphdef, params = model
+    monkeypatch.setattr(tokens, "LOGITS_BYTES", 4 * V * 4)
+
+    def chunks(batch):
+        text = str(jax.make_jaxpr(objective(graphdef, batch))(params))
+        return int(re.search(r"scan\[.*?length=(\d+)", text, re.DOTALL)[1])
+
+    alone = chunks(jax.tree.map(lambda x: x[:1], BATCH))
+    assert alone == 4
+    assert chunks(BATCH) == 13
+    with jax.set_mesh(make_mesh("fsdp=8")):
+        assert chunks(BATCH) == alone
 
 
 def test_a_function_of_the_logits_is_a_loss(model, monkeypatch):

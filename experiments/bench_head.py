@@ -1,0 +1,120 @@
+"""What the chunked head costs beside all logits at once: time in turn, and compiled temporary memory.
+
+    python experiments/bench_head.py
+
+Cross entropy of random hidden states, its value and its gradients for hidden states and head, by `losses/tokens.py`
+with its own budget of logits, and with one that lets all of them be. Both are compiled first; then they run in turn,
+and the ratio is taken round by round. Memory is XLA's own account of the compiled program, and its second column leaves
+out an array of the head's size, its gradient.
+Expected: experiments/README.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxllm.cli.script import run as run_script
+from jaxllm.losses import tokens
+from jaxllm.models.layers import matmul
+from jaxllm.types import Batch, InputError, Metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Times the chunked head against all logits at once."""
+
+    rows: int = 16
+    """Rows of a batch."""
+    length: int = 512
+    """Tokens of a row."""
+    width: int = 512
+    """Features of a hidden state."""
+    vocab: int = 50257
+    """Size of the vocabulary."""
+    others: tuple[int, ...] = (25_000, 100_000, 200_000)
+    """Vocabularies whose chunked memory is reported too."""
+    tied: bool = False
+    """The head is a table [V, D], as a tied one is."""
+    rounds: int = 5
+    """How often each side runs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """Hidden states that are given, and a head."""
+
+    hidden_BTD: jax.Array
+    head_: jax.Array
+    tied: bool
+
+    def hidden(self, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, Metrics]:
+        """As they are."""
+        return self.hidden_BTD, {}
+
+    def head(self, hidden_ND: jax.Array) -> jax.Array:
+        """logits_NV."""
+        return matmul(hidden_ND, self.head_.T if self.tied else self.head_)
+
+
+def compiled(config: Config, vocab: int, batch: Batch, budget: int) -> Any:
+    """(hidden, head, batch) -> loss and its gradients for both, with this many bytes of logits at a time."""
+    hidden = jax.ShapeDtypeStruct((config.rows, config.length, config.width), jnp.float32)
+    shape = (vocab, config.width) if config.tied else (config.width, vocab)
+
+    def loss(hidden: jax.Array, head: jax.Array, batch: Batch) -> jax.Array:
+        return tokens.cross_entropy(Model(hidden, head, config.tied), batch)["loss"].value()
+
+    before, tokens.LOGITS_BYTES = tokens.LOGITS_BYTES, budget
+    step = jax.jit(jax.value_and_grad(loss, (0, 1)))
+    made = step.lower(hidden, jax.ShapeDtypeStruct(shape, jnp.float32), batch).compile()
+    tokens.LOGITS_BYTES = before
+    return made
+
+
+def main(config: Config) -> None:
+    """Compiles, runs in turn, prints."""
+    if config.rounds < 1:
+        raise InputError(f"--rounds {config.rounds}: at least 1 is needed")
+    draw = np.random.default_rng(0)
+    size = (config.rows, config.length)
+    ones = np.ones(size, np.int32)
+    batch = Batch(ones, draw.integers(0, min(config.vocab, *config.others), size, dtype=np.int32),
+                  np.ones(size, np.float32), ones, ones)  # fmt: skip
+    sides = {"chunked": tokens.LOGITS_BYTES, "at once": 2**60}
+    for vocab in sorted({config.vocab, *config.others}):
+        for name, budget in sides.items():
+            if name == "chunked" or vocab == config.vocab:
+                temp = compiled(config, vocab, batch, budget).memory_analysis().temp_size_in_bytes
+                less = temp - 4 * config.width * vocab
+                print(f"vocabulary {vocab:>7,}  {name:<8} {temp / 1e6:>8,.1f} MB, less its gradient {less / 1e6:,.1f}")
+
+    steps = {name: compiled(config, config.vocab, batch, budget) for name, budget in sides.items()}
+    hidden = jnp.asarray(draw.normal(size=(*size, config.width)), jnp.float32)
+    shape = (config.vocab, config.width) if config.tied else (config.width, config.vocab)
+    head = jnp.asarray(0.02 * draw.normal(size=shape), jnp.float32)
+    found = {name: jax.block_until_ready(step(hidden, head, batch)) for name, step in steps.items()}  # a warm heap
+    for i, name in enumerate(("loss", "hidden", "head")):
+        a, b = (np.ravel(x[0] if i == 0 else x[1][i - 1]) for x in found.values())
+        print(f"largest difference of {name}: {np.abs(a - b).max() / np.abs(b).max():.1e} of the largest value")
+    del found
+
+    ratios, seconds = [], dict.fromkeys(steps, 0.0)
+    for _ in range(config.rounds):
+        for name, step in steps.items():
+            began = time.perf_counter()
+            jax.block_until_ready(step(hidden, head, batch))
+            seconds[name] = time.perf_counter() - began
+        ratios.append(seconds["chunked"] / seconds["at once"])
+        print(", ".join(f"{name} {x:.2f} s" for name, x in seconds.items()), f"ratio {ratios[-1]:.3f}", flush=True)
+    print(f"median ratio {statistics.median(ratios):.2f} (from {min(ratios):.2f} to {max(ratios):.2f})")
+
+
+if __name__ == "__main__":
+    run_script(main, Config)
