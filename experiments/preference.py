@@ -34,7 +34,7 @@ from jaxllm.cli.session import open_session
 from jaxllm.data.answers import AnswerBatches, AnswerRows, Group, mismatched
 from jaxllm.data.chat_templates import end_ids
 from jaxllm.data.packing import make_plan
-from jaxllm.evals.preference import drift, evaluator
+from jaxllm.evals.preference import drift, evaluator, log_ratios
 from jaxllm.losses import Loss, Mixture, names, resolve
 from jaxllm.losses.objective import PreferenceLoss
 from jaxllm.losses.reward import read_rewards
@@ -73,7 +73,7 @@ class Config(PairFlags, LoraFlags):
     weight_decay: float = 0.0
     """Decoupled; biases and norms are spared."""
     samples: int = operational(64)
-    """Prompts of dev to answer at the end, for the length of answers and the KL from the reference; 0 for none."""
+    """Prompts of dev to answer at the end, to compare with the reference in length and KL divergence; 0 for none."""
     sample_tokens: int = operational(64)
     """Tokens of these answers at most."""
 
@@ -143,29 +143,30 @@ def main(config: Config) -> None:
         rows = {name: AnswerRows(part, layout, reference.logps(part, name)) for name, part in groups.items()}
         del reference  # and its parameters
 
-    def evaluation(split: str) -> Any:
+    def batches_of(split: str) -> AnswerBatches:
         size = min(config.eval_batch_size, len(groups[split]))
-        batches = AnswerBatches(rows[split], make_plan(rows[split].lengths, batch_size=size, multiple=multiple))
-        return evaluator(loss, batches)
+        return AnswerBatches(rows[split], make_plan(rows[split].lengths, batch_size=size, multiple=multiple))
 
+    evals = {"dev": evaluator(loss, batches_of("dev"))} if "dev" in rows else {}
     fitted = fit(
         model, loss=loss, data=rows["train"].loader(plan), optimizer=optim_config(config),
-        run=session.describing(begin), mesh=mesh, evals={"dev": evaluation("dev")} if "dev" in rows else {},
-        **arguments,
+        run=session.describing(begin), mesh=mesh, evals=evals, **arguments,
     )  # fmt: skip
 
     finals = {k: x for line in fitted.log if line["step"] == fitted.position for k, x in line.items() if "dev/" in k}
     if "test" in rows:
-        finals |= {f"test/{name}": x for name, x in evaluation("test")(fitted.model).items()}
+        finals |= {f"test/{name}": x for name, x in evaluator(loss, batches_of("test"))(fitted.model).items()}
     if config.samples and "dev" in rows:
         policy = Runner(begin.model.graphdef, {n: fitted.model.params[n] for n in begin.model.graphdef.abstract}, mesh)
-        prompts = [group.prompt for group in groups["dev"][: config.samples]]
+        start, prompts = starting(base, mesh, config.seed), [group.prompt for group in groups["dev"][: config.samples]]
         found = drift(
-            policy, starting(base, mesh, config.seed), prompts, ends=end_ids(begin.tokenizer),
+            policy, start, prompts, ends=end_ids(begin.tokenizer),
             max_tokens=min(config.sample_tokens, begin.config.max_positions - max(map(len, prompts))),
             batch_size=config.eval_batch_size, seed=config.seed,
         )  # fmt: skip
         finals |= {f"samples/{name}": x for name, x in found.items()}
+        if len(splits["dev"].found[0].answers) > 1:
+            finals |= {f"dev/{name}": x for name, x in log_ratios(policy, start, batches_of("dev")).items()}
     console.print(f"\nstep {fitted.position}")
     for name, x in finals.items():
         console.print(f"  {name} {x:.4f}")

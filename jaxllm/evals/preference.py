@@ -35,6 +35,23 @@ def evaluator(loss: LossFn, batches: AnswerBatches) -> Callable[[Runner], Number
     return evaluate
 
 
+def log_ratios(policy: Runner, reference: Runner, batches: AnswerBatches) -> Numbers:
+    """Which answers of pairs the policy favours beside its reference, whatever loss it was trained by.
+
+    log_ratio_margin: by how many nats log policy / reference of the chosen answer is above that of the rejected one, on
+    average. log_ratio_accuracy: the share of pairs where it is above. Of the sums over an answer's tokens.
+    """
+    both = (answer_logps(model, batches) for model in (policy, reference))
+    margins = []
+    for group, ours, theirs in zip(batches.rows.groups, *both, strict=True):
+        ratio = {a.side: (x - y).sum(dtype=np.float64) for a, x, y in zip(group.answers, ours, theirs, strict=True)}
+        margins.append(ratio[1] - ratio[-1])
+    return {
+        "log_ratio_margin": float(np.mean(margins)),
+        "log_ratio_accuracy": float(np.mean(np.array(margins) > 0)),
+    }
+
+
 def drift(
     policy: Runner,
     reference: Runner,

@@ -78,6 +78,10 @@ def test_run_folder_is_whole(trained):
     assert {"rewards/accuracies", "rewards/margins", "logps/chosen"} <= lines[0].keys()
     summary = json.loads((trained / "summary.json").read_text())
     assert {"dev/loss", "dev/rewards/accuracies", "samples/kl", "samples/length"} <= summary["final"].keys()
+    # DPO's reward is beta times the log-ratio.
+    margin = summary["final"]["dev/rewards/margins"] / 0.1
+    assert summary["final"]["dev/log_ratio_margin"] == pytest.approx(margin, abs=1e-4)
+    assert summary["final"]["dev/log_ratio_accuracy"] == pytest.approx(summary["final"]["dev/rewards/accuracies"])
     assert 0 < summary["final"]["samples/length"] <= 6
     assert summary["dropped"]["train"] == {
         "chosen equals rejected": [f"{trained.parent}/pairs.jsonl, line 4"],

@@ -1,0 +1,196 @@
+"""Several preference losses on the same model, pairs and seeds: one table and one plot, with confidence intervals.
+
+    python experiments/compare_losses.py
+    python experiments/compare_losses.py --model runs/sft-1a2b3c4d --dataset pairs.jsonl --losses sigmoid ipo simpo \
+        --seeds 0 1 2 3 4
+    python experiments/compare_losses.py --losses sigmoid my_losses.py:margin --loss-args beta=0.2
+
+Each run is one of experiments/preference.py, in a folder below --out, so what has been run is not run again. Measured
+on dev, at the end of each run: reward accuracy (the reward is the one that the loss optimises) and, on the scale that
+all losses share, by how many nats the log-ratio of policy and reference favours the chosen answer; the log-probability
+of the chosen answers; and, of answers sampled to dev's prompts, their length and the KL divergence from the reference.
+A model that is trained from scratch starts from other weights with each seed, and has another reference.
+Expected: see experiments/README.md.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import functools
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from experiments import preference
+from jaxllm.cli.script import run as run_script
+from jaxllm.losses import resolve
+from jaxllm.types import InputError
+
+MEASURES = {
+    "dev/rewards/accuracies": "reward accuracy",
+    "dev/log_ratio_margin": "margin (nats)",
+    "samples/kl": "KL from the reference (nats)",
+    "dev/logps/chosen": "log p(chosen) (nats)",
+    "samples/length": "length (tokens)",
+}
+"""What is compared: its name in a run's summary.json, and in table and plot."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(preference.Config):
+    """Preference tuning with several losses and seeds. Other flags are those of experiments/preference.py."""
+
+    losses: tuple[str, ...] = ("sigmoid", "ipo", "apo_zero", "simpo", "sigmoid+sft")
+    """Names, mixtures or functions."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One run each."""
+
+
+def settle(config: Config) -> tuple[Config, list[preference.Config]]:
+    """The configuration with its folder, and that of each run. Raises InputError before any run starts."""
+    if not config.losses or not config.seeds:
+        raise InputError("--losses and --seeds: give at least one of each")
+    if config.loss is not None:
+        raise InputError(f"--loss {config.loss}: it is --losses here, one or several")
+    if not config.samples:
+        raise InputError("--samples 0: there would be no length and no KL to compare; give a number of prompts")
+    known = {f.name for f in dataclasses.fields(preference.Config)}
+    shared = {name: x for name, x in vars(config).items() if name in known}
+    config = dataclasses.replace(config, out=config.out or "runs/compare_losses")
+    for text in config.loss_args:
+        if not any(_takes(loss, text) for loss in config.losses):
+            raise InputError(f"--loss-args {text}: none of {', '.join(config.losses)} takes it")
+    runs = []
+    for loss in config.losses:
+        own = tuple(text for text in config.loss_args if _takes(loss, text))
+        for seed in config.seeds:
+            out = str(Path(config.out) / f"{_slug(loss)}-{seed}")
+            run = preference.Config(**{**shared, "loss": loss, "loss_args": own, "seed": seed, "out": out})
+            preference.find_loss(preference.settle(run))
+            runs.append(run)
+    return config, runs
+
+
+def _takes(loss: str, argument: str) -> bool:
+    """Whether a loss has an argument, so that losses may be given those of which only some are theirs."""
+    name, _, value = argument.partition("=")
+    try:
+        resolve(loss, **{name: value})
+    except InputError:
+        return False
+    return True
+
+
+def _slug(loss: str) -> str:
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in loss)
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """The mean, and half of the 95% confidence interval by Student's t (0 of a single value)."""
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return mean, 0.0
+    return mean, student(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+
+
+@functools.lru_cache
+def student(degrees: int) -> float:
+    """The 97.5% quantile of Student's t with so many degrees of freedom, by bisection of its distribution."""
+    scale = math.exp(math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2)) / math.sqrt(degrees * math.pi)
+
+    def half(t: float, steps: int = 2000) -> float:
+        """The probability of [0, t], by Simpson's rule over the angle whose tangent is x / sqrt(degrees)."""
+        angle = math.atan(t / math.sqrt(degrees))
+        width = angle / steps
+        f = lambda a: math.cos(a) ** (degrees - 1)  # noqa: E731
+        inner = sum((4 if i % 2 else 2) * f(i * width) for i in range(1, steps))
+        return scale * math.sqrt(degrees) * width / 3 * (f(0) + inner + f(angle))
+
+    low, high = 0.0, 20.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if half(middle) < 0.475 else (low, middle)
+    return low
+
+
+Found = Mapping[str, Mapping[str, list[float]]]
+"""Values by loss and measure, one per seed."""
+
+
+def collect(config: Config, runs: Sequence[preference.Config]) -> dict[str, dict[str, list[float]]]:
+    """What the finished runs measured."""
+    found: dict[str, dict[str, list[float]]] = {loss: {name: [] for name in MEASURES} for loss in config.losses}
+    for run in runs:
+        finals = json.loads((Path(run.out) / "summary.json").read_text())["final"]
+        for name in MEASURES:
+            found[str(run.loss)][name].append(finals[name])
+    return found
+
+
+def table(found: Found) -> str:
+    """Markdown: a row per loss, mean and half interval of each measure."""
+    lines = ["| loss | " + " | ".join(MEASURES.values()) + " |", "|---" * (len(MEASURES) + 1) + "|"]
+    for loss, values in found.items():
+        cells = ("{:.3f} ± {:.3f}".format(*interval(values[name])) for name in MEASURES)
+        lines.append(f"| {loss} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def write_csv(path: Path, found: Found, seeds: Sequence[int]) -> None:
+    """One line per run."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["loss", "seed", *MEASURES])
+        for loss, values in found.items():
+            for i, seed in enumerate(seeds):
+                writer.writerow([loss, seed, *(values[name][i] for name in MEASURES)])
+
+
+def plot(path: Path, found: Found) -> None:
+    """A panel per measure: a point per run, and the mean with its interval, for each loss."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    losses = list(found)
+    size = (3.1 * len(MEASURES), 1.2 + 0.45 * len(losses))
+    figure, axes = plt.subplots(1, len(MEASURES), figsize=size, sharey=True, layout="constrained")
+    for axis, (name, label) in zip(axes, MEASURES.items(), strict=True):
+        for i, loss in enumerate(losses):
+            values = found[loss][name]
+            mean, half = interval(values)
+            axis.plot(values, [i] * len(values), "o", color=f"C{i}", alpha=0.35, markersize=5, markeredgewidth=0)
+            axis.errorbar(mean, i, xerr=half, fmt="D", color=f"C{i}", markersize=5, capsize=4, linewidth=1.5)
+        axis.set_xlabel(label, fontsize=9)
+        axis.tick_params(labelsize=8)
+        axis.grid(axis="x", alpha=0.3)
+    axes[0].set_yticks(range(len(losses)), losses, fontsize=9)
+    axes[0].set_ylim(len(losses) - 0.5, -0.5)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def main(config: Config) -> None:
+    """Runs what has not been run, then compares."""
+    config, runs = settle(config)
+    console = Console(soft_wrap=True, highlight=False, quiet="none" in config.log_to)
+    for number, run in enumerate(runs, start=1):
+        console.print(f"\n[bold]{number} of {len(runs)}: {run.loss}, seed {run.seed}[/bold]")
+        preference.main(run)
+    found, folder = collect(config, runs), Path(config.out)
+    text = table(found)
+    (folder / "table.md").write_text(text)
+    write_csv(folder / "runs.csv", found, config.seeds)
+    plot(folder / "losses.png", found)
+    console.print(f"\n{text}\nmean ± half of the 95% interval over {len(config.seeds)} seeds: {folder}/table.md, "
+                  "runs.csv, losses.png", markup=False)  # fmt: skip
+
+
+if __name__ == "__main__":
+    run_script(main, Config)
