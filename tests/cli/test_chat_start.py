@@ -41,7 +41,7 @@ def load(begin, mesh=None):
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_added_tokens_lengthen_the_embeddings_and_the_export_loads_in_torch(tmp_path, tied):
-    import torch
+    torch = pytest.importorskip("torch")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     config, before = base(tmp_path / "base", tied=tied)

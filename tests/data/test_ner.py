@@ -2,7 +2,6 @@ import time
 
 import numpy as np
 import pytest
-import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, BertConfig, BertForTokenClassification, PreTrainedTokenizerFast, pipeline
 
@@ -11,6 +10,8 @@ from jaxllm.data.files import Part
 from jaxllm.data.ner import Sentence
 from jaxllm.data.sources import Rows, load
 from jaxllm.types import InputError
+
+torch = pytest.importorskip("torch")
 
 TEXT = "Anna Li flew to New York on Monday , unhappily un affordable O'Neil says #tags 100% äö"
 LABELS = ("O", "B-per", "I-per", "B-loc")

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from jaxllm.evals.generate import Sampling, _step, generate, restrict
@@ -12,6 +11,8 @@ from jaxllm.models.decoder import SHARDING, Config, Decoder
 from jaxllm.params import bind, describe
 from jaxllm.train.mesh import make_mesh, shardings
 from jaxllm.types import Batch, InputError
+
+torch = pytest.importorskip("torch")
 
 CONFIG = Config(vocab_size=50, width=16, depth=2, heads=2, mlp_width=24, max_positions=40)
 PROMPTS = [[3, 4, 5, 6], [7], [8, 9, 10, 11, 12, 13]]

@@ -5,7 +5,6 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 import transformers
 
 from experiments import reward
@@ -15,6 +14,8 @@ from jaxllm.params import bind, materialize
 from jaxllm.train.log import read_jsonl
 from jaxllm.train.mesh import make_mesh, shardings
 from jaxllm.types import Batch, InputError
+
+torch = pytest.importorskip("torch")
 
 torch.set_num_threads(1)
 

@@ -69,7 +69,7 @@ def test_what_was_cut_and_left_out_stands_in_the_summary(trained):
 
 
 def test_the_export_loads_in_torch_with_its_template_and_tokens(trained):
-    import torch
+    torch = pytest.importorskip("torch")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(trained / "hf", dtype=torch.float32)

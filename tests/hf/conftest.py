@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from transformers import CONFIG_MAPPING, AutoModelForTokenClassification
 
 sys.path.insert(0, str(Path(__file__).parent))  # for decoder_cases
@@ -32,6 +31,7 @@ KINDS = {
 @pytest.fixture
 def save(tmp_path):
     """Saves a random torch model of a kind, its classifier too, and returns the folder."""
+    torch = pytest.importorskip("torch")
 
     def save(kind="bert", dtype=torch.float32, **fields):
         names = dict(enumerate(LABELS))

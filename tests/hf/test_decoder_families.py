@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 import transformers
 from decoder_cases import CASES, ONE_EACH, PLAIN
 from jax.sharding import SingleDeviceSharding
@@ -18,6 +17,8 @@ from jaxllm.hf.decoders import open_decoder
 from jaxllm.hf.save import export
 from jaxllm.params import bind, materialize
 from jaxllm.types import Batch, InputError, value
+
+torch = pytest.importorskip("torch")
 
 torch.set_num_threads(1)  # on a busy machine its threads wait for each other, a hundred times longer than they work
 LENGTH = 40

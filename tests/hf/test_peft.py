@@ -5,9 +5,7 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
-import peft
 import pytest
-import torch
 import transformers
 from jax.sharding import SingleDeviceSharding
 from safetensors.numpy import load_file, save_file
@@ -16,6 +14,9 @@ from jaxllm import hf
 from jaxllm.models import lora
 from jaxllm.params import bind, materialize
 from jaxllm.types import Batch, InputError
+
+torch = pytest.importorskip("torch")
+peft = pytest.importorskip("peft")
 
 torch.set_num_threads(1)
 ENCODER = {"vocab_size": 41, "hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2,

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-import torch
 from jax.sharding import AxisType, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 from safetensors.numpy import load_file, save_file
@@ -20,6 +19,8 @@ from jaxllm.models.heads import SHARDING, Tagger, TaggerConfig
 from jaxllm.params import describe, materialize
 from jaxllm.train import mesh as meshes
 from jaxllm.types import InputError
+
+torch = pytest.importorskip("torch")
 
 LABELS = ("O", "B-place", "I-place")
 KINDS = ("bert", "roberta", "xlm-roberta", "distilbert", "modernbert")

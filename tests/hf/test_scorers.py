@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 import transformers
 from decoder_cases import CASES, ONE_EACH
 from safetensors.numpy import load_file
@@ -13,6 +12,8 @@ from jaxllm.hf import export, open_decoder, open_scorer
 from jaxllm.params import bind, materialize
 from jaxllm.train.mesh import make_mesh, shardings
 from jaxllm.types import Batch
+
+torch = pytest.importorskip("torch")
 
 torch.set_num_threads(1)
 

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from transformers import CONFIG_MAPPING, AutoModelForTokenClassification
 
 from jaxllm import hf
@@ -17,6 +16,8 @@ from jaxllm.models import encoder
 from jaxllm.models.heads import SHARDING, Tagger, TaggerConfig
 from jaxllm.params import bind, describe, materialize
 from jaxllm.types import Batch, InputError
+
+torch = pytest.importorskip("torch")
 
 torch.set_num_threads(1)
 

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 
 from jaxllm.models import layers
+
+torch = pytest.importorskip("torch")
 
 
 def plain(x, kernel):

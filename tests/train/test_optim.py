@@ -56,7 +56,7 @@ def test_the_first_step_is_the_closed_form():
 
 @pytest.mark.parametrize("clip", [1.0, 0.0])
 def test_five_steps_are_those_of_torch(clip):
-    import torch
+    torch = pytest.importorskip("torch")
 
     config = OptimConfig(learning_rate=0.02, weight_decay=0.3, max_grad_norm=clip, beta1=0.8, beta2=0.95, warmup=2,
                          schedule="linear")  # fmt: skip
