@@ -149,9 +149,10 @@ class Checkpoints:
         step = jax.device_put(jnp.asarray(meta["step"], jnp.int32), like.step.sharding)
         return TrainState(step, found.params, opt_state), meta
 
-    def params(self, position: int, like: Mapping[str, Any]) -> Params:
-        """The parameters alone. Raises InputError if they are another model's."""
-        self._compare(position, self.meta(position), params=like)
+    def params(self, position: int, like: Mapping[str, Any] | None = None) -> Params:
+        """The parameters alone, as `like` says where they are to be. Raises InputError if they are another model's."""
+        if like is not None:
+            self._compare(position, self.meta(position), params=like)
         return self._manager.restore(position, args=ocp.args.Composite(params=ocp.args.StandardRestore(like))).params
 
     def meta(self, position: int) -> dict[str, Any]:
