@@ -123,7 +123,7 @@ def test_the_flags_of_a_run(tmp_path, capsys):
     config = sft.Config(dataset=str(path), holdout=0.0, model="tiny", vocab_size=300, train_on="all", batch_size=2)
     start_run(open_run("sft", config, str(tmp_path / "run")))
     said = show(capsys, tmp_path / "run")
-    assert "⟦User: Who was it?\nAssistant: The postman.<|endoftext|>⟧" in said
+    assert "⟦User: Who was it?\nAssistant: The postman.<|endoftext|>\n⟧" in said
     assert "2.0 examples" in said
     assert "4.0 examples" in show(capsys, tmp_path / "run", "--batch-size", 4)
 
