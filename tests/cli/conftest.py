@@ -5,6 +5,14 @@ import sys
 import pytest
 
 from jaxllm import __main__
+from jaxllm.train import lock, preemption
+
+
+@pytest.fixture(autouse=True)
+def not_to_the_end(monkeypatch):
+    """A script hears SIGTERM and keeps its locks until its process ends, which is no script's here."""
+    monkeypatch.setattr(preemption, "listen_to_the_end", lambda: None)
+    monkeypatch.setattr(lock, "keep_to_the_end", lambda: None)
 
 
 @pytest.fixture
