@@ -9,8 +9,8 @@
 2. Per pair, from log-probabilities: `@preference_loss`. Packing, reference and metrics are taken care of.
 3. Anything: a function of model and batch that returns sums and counts.
 
-Run by itself, this file has each of them checked (as `check-loss` does) and prints the cards: about a minute on two CPU
-cores. A file of your own needs nothing but the functions and the imports they use.
+Run by itself, this file has each of them checked (as `check-loss` does) and prints the cards. A file of
+your own needs nothing but the functions and the imports they use.
 """
 
 from __future__ import annotations

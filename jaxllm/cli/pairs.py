@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import jax
 
 from jaxllm.cli.chat_start import ChatFlags
+from jaxllm.cli.rows import open_rows
 from jaxllm.cli.start import Start
-from jaxllm.data import files, questions, sources
+from jaxllm.data import questions
 from jaxllm.data.answers import Group, Layout
 from jaxllm.data.pairs import CUTS, Comparison, Report, comparisons, encode
 from jaxllm.types import InputError
@@ -56,26 +56,12 @@ def read_pairs(config: PairFlags) -> dict[str, Split]:
         raise InputError(f"--holdout {config.holdout}: give a share from 0 to below 1")
     if config.cut not in CUTS:
         raise InputError(f"--cut {config.cut}: give one of {', '.join(CUTS)}")
-    rows: dict[str, Any] = _builtin() if config.dataset == "builtin" else dict(sources.load(config.dataset))
-    if "train" not in rows:
-        raise InputError(
-            f"--dataset {config.dataset}: no train split; name a file train.jsonl (or .json, .parquet ...)"
-        )
-    if config.eval_dataset:
-        held_out = sources.load(config.eval_dataset)
-        rows = {**({"dev": held_out["train"]} if set(held_out) == {"train"} else held_out), "train": rows["train"]}
+    rows = open_rows(config, questions.preference)
     splits = {name: Split(*comparisons(part)) for name, part in rows.items()}
     period = max(2, round(1 / config.holdout)) if config.holdout else 0
     if "dev" not in splits and 0 < period <= len(splits["train"].found):
         splits["train"], splits["dev"] = splits["train"].every(period)
     return splits
-
-
-def _builtin() -> dict[str, sources.Rows]:
-    return {
-        name: sources.Rows([files.Part(f"builtin {name}", rows, range(1, len(rows) + 1), "row")])
-        for name, rows in questions.preference().items()
-    }
 
 
 def texts_of(split: Split) -> Iterator[str]:
