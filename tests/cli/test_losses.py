@@ -1,12 +1,13 @@
 """`python -m jaxllm losses` and `check-loss`."""
 
 import re
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from jaxllm.cli import check_loss, losses
-from jaxllm.losses import names
+from jaxllm.losses import divergence, names
 from jaxllm.losses.catalogue import KINDS
 from jaxllm.types import InputError
 
@@ -31,6 +32,23 @@ def test_every_loss_has_a_formula_a_source_and_told_arguments():
             assert domain, f"{one.name}: {argument}"
     cited = {one.name for one in found if re.search(r"\((.*[^\d])?(19|20)\d\d", f"{one.formula} {one.more}")}
     assert set(names()) - cited == {"cross_entropy", "sft"} - cited, "the others name their paper"
+
+
+CITED = re.compile(r"(?:[\w']+) (?:et al\. |and \w+ )?(?:19|20)\d\d\b")
+
+
+def test_the_readme_names_every_loss_with_its_papers():
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    section = text.partition("## The losses, and where they come from")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1:3] for line in section.splitlines() if line.startswith("| `")]
+    told = {name: source for first, source in rows for name in re.findall(r"`(\w+)`", first)}
+    assert told.keys() == set(names())
+    for one in losses.entries():
+        for paper in CITED.findall(f"{one.formula} {one.more}"):
+            assert paper in told[one.name], f"{one.name}: {paper}"
+        assert CITED.search(told[one.name]) or one.name == "sft"
+    for paper in CITED.findall(Path(divergence.__file__).read_text(encoding="utf-8")):
+        assert paper in section, "of the arguments that losses share"
 
 
 def test_the_list_and_one_loss_whole(capsys):
