@@ -3,9 +3,10 @@
     python experiments/bench_head.py
 
 Cross entropy of random hidden states, its value and its gradients for hidden states and head, by `losses/tokens.py`
-with its own budget of logits, and with one that lets all of them be. Both are compiled first; then they run in turn,
-and the ratio is taken round by round. Memory is XLA's own account of the compiled program, and its second column leaves
-out an array of the head's size, its gradient.
+with its own budget of logits, and with one that lets all of them be. A sum over tokens costs three matmuls with the head
+as all logits at once do; what is nonlinear in the tokens' values (`--nonlinear`) four. Both are compiled first; then
+they run in turn, and the ratio is taken round by round. Memory is XLA's own account of the compiled program, and its
+second column leaves out an array of the head's size, its gradient.
 Expected: experiments/README.md.
 """
 
@@ -42,6 +43,8 @@ class Config:
     """Vocabularies whose chunked memory is reported too."""
     tied: bool = False
     """The head is a table [V, D], as a tied one is."""
+    nonlinear: bool = False
+    """Instead of cross entropy, a function of each row's log-probability, as losses of preferences are."""
     rounds: int = 5
     """How often each side runs."""
 
@@ -69,6 +72,9 @@ def compiled(config: Config, vocab: int, batch: Batch, budget: int) -> Any:
     shape = (vocab, config.width) if config.tied else (config.width, vocab)
 
     def loss(hidden: jax.Array, head: jax.Array, batch: Batch) -> jax.Array:
+        if config.nonlinear:
+            logps_BT, _ = tokens.over_tokens(Model(hidden, head, config.tied), batch, tokens.token_logprobs)
+            return -jnp.sum(jax.nn.log_sigmoid(jnp.sum(logps_BT, 1) / config.length))
         return tokens.cross_entropy(Model(hidden, head, config.tied), batch)["loss"].value()
 
     before, tokens.LOGITS_BYTES = tokens.LOGITS_BYTES, budget

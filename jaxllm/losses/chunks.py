@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -29,52 +29,122 @@ def over_chunks(compute: Compute, hidden: Any, targets_BT: jax.Array, weights_BT
     for the floats in `hidden` and for those that it closes over; weights get none. It is added up chunk by chunk in
     place, where automatic differentiation would carry a copy of the head through every chunk.
     """
-    B, T = targets_BT.shape
-    parts = cuts("context") if T % cuts("context") == 0 else 1
-    count = -(-(T // parts) // max(1, length // parts))
-    cut = _Cut(T, parts, count, -(-(T // parts) // count))
-    leaves, tree = jax.tree.flatten(hidden)
-    floats = [i for i, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    others = [i for i in range(len(leaves)) if i not in floats]
-    example = [jax.ShapeDtypeStruct((B, parts * cut.length, *x.shape[2:]), x.dtype) for x in (*leaves, targets_BT)]
-    pure, constants = jax.closure_convert(lambda *xs: compute(jax.tree.unflatten(tree, xs[:-1]), xs[-1]), *example)
-    shapes, values_tree = jax.tree.flatten(jax.eval_shape(pure, *example, *constants))
-
-    def values(constants: Any, xs: Sequence[jax.Array], rest: Sequence[jax.Array]) -> list[jax.Array]:
-        """Of one chunk. xs: the floats of hidden; rest: what else is in it, and the targets."""
-        order = dict(zip((*floats, *others), (*xs, *rest[:-1]), strict=True))
-        return jax.tree.leaves(pure(*(order[i] for i in range(len(leaves))), rest[-1], *constants))
+    if length >= targets_BT.shape[1]:
+        return compute(hidden, targets_BT)
+    chunked = _Chunked.of(compute, hidden, targets_BT, length)
 
     @jax.custom_vjp
-    def run(constants: Any, xs: Any, rest: Any, weights: jax.Array) -> list[jax.Array]:
+    def run(constants: Any, floats: Any, rest: Any, weights: jax.Array) -> list[jax.Array]:
+        return chunked.values(constants, floats, rest, weights)
+
+    def backward(saved: Any, given: Any) -> tuple[Any, Any, None, None]:
+        _, *own = chunked.pull(*saved, given)
+        return *own, None, None
+
+    run.defvjp(lambda *args: (run(*args), args), backward)
+    return jax.tree.unflatten(chunked.out, run(*chunked.arguments, weights_BT))
+
+
+def sum_over_chunks(
+    compute: Compute, hidden: Any, targets_BT: jax.Array, weights_BT: jax.Array, length: int
+) -> jax.Array:
+    """The sum of `weights_BT * compute(hidden, targets_BT)`, whose `compute` gives one float [B, C].
+
+    As `over_chunks`, but a sum's gradient is known up to one factor before what follows is, so it is taken while a
+    chunk's logits are there: three matmuls with the head instead of four.
+    """
+    if length >= targets_BT.shape[1]:
+        return jnp.sum(compute(hidden, targets_BT) * weights_BT)
+    chunked = _Chunked.of(compute, hidden, targets_BT, length)
+
+    @jax.custom_vjp
+    def run(constants: Any, floats: Any, rest: Any, weights: jax.Array) -> jax.Array:
+        [values_BT] = chunked.values(constants, floats, rest, weights)
+        return jnp.sum(values_BT * weights)
+
+    def forward(constants: Any, floats: Any, rest: Any, weights: jax.Array) -> tuple[jax.Array, Any]:
+        [values_BT], *own = chunked.pull(constants, floats, rest, weights, [weights])
+        return jnp.sum(values_BT * weights), own
+
+    def backward(own: Any, given: jax.Array) -> tuple[Any, Any, None, None]:
+        return *jax.tree.map(lambda x: x * given.astype(x.dtype), own), None, None
+
+    run.defvjp(forward, backward)
+    return run(*chunked.arguments, weights_BT)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Chunked:
+    """A `compute` by chunks.
+
+    `arguments` are what it closes over, the floats of its hidden, and the rest of that with the targets; `at` is where
+    each leaf of hidden is among the last two.
+    """
+
+    pure: Callable[..., Any]
+    cut: _Cut
+    arguments: tuple[list[Any], list[Any], list[Any]]
+    at: list[int]
+    hidden: Any
+    shapes: list[Any]
+    out: Any
+
+    @classmethod
+    def of(cls, compute: Compute, hidden: Any, targets_BT: jax.Array, length: int) -> _Chunked:
+        """With chunks of about `length` positions."""
+        B, T = targets_BT.shape
+        parts = cuts("context") if T % cuts("context") == 0 else 1
+        count = -(-(T // parts) // max(1, length // parts))
+        cut = _Cut(T, parts, count, -(-(T // parts) // count))
+        leaves, tree = jax.tree.flatten(hidden)
+        order = sorted(range(len(leaves)), key=lambda i: not _is_float(leaves[i]))
+        floats = [leaves[i] for i in order if _is_float(leaves[i])]
+        rest = [*(leaves[i] for i in order[len(floats) :]), targets_BT]
+        example = [jax.ShapeDtypeStruct((B, parts * cut.length, *x.shape[2:]), x.dtype) for x in (*leaves, targets_BT)]
+        flat = lambda *xs: compute(jax.tree.unflatten(tree, xs[:-1]), xs[-1])  # noqa: E731
+        pure, constants = jax.closure_convert(flat, *example)
+        shapes, out = jax.tree.flatten(jax.eval_shape(pure, *example, *constants))
+        at = [order.index(i) for i in range(len(leaves))]
+        return cls(pure, cut, (list(constants), floats, rest), at, tree, shapes, out)
+
+    def chunk(self, constants: Any, floats: Any, rest: Any) -> list[jax.Array]:
+        """The values of one."""
+        leaves = [*floats, *rest]
+        return jax.tree.leaves(self.pure(*(leaves[i] for i in self.at), rest[-1], *constants))
+
+    def nothing(self) -> list[jax.Array]:
+        """The values of one whose weights are 0."""
+        return [jnp.zeros(shape.shape, shape.dtype) for shape in self.shapes]
+
+    def values(self, constants: Any, floats: Any, rest: Any, weights: jax.Array) -> list[jax.Array]:
+        """Of all."""
+
         def body(_: None, chunk: Any) -> tuple[None, list[jax.Array]]:
-            xs, rest, weights = chunk
-            nothing = [jnp.zeros(shape.shape, shape.dtype) for shape in shapes]
-            return None, jax.lax.cond(jnp.any(weights != 0), lambda: values(constants, xs, rest), lambda: nothing)
+            floats, rest, weights = chunk
+            return None, jax.lax.cond(jnp.any(weights != 0), lambda: self.chunk(constants, floats, rest), self.nothing)
 
-        return cut.join(jax.lax.scan(body, None, cut.split((xs, rest, weights)))[1])
+        return self.cut.join(jax.lax.scan(body, None, self.cut.split((floats, rest, weights)))[1])
 
-    def run_backward(saved: Any, given: Any) -> tuple[Any, Any, None, None]:
-        constants, xs, rest, weights = saved
+    def pull(self, constants: Any, floats: Any, rest: Any, weights: jax.Array, given: Any) -> tuple[Any, Any, Any]:
+        """The float values of all, and the gradients of constants and floats, given those of the values."""
 
         def body(total: Any, chunk: Any) -> tuple[Any, Any]:
-            xs, rest, weights, given = chunk
+            floats, rest, weights, given = chunk
 
             def take() -> tuple[Any, Any]:
-                _, pull = jax.vjp(lambda constants, xs: _only_floats(values(constants, xs, rest)), constants, xs)
+                some = lambda *xs: list(filter(_is_float, self.chunk(*xs, rest)))  # noqa: E731
+                values, pull = jax.vjp(some, constants, floats)
                 own, back = pull(given)
-                return jax.tree.map(jnp.add, total, own), back
+                return jax.tree.map(jnp.add, total, own), (values, back)
 
-            return jax.lax.cond(jnp.any(weights != 0), take, lambda: (total, jax.tree.map(jnp.zeros_like, xs)))
+            def leave() -> tuple[Any, Any]:
+                return total, (list(filter(_is_float, self.nothing())), jax.tree.map(jnp.zeros_like, floats))
 
-        given = [g for g, shape in zip(given, shapes, strict=True) if jnp.issubdtype(shape.dtype, jnp.inexact)]
-        chunks = cut.split((xs, rest, weights, given))
-        total, back = jax.lax.scan(body, jax.tree.map(jnp.zeros_like, constants), chunks)
-        return total, cut.join(back), None, None
+            return jax.lax.cond(jnp.any(weights != 0), take, leave)
 
-    run.defvjp(lambda *args: (run(*args), args), run_backward)
-    rest = [*(leaves[i] for i in others), targets_BT]
-    return jax.tree.unflatten(values_tree, run(list(constants), [leaves[i] for i in floats], rest, weights_BT))
+        chunks = self.cut.split((floats, rest, weights, list(filter(_is_float, given))))
+        total, (values, back) = jax.lax.scan(body, jax.tree.map(jnp.zeros_like, constants), chunks)
+        return self.cut.join(values), total, self.cut.join(back)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,5 +183,5 @@ class _Cut:
         return jax.tree.map(one, tree)
 
 
-def _only_floats(xs: Sequence[jax.Array]) -> list[jax.Array]:
-    return [x for x in xs if jnp.issubdtype(x.dtype, jnp.inexact)]
+def _is_float(x: Any) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.inexact)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from jaxllm.axes import cuts
 from jaxllm.losses.arguments import Fraction, NonNegative, Positive, parameters
-from jaxllm.losses.chunks import device_rows, over_chunks
+from jaxllm.losses.chunks import device_rows, over_chunks, sum_over_chunks
 from jaxllm.types import Batch, InputError, LossFn, Mean, Metrics
 
 LOGITS_BYTES = 64 * 2**20
@@ -25,18 +25,27 @@ LOGITS_BYTES = 64 * 2**20
 
 
 def over_tokens(
-    model: Any, batch: Batch, fn: Callable[[jax.Array, jax.Array], Any], key: jax.Array | None = None
+    model: Any,
+    batch: Batch,
+    fn: Callable[[jax.Array, jax.Array], Any],
+    key: jax.Array | None = None,
+    through: Callable[..., Any] = over_chunks,
 ) -> tuple[Any, Metrics]:
     """`fn(logits_NV, targets_N) -> values [N]` (or a tree of them) at every token: [B, T] values, the model's metrics.
 
-    Where a chunk's weights are all 0 nothing is computed and the values are 0.
+    Where a chunk's weights are all 0 nothing is computed and the values are 0. Through `sum_over_chunks` it is the sum
+    of weights times values instead, and cheaper to differentiate.
     """
     hidden_BTD, aux = model.hidden(batch, key)
-    return over_hidden(model.head, hidden_BTD, batch, fn), aux
+    return over_hidden(model.head, hidden_BTD, batch, fn, through), aux
 
 
 def over_both(
-    model: Any, batch: Batch, fn: Callable[[jax.Array, jax.Array, jax.Array], Any], key: jax.Array | None = None
+    model: Any,
+    batch: Batch,
+    fn: Callable[[jax.Array, jax.Array, jax.Array], Any],
+    key: jax.Array | None = None,
+    through: Callable[..., Any] = over_chunks,
 ) -> tuple[Any, Metrics]:
     """`over_tokens` of `fn(logits_NV, teacher_logits_NV, targets_N)`.
 
@@ -54,10 +63,16 @@ def over_both(
     def values(logits: tuple[jax.Array, jax.Array], targets_N: jax.Array) -> Any:
         return fn(logits[0], logits[1], targets_N)
 
-    return over_hidden(heads, (hidden_BTD, taught_BTD), batch, values), aux
+    return over_hidden(heads, (hidden_BTD, taught_BTD), batch, values, through), aux
 
 
-def over_hidden(head: Callable[[Any], Any], hidden: Any, batch: Batch, fn: Callable[[Any, jax.Array], Any]) -> Any:
+def over_hidden(
+    head: Callable[[Any], Any],
+    hidden: Any,
+    batch: Batch,
+    fn: Callable[[Any, jax.Array], Any],
+    through: Callable[..., Any] = over_chunks,
+) -> Any:
     """`over_tokens` for a hidden state that is there: [B, T, D], or a tree of [B, T, ...] that the head takes."""
     B, T = batch.targets_BT.shape
     parts = cuts("context")
@@ -72,9 +87,7 @@ def over_hidden(head: Callable[[Any], Any], hidden: Any, batch: Batch, fn: Calla
     position = jax.tree.map(lambda x: jax.ShapeDtypeStruct((device_rows(B), *x.shape[2:]), x.dtype), hidden)
     size = sum(x.size for x in jax.tree.leaves(jax.eval_shape(lambda h: head(h), position)))
     length = max(1, LOGITS_BYTES // (4 * size))  # the chunk's positions, over the rows of a device
-    if length >= T:
-        return compute(hidden, batch.targets_BT)
-    return over_chunks(compute, hidden, batch.targets_BT, batch.weights_BT, length)
+    return through(compute, hidden, batch.targets_BT, batch.weights_BT, length)
 
 
 def token_logprobs(logits_NV: jax.Array, targets_N: jax.Array) -> jax.Array:
@@ -111,8 +124,8 @@ def _mean_over(
 ) -> LossFn:
     @functools.wraps(fn)
     def loss(model: Any, batch: Batch, key: jax.Array | None = None, **hyperparameters: Any) -> Metrics:
-        values_BT, _ = over(model, batch, functools.partial(fn, **hyperparameters), key)
-        return {"loss": Mean(jnp.sum(values_BT * batch.weights_BT), jnp.sum(batch.weights_BT))}
+        total, _ = over(model, batch, functools.partial(fn, **hyperparameters), key, sum_over_chunks)
+        return {"loss": Mean(total, jnp.sum(batch.weights_BT))}
 
     leading = list(inspect.signature(loss, follow_wrapped=False).parameters.values())[:-1]
     loss.__signature__ = inspect.Signature([*leading, *arguments.values()])  # type: ignore[attr-defined]
