@@ -1,13 +1,14 @@
-"""How fast preference tuning is beside TRL: both in turn, on the same cores, compile time excluded.
+"""How fast SFT and preference tuning are beside TRL: both in turn, on the same cores, compile time excluded.
 
-    python experiments/bench_trl.py --dataset path/to/preference.json
+    python experiments/bench_trl.py --stage sft --dataset path/to/sft.json
+    python experiments/bench_trl.py --stage dpo --dataset path/to/preference.json
 
 Needs torch and trl: pip install -e '.[bench]'. Both sides tune the same random Llama (4 layers of width 256, vocabulary
-4,096) on the same pairs by DPO in float32, with the reference's log-probabilities computed before training: here by
-experiments/preference.py, whole, there by experiments/peers/trl_dpo.py. Each side runs in a process of its own, one
-after the other, and the ratio is taken round by round, so that it holds when the machine's speed drifts. Speeds are
-pairs per second of training, after the first steps. With --check the losses of the first steps are compared instead.
-Expected: experiments/README.md.
+4,096) on the same rows in float32, with the reference's log-probabilities computed before training: here by
+experiments/sft.py or preference.py, whole, there by experiments/peers/trl_tuning.py. Each side runs in a process of its
+own, one after the other, and the ratio is taken round by round, so that it holds when the machine's speed drifts.
+Speeds are rows per second of training (pairs, for DPO), after the first steps. With --check the losses of the first
+steps are compared instead. Expected: experiments/README.md.
 """
 
 from __future__ import annotations
@@ -18,33 +19,42 @@ import statistics
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any, Literal
 
 import jax
+import numpy as np
 
 from jaxllm import hf
+from jaxllm.cli import dialogues, pairs
 from jaxllm.cli.bench import run, tokens_per_s
-from jaxllm.cli.pairs import Split, texts_of
 from jaxllm.cli.script import input_errors, parse
-from jaxllm.data import sources, tokenizers
+from jaxllm.data import instructions, lessons, sources, tokenizers
 from jaxllm.data.answers import AnswerRows
 from jaxllm.data.chat_templates import give_pad, give_template
+from jaxllm.data.instructions import Dialogue
+from jaxllm.data.loader import lengths
 from jaxllm.data.packing import make_plan
-from jaxllm.data.pairs import comparisons, encode
+from jaxllm.data.pairs import Comparison, comparisons, encode
+from jaxllm.data.report import Report
 from jaxllm.models.decoder import SHARDING, Decoder
 from jaxllm.models.decoder import Config as Shape
 from jaxllm.params import describe
 from jaxllm.train.log import read_jsonl
 
 HERE = Path(__file__).parent
-VOCABULARY = 4096
+SHAPE = Shape(vocab_size=4096, width=256, depth=4, heads=4, mlp_width=688, max_positions=512)
+"""Of the model on both sides."""
+SCRIPTS = {"sft": "sft.py", "dpo": "preference.py"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Times experiments/preference.py and peers/trl_dpo.py in turn."""
+    """Times experiments/sft.py or preference.py, and peers/trl_tuning.py, in turn."""
 
     dataset: Path
-    """A file of rows with chosen and rejected."""
+    """A file of instructions with answers for SFT, of rows with chosen and rejected for DPO."""
+    stage: Literal["sft", "dpo"] = "dpo"
+    """What is learnt."""
     rounds: int = 3
     """How often each side runs."""
     steps: int = 80
@@ -52,91 +62,137 @@ class Config:
     untimed: int = 20
     """First steps that neither side's speed counts; divides the steps."""
     batch_size: int = 16
-    """Pairs a step."""
+    """Rows a step: pairs, for DPO."""
     max_length: int = 256
     """Tokens of prompt and answer together."""
     learning_rate: float = 1e-3
     """Constant."""
     check: bool = False
-    """Compare the losses of the first five steps, without packing, so that both have the same pairs in each."""
+    """Compare the losses of the first five steps, without packing, so that both have the same rows in each."""
 
 
-def prepare(config: Config, folder: Path) -> tuple[Path, Path]:
-    """A model with its tokenizer, and the pairs as plain text in the order in which our steps take them unpacked."""
-    found, places, report = comparisons(sources.load(config.dataset)["train"])
-    tokenizer = tokenizers.bpe(texts_of(Split(found, places, report)), VOCABULARY - 1)
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """What both sides start from: folders of the model and of ours.jsonl and theirs.jsonl, and tokens of a row."""
+
+    model: Path
+    data: Path
+    tokens_per_row: float
+
+
+def prepare(config: Config, folder: Path, shape: Shape = SHAPE) -> Prepared:
+    """A model with its tokenizer, and the rows as plain text: TRL's in the order of our steps without packing."""
+    rows = sources.load(config.dataset)["train"]
+    if config.stage == "sft":
+        asked = plain_dialogues(instructions.dialogues(rows, where=rows.where))
+        texts = [{"prompt": one.prompt, "completion": one.completion} for one in asked]
+        spoken = dialogues.texts_of(dialogues.Split(asked, []))
+    else:
+        found = plain_comparisons(comparisons(rows)[0])
+        texts = [dict(zip(("prompt", "chosen", "rejected"), (one.prompt, *one.answers), strict=True)) for one in found]
+        spoken = pairs.texts_of(pairs.Split(found, [], Report()))
+    whole = len(texts) // config.batch_size * config.batch_size  # every step has as many
+    tokenizer = tokenizers.bpe(spoken, shape.vocab_size - 1)
     give_template(tokenizer, "plain")
     give_pad(tokenizer)
-    shape = Shape(vocab_size=VOCABULARY, width=256, depth=4, heads=4, mlp_width=688, max_positions=512)
+    assert len(tokenizer) <= shape.vocab_size
     params = jax.jit(describe(lambda rngs: Decoder(shape, rngs), SHARDING).init)(jax.random.key(0))
     hf.export(folder / "model", params, shape, tokenizer, tokens={"pad_token_id": tokenizer.pad_token_id})
 
-    def text(part: object) -> str:
-        return part if isinstance(part, str) else "\n".join(message["content"] for message in part)  # type: ignore[attr-defined]
-
-    plain = [
-        dataclasses.replace(one, prompt=text(one.prompt) + "\n", answers=tuple(map(text, one.answers))) for one in found
-    ]
-    plain = plain[: len(plain) // config.batch_size * config.batch_size]  # every step has as many
-    groups = encode(plain, tokenizer, config.max_length, where=places.__getitem__, report=report)
-    assert len(groups) == len(plain), report.lines()
-    plan = make_plan(AnswerRows(groups).lengths, batch_size=config.batch_size, pack=False, seed=0)
+    options: Any = {"where": str, "report": Report()}
+    if config.stage == "sft":
+        sizes = lengths(lessons.examples(asked[:whole], tokenizer, config.max_length, **options))
+    else:
+        sizes = AnswerRows(encode(found[:whole], tokenizer, config.max_length, **options)).lengths
+    assert len(sizes) == whole, "a row was left out"
+    plan = make_plan(sizes, batch_size=config.batch_size, multiple=jax.device_count(), pack=False, seed=0)
     order = [i for step in range(plan.steps) for row in plan.step(step) for i in row]
-    for name, numbers in (("ours", range(len(plain))), ("theirs", order)):
-        rows = [
-            dict(zip(("chosen", "rejected"), plain[i].answers, strict=True), prompt=plain[i].prompt) for i in numbers
-        ]
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder / "model", folder
+    for name, numbers in (("ours", range(whole)), ("theirs", order)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(texts[i]) + "\n" for i in numbers))
+    return Prepared(folder / "model", folder, float(np.mean(sizes)))
 
 
-def ours(config: Config, model: Path, data: Path, out: Path, *more: object) -> float:
-    """experiments/preference.py: its run folder is `out`; peak GB."""
-    return run([
-        HERE / "preference.py", "--model", model, "--dataset", data / "ours.jsonl", "--holdout", 0, "--loss", "sigmoid",
-        "--max-length", config.max_length, "--batch-size", config.batch_size, "--learning-rate", config.learning_rate,
-        "--schedule", "constant", "--warmup", 0, "--steps", config.steps, "--log-every", config.untimed,
-        "--eval-every", 0, "--checkpoint-every", 0, "--samples", 0, "--no-export", "--log-to", "none", "--out", out,
-        *more,
-    ])  # fmt: skip
+def plain_dialogues(found: list[Dialogue]) -> list[Dialogue]:
+    """As a prompt, a line of its own, and its completion."""
+    return [
+        Dialogue(prompt=said(one.messages[:-1]) + "\n", completion=said(one.messages[-1:])) if one.messages else one
+        for one in found
+    ]
 
 
-def theirs(config: Config, model: Path, data: Path, results: Path) -> tuple[dict, float]:
-    """TRL: its results, and peak GB."""
-    peak = run([
-        HERE / "peers" / "trl_dpo.py", "--model", model, "--data", data / "theirs.jsonl", "--json", results,
+def plain_comparisons(found: list[Comparison]) -> list[Comparison]:
+    """As a prompt, a line of its own, and its answers."""
+    return [
+        dataclasses.replace(one, prompt=said(one.prompt) + "\n", answers=tuple(map(said, one.answers)))
+        for one in found
+    ]  # fmt: skip
+
+
+def said(part: Any) -> str:
+    """A text, or messages as lines."""
+    return part if isinstance(part, str) else "\n".join(message["content"] for message in part)
+
+
+def our_flags(config: Config, on: Prepared, out: Path, *more: object) -> list[str]:
+    """Of experiments/sft.py or preference.py; its run folder is `out`."""
+    own = ["--loss", "sigmoid"] if config.stage == "dpo" else ["--weight-decay", 0]
+    flags = [
+        "--model", on.model, "--dataset", on.data / "ours.jsonl", "--holdout", 0, "--max-length", config.max_length,
+        "--batch-size", config.batch_size, "--learning-rate", config.learning_rate, "--schedule", "constant",
+        "--warmup", 0, "--steps", config.steps, "--log-every", config.untimed, "--eval-every", 0,
+        "--checkpoint-every", 0, "--samples", 0, "--no-export", "--log-to", "none", "--out", out, *own, *more,
+    ]  # fmt: skip
+    return [str(flag) for flag in flags]
+
+
+def their_flags(config: Config, on: Prepared, results: Path) -> list[str]:
+    """Of experiments/peers/trl_tuning.py."""
+    flags = [
+        "--stage", config.stage, "--model", on.model, "--data", on.data / "theirs.jsonl", "--json", results,
         "--steps", config.steps, "--untimed-steps", config.untimed, "--batch-size", config.batch_size,
         "--learning-rate", config.learning_rate, "--max-length", config.max_length,
-    ])  # fmt: skip
+    ]  # fmt: skip
+    return [str(flag) for flag in flags]
+
+
+def ours(config: Config, on: Prepared, out: Path, *more: object) -> float:
+    """Runs our side; peak GB."""
+    return run([HERE / SCRIPTS[config.stage], *our_flags(config, on, out, *more)])
+
+
+def theirs(config: Config, on: Prepared, results: Path) -> tuple[dict, float]:
+    """Runs TRL: its results, and peak GB."""
+    peak = run([HERE / "peers" / "trl_tuning.py", *their_flags(config, on, results)])
     return json.loads(results.read_text()), peak
 
 
-def compare_losses(config: Config, model: Path, data: Path) -> float:
+def compare_losses(config: Config, on: Prepared) -> float:
     """Prints the losses of five steps on both sides; their largest difference."""
     config = dataclasses.replace(config, steps=5, untimed=1)
-    ours(config, model, data, data / "run", "--no-pack")
-    a = [line["loss"] for line in read_jsonl(data / "run" / "metrics.jsonl") if "loss" in line]
-    b = theirs(config, model, data, data / "theirs.json")[0]["losses"]
+    ours(config, on, on.data / "run", "--no-pack")
+    a = [line["loss"] for line in read_jsonl(on.data / "run" / "metrics.jsonl") if "loss" in line]
+    b = theirs(config, on, on.data / "theirs.json")[0]["losses"]
     print("step  jaxllm      TRL         difference")
     for step, (x, y) in enumerate(zip(a, b, strict=True), start=1):
         print(f"{step:>4}  {x:.7f}  {y:.7f}  {x - y:+.1e}")
     return max(abs(x - y) for x, y in zip(a, b, strict=True))
 
 
-def race(config: Config, model: Path, data: Path) -> None:
+def race(config: Config, on: Prepared) -> None:
     """Runs both sides in turn and prints each round and the medians."""
     ratios: list[float] = []
-    print("round  jaxllm pairs/s  TRL pairs/s  ratio  compile s  peak GB (jaxllm, TRL)")
+    print(f"{on.tokens_per_row:.1f} tokens a row")
+    print("round  jaxllm rows/s  TRL rows/s  ratio  compile s  peak GB (jaxllm, TRL)")
     for i in range(config.rounds):
-        out = data / f"run{i}"
-        peak = ours(config, model, data, out)
-        summary = json.loads((out / "summary.json").read_text())
-        a = tokens_per_s(out) / summary["tokens_per_pair"]
-        results, other = theirs(config, model, data, data / f"theirs{i}.json")
-        ratios.append(a / results["pairs_per_s"])
+        out = on.data / f"run{i}"
+        peak = ours(config, on, out)
+        a = tokens_per_s(out) / on.tokens_per_row
+        results, other = theirs(config, on, on.data / f"theirs{i}.json")
+        ratios.append(a / results["rows_per_s"])
+        compile_s = json.loads((out / "summary.json").read_text())["compile_s"]
         print(
-            f"{i + 1:>5}  {a:>14.1f}  {results['pairs_per_s']:>11.1f}  {ratios[-1]:>5.2f}"
-            f"  {summary['compile_s']:>9.1f}  {peak:.2f}, {other:.2f}",
+            f"{i + 1:>5}  {a:>13.1f}  {results['rows_per_s']:>10.1f}  {ratios[-1]:>5.2f}  {compile_s:>9.1f}"
+            f"  {peak:.2f}, {other:.2f}",
             flush=True,
         )
     print(f"median ratio {statistics.median(ratios):.2f} (from {min(ratios):.2f} to {max(ratios):.2f})")
@@ -145,11 +201,11 @@ def race(config: Config, model: Path, data: Path) -> None:
 def main(config: Config) -> None:
     """Prepares, then compares."""
     with tempfile.TemporaryDirectory() as temporary:
-        model, data = prepare(config, Path(temporary))
+        on = prepare(config, Path(temporary))
         if config.check:
-            print(f"largest difference {compare_losses(config, model, data):.1e}")
+            print(f"largest difference {compare_losses(config, on):.1e}")
         else:
-            race(config, model, data)
+            race(config, on)
 
 
 if __name__ == "__main__":

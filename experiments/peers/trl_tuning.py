@@ -1,11 +1,13 @@
-"""The peer of this project's preference tuning: TRL's DPOTrainer, in PyTorch, on the same pairs in the same order.
+"""The peer of this project's SFT and preference tuning: TRL's SFTTrainer and DPOTrainer, on the same rows in order.
 
-It is TRL as its documentation has it: pairs padded to the longest of the batch, the reference's log-probabilities
-computed before training, AdamW, float32. It imports neither jax nor this project, so that its memory is TRL's own.
+It is TRL as its documentation has it: rows padded to the longest of the batch, AdamW, float32; for DPO the reference's
+log-probabilities are computed before training. Gradient checkpointing and bfloat16, which TRL turns on by itself, are
+off: they slow a small model on a CPU. TRL packs rows without mixing them up only where there is flash attention, that
+is on GPUs. It imports neither jax nor this project, so that its memory is TRL's own.
 
-DPO: Rafailov et al. 2023, arXiv:2305.18290. TRL: github.com/huggingface/trl.
+DPO: Rafailov et al. 2023, arXiv:2305.18290. TRL: von Werra et al. 2020, github.com/huggingface/trl.
 
-    python experiments/peers/trl_dpo.py --model MODEL --data pairs.jsonl --steps 60 --untimed-steps 20 --json out.json
+    python experiments/peers/trl_tuning.py --stage dpo --model MODEL --data pairs.jsonl --steps 60 --json out.json
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import os
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
@@ -25,25 +27,27 @@ import torch
 import tyro
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
-from trl import DPOConfig, DPOTrainer
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """TRL's DPO on a file of pairs: the loss of each step, and pairs per second."""
+    """TRL on a file of rows: the loss of each step, and rows per second."""
 
     model: Path
     """Folder of a causal language model with its tokenizer."""
     data: Path
-    """JSON lines of prompt, chosen and rejected, which are taken in their order."""
+    """JSON lines, taken in their order: prompt and completion for SFT; prompt, chosen and rejected for DPO."""
     json: Path
     """File to write the results to."""
+    stage: Literal["sft", "dpo"] = "dpo"
+    """Which trainer."""
     steps: int = 60
     """Optimizer steps."""
     untimed_steps: int = 0
     """First steps that the rate leaves out."""
     batch_size: int = 16
-    """Pairs a step."""
+    """Rows a step: pairs, for DPO."""
     learning_rate: float = 1e-3
     """Constant."""
     beta: float = 0.1
@@ -65,17 +69,16 @@ class Meter(TrainerCallback):
         self.times_s.append(time.perf_counter())
 
 
-def main(config: Config) -> None:
-    """Trains and writes the results."""
+def tune(config: Config) -> dict[str, Any]:
+    """Trains: the loss of each step, and rows per second."""
     rows = [json.loads(line) for line in config.data.read_text(encoding="utf-8").splitlines()]
-    pairs = [{name: row[name] for name in ("prompt", "chosen", "rejected")} for row in rows]
     model = AutoModelForCausalLM.from_pretrained(config.model, dtype=torch.float32)
+    own = {"beta": config.beta, "precompute_ref_log_probs": True} if config.stage == "dpo" else {}
+    settings, trainer_class = (DPOConfig, DPOTrainer) if config.stage == "dpo" else (SFTConfig, SFTTrainer)
     with tempfile.TemporaryDirectory() as folder:
-        arguments = DPOConfig(
+        arguments = settings(
             output_dir=folder,
-            beta=config.beta,
             max_length=config.max_length,
-            precompute_ref_log_probs=True,
             per_device_train_batch_size=config.batch_size,
             max_steps=config.steps,
             learning_rate=config.learning_rate,
@@ -91,24 +94,30 @@ def main(config: Config) -> None:
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,
+            **own,
         )
         meter = Meter()
-        trainer = DPOTrainer(
+        trainer = trainer_class(
             model=model,
             args=arguments,
-            train_dataset=Dataset.from_list(pairs),
+            train_dataset=Dataset.from_list(rows),
             processing_class=AutoTokenizer.from_pretrained(config.model),
             callbacks=[meter],
         )
         trainer.train()
-    lines = [line for line in trainer.state.log_history if "loss" in line]
-    losses = [line["loss"] for line in lines]
     seconds = meter.times_s[-1] - meter.times_s[config.untimed_steps]
-    rate = (config.steps - config.untimed_steps) * config.batch_size / seconds
-    config.json.write_text(
-        json.dumps({"log": lines, "losses": losses, "pairs_per_s": rate, "threads": torch.get_num_threads()})
-    )
-    print(f"{rate:.1f} pairs/s, first losses {losses[:5]}")
+    return {
+        "losses": [line["loss"] for line in trainer.state.log_history if "loss" in line],
+        "rows_per_s": (config.steps - config.untimed_steps) * config.batch_size / seconds,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def main(config: Config) -> None:
+    """Trains and writes the results."""
+    results = tune(config)
+    config.json.write_text(json.dumps(results))
+    print(f"{results['rows_per_s']:.1f} rows/s, first losses {results['losses'][:5]}")
 
 
 if __name__ == "__main__":
