@@ -3,10 +3,10 @@
     python experiments/bench_head.py
 
 Cross entropy of random hidden states, its value and its gradients for hidden states and head, by `losses/tokens.py`
-with its own budget of logits, and with one that lets all of them be. A sum over tokens costs three matmuls with the head
-as all logits at once do; what is nonlinear in the tokens' values (`--nonlinear`) four. Both are compiled first; then
-they run in turn, and the ratio is taken round by round. Memory is XLA's own account of the compiled program, and its
-second column leaves out an array of the head's size, its gradient.
+with its own budget of logits, and with one that lets all of them be. A sum over tokens costs three matmuls with the
+head, as all logits at once do; what is nonlinear in the tokens' values (`--nonlinear`) four. Both are compiled first;
+then they run in turn, and the ratio is taken round by round. Memory is XLA's own account of the compiled program, and
+its second column leaves out an array of the head's size, its gradient.
 Expected: experiments/README.md.
 """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -38,7 +38,8 @@ def over_chunks(compute: Compute, hidden: Any, targets_BT: jax.Array, weights_BT
         return chunked.values(constants, floats, rest, weights)
 
     def backward(saved: Any, given: Any) -> tuple[Any, Any, None, None]:
-        _, *own = chunked.pull(*saved, given)
+        constants, floats, rest, weights = saved
+        _, *own = chunked.pull(constants, floats, rest, weights, given)
         return *own, None, None
 
     run.defvjp(lambda *args: (run(*args), args), backward)
@@ -98,7 +99,7 @@ class _Chunked:
         cut = _Cut(T, parts, count, -(-(T // parts) // count))
         leaves, tree = jax.tree.flatten(hidden)
         order = sorted(range(len(leaves)), key=lambda i: not _is_float(leaves[i]))
-        floats = [leaves[i] for i in order if _is_float(leaves[i])]
+        floats = _floats(leaves)
         rest = [*(leaves[i] for i in order[len(floats) :]), targets_BT]
         example = [jax.ShapeDtypeStruct((B, parts * cut.length, *x.shape[2:]), x.dtype) for x in (*leaves, targets_BT)]
         flat = lambda *xs: compute(jax.tree.unflatten(tree, xs[:-1]), xs[-1])  # noqa: E731
@@ -132,17 +133,16 @@ class _Chunked:
             floats, rest, weights, given = chunk
 
             def take() -> tuple[Any, Any]:
-                some = lambda *xs: list(filter(_is_float, self.chunk(*xs, rest)))  # noqa: E731
-                values, pull = jax.vjp(some, constants, floats)
+                values, pull = jax.vjp(lambda cs, xs: _floats(self.chunk(cs, xs, rest)), constants, floats)
                 own, back = pull(given)
                 return jax.tree.map(jnp.add, total, own), (values, back)
 
             def leave() -> tuple[Any, Any]:
-                return total, (list(filter(_is_float, self.nothing())), jax.tree.map(jnp.zeros_like, floats))
+                return total, (_floats(self.nothing()), jax.tree.map(jnp.zeros_like, floats))
 
             return jax.lax.cond(jnp.any(weights != 0), take, leave)
 
-        chunks = self.cut.split((floats, rest, weights, list(filter(_is_float, given))))
+        chunks = self.cut.split((floats, rest, weights, _floats(given)))
         total, (values, back) = jax.lax.scan(body, jax.tree.map(jnp.zeros_like, constants), chunks)
         return self.cut.join(values), total, self.cut.join(back)
 
@@ -184,4 +184,8 @@ class _Cut:
 
 
 def _is_float(x: Any) -> bool:
-    return jnp.issubdtype(x.dtype, jnp.inexact)
+    return bool(jnp.issubdtype(x.dtype, jnp.inexact))
+
+
+def _floats(xs: Sequence[Any]) -> list[Any]:
+    return [x for x in xs if _is_float(x)]
