@@ -17,6 +17,7 @@ COMMANDS = {
     "losses": "every loss with its formula, its paper and its arguments",
     "show-batch": "the rows that a step of fine-tuning trains on, with what is learnt of them",
     "tag": "entities in text, by a trained token classifier",
+    "verify-resume": "whether a run that is killed and started again is the run that was not",
 }
 
 
@@ -33,7 +34,10 @@ def main() -> None:
             near = difflib.get_close_matches(command, COMMANDS, 1) or sorted(COMMANDS)
             raise InputError(f"there is no command {command!r}; did you mean {near[0]!r}? (see --help)")
         module = importlib.import_module(f"jaxllm.cli.{command.replace('-', '_')}")
-        config = parse(module.Config, sys.argv[2:], prog=f"python -m jaxllm {command}")
+        if hasattr(module, "read"):  # the command line of another program follows
+            config = module.read(sys.argv[2:])
+        else:
+            config = parse(module.Config, sys.argv[2:], prog=f"python -m jaxllm {command}")
         set_up()
         module.main(config)
 

@@ -97,7 +97,7 @@ def launch(config: Config, command: Sequence[str]) -> int:
     running += [
         subprocess.Popen(
             [sys.executable, *command], env=environment(config, coordinator, i, os.environ),
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", preexec_fn=_die_with_parent,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", preexec_fn=die_with_parent,
         )
         for i in range(config.processes)
     ]  # fmt: skip
@@ -137,7 +137,8 @@ def _wait(running: Sequence[subprocess.Popen[str]], grace: float) -> int:
     return first or next((abs(process.returncode) for process in running if process.returncode), 0)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Called in a process just started: it is killed when the one that started it ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 

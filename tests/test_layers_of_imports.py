@@ -24,6 +24,7 @@ LAYERS = (
     ),
     (
         "jaxllm.train.blame", "jaxllm.train.checkpoint", "jaxllm.train.saver", "jaxllm.train.begin", "jaxllm.train.fit",
+        "jaxllm.train.snapshot",
     ),
     ("jaxllm.loss_bench", "jaxllm.check_loss", "jaxllm.plan"),
     ("jaxllm.cli", "jaxllm.launch", "jaxllm.__main__"),

@@ -109,11 +109,13 @@ def test_more_steps_extend_a_run(whole, tmp_path):
     assert log_of(tmp_path / "long") == log_of(tmp_path / "short")
 
 
-@pytest.mark.parametrize("mesh", ["fsdp=4", "data=2,fsdp=2,tensor=2"])
-def test_a_run_continues_on_another_mesh(whole, tmp_path, mesh):
+@pytest.mark.parametrize(
+    ("before", "after"), [("data=2", "data=2,fsdp=2,tensor=2"), ("fsdp=8", "data=1"), ("fsdp=8", "data=2,tensor=4")]
+)
+def test_a_run_continues_on_another_mesh(whole, tmp_path, before, after):
     with pytest.raises(Terminated):
-        go(tmp_path, Data(7, terminate))
-    fitted = go(tmp_path, mesh=mesh)
+        go(tmp_path, Data(7, terminate), mesh=before)
+    fitted = go(tmp_path, mesh=after)
     for name, x in whole[1].model.params.items():
         np.testing.assert_allclose(fitted.model.params[name], x, rtol=1e-5, atol=1e-5)
     for a, b in zip(log_of(tmp_path), log_of(whole[0]), strict=True):

@@ -1,0 +1,194 @@
+"""`python -m jaxllm verify-resume SCRIPT ...`: whether a run that is killed and started again is the run that was not.
+
+    python -m jaxllm verify-resume experiments/pretrain.py --steps 40 --checkpoint-every 5
+    python -m jaxllm verify-resume --devices 8 --on "--mesh data=2,tensor=4" experiments/sft.py --mesh fsdp=8 ...
+
+Arrays, counters, random numbers, data positions and logged numbers: bit for bit, and within 1e-5 where it went on under
+other flags.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import random
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import tyro
+
+from jaxllm.cli.script import parse
+from jaxllm.launch import die_with_parent, split
+from jaxllm.train import snapshot
+from jaxllm.types import InputError, RunError
+
+TOLERANCE = 1e-5
+"""Between meshes, whose sums add up in another order."""
+CHOSEN = ("--out", "--checkpoints", "--config")
+"""Flags that would make the runs one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Runs SCRIPT with its flags straight through, again with kills, and compares. Exit status 1 if they differ."""
+
+    kills: int = 2
+    """How often to end the second run, by SIGKILL and SIGTERM in turn, each time after one more checkpoint."""
+    on: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Flags that a third run goes on with after a kill, such as "--mesh data=2,tensor=4"; may be given again."""
+    devices: int = 0
+    """CPU devices for the script to see; 0 for what there is."""
+    work: str = ""
+    """Folder for the runs, by default a temporary one, removed if all is equal."""
+    seed: int = 0
+    """Of the moments of the kills."""
+    command: tyro.conf.Suppress[tuple[str, ...]] = ()
+    """The script (or -m MODULE) and its flags."""
+
+
+def read(argv: Sequence[str]) -> Config:
+    """Our own flags, then the script and its own. Raises InputError."""
+    own, command = split(argv)
+    for at in reversed(range(len(own) - 1)):  # its value looks like a flag
+        if own[at] == "--on":
+            own[at : at + 2] = [f"--on={own[at + 1]}"]
+    config = parse(Config, own, prog="python -m jaxllm verify-resume")
+    if not command:
+        raise InputError("name the script to run, and its flags (see --help)")
+    if command[0] != "-m" and not os.path.isfile(command[0]):
+        raise InputError(f"{command[0]}: there is no such script")
+    for text in [*command, *(word for flags in config.on for word in shlex.split(flags))]:
+        if (flag := text.partition("=")[0]) in CHOSEN:
+            raise InputError(f"{flag}: verify-resume gives each run a folder of its own; leave it out")
+    if config.kills < 1:
+        raise InputError(f"--kills {config.kills}: at least 1 is needed")
+    if config.devices < 0:
+        raise InputError(f"--devices {config.devices}: give a number")
+    if not all(map(shlex.split, config.on)):
+        raise InputError('--on is empty: give flags of the script, such as "--mesh data=2,tensor=4"')
+    return dataclasses.replace(config, command=tuple(command))
+
+
+class Script:
+    """The script, in processes that end with this one."""
+
+    def __init__(self, config: Config):
+        self._command = [sys.executable, *config.command]
+        self._environment = {name: x for name, x in os.environ.items() if name != "JAXLLM_STARTED"}
+        if config.devices:
+            flag = "--xla_force_host_platform_device_count"
+            flags = re.sub(rf"{flag}=\S+", "", os.environ.get("XLA_FLAGS", ""))
+            self._environment |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{flags} {flag}={config.devices}".strip()}
+
+    def start(self, out: Path, flags: Sequence[str] = ()) -> subprocess.Popen[str]:
+        """Its output goes to a file beside the run."""
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with out.with_suffix(".txt").open("a") as log:
+            return subprocess.Popen(
+                [*self._command, *flags, "--out", str(out)], env=self._environment, stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log, text=True, preexec_fn=die_with_parent,
+            )  # fmt: skip
+
+    def finish(self, out: Path, flags: Sequence[str] = ()) -> None:
+        """To the end."""
+        _judge(self.start(out, flags).wait(), out, 0)
+
+    def cut(self, out: Path, kills: int, rng: random.Random) -> list[str]:
+        """Starts and ends it so many times, or until it is through. What was done, in words."""
+        done = []
+        for kill in range(kills):
+            before, child = _complete(out), self.start(out)
+            while child.poll() is None and _complete(out) <= before:
+                time.sleep(0.02)
+            time.sleep(rng.uniform(0.0, 0.5))
+            number = signal.SIGTERM if kill % 2 else signal.SIGKILL
+            child.send_signal(number)
+            status = child.wait()
+            if (out / "summary.json").exists() or status == 0:
+                break
+            _judge(status, out, -number, 128 + number)
+            last = max((line["step"] for line in snapshot.read_jsonl(out / "metrics.jsonl")), default=0)
+            done.append(f"{number.name}, last line of step {last}, newest checkpoint {_complete(out)}")
+        return done
+
+
+def main(config: Config) -> None:
+    """Runs, kills, compares and prints."""
+    jax.config.update("jax_platforms", "cpu")  # the devices are the script's
+    script, rng = Script(config), random.Random(config.seed)
+    work = Path(config.work or tempfile.mkdtemp(prefix="jaxllm-verify-")).absolute()
+    if config.work and work.exists() and any(work.iterdir()):
+        raise InputError(f"--work {config.work} is not empty: give another")
+    straight, same = work / "straight", True
+    began = time.monotonic()
+    script.finish(straight)
+    wanted = snapshot.read(straight)
+    if not wanted.arrays:
+        raise InputError("the script saved no arrays")
+    _say("straight", f"{wanted.position} steps in {time.monotonic() - began:.0f} s")
+    for i, text in enumerate(("", *config.on)):
+        flags, out = shlex.split(text), work / (f"on-{i}" if i else "killed")
+        done = script.cut(out, 1 if flags else config.kills, rng)
+        if not done:
+            raise InputError(
+                f"the run was through before it could be killed after a checkpoint: give a smaller --checkpoint-every, "
+                f"or more --steps; it took {wanted.position} (see {work})"
+            )
+        for one in done:
+            _say("killed", one)
+        script.finish(out, flags)
+        same &= _compare(straight, wanted, out, text)
+    if not same:
+        _say("runs", str(work))
+        raise SystemExit(1)
+    if not config.work:
+        shutil.rmtree(work)
+
+
+def _compare(straight: Path, wanted: snapshot.Snapshot, out: Path, flags: str) -> bool:
+    """Prints in what the run differs from the straight one, and returns whether in nothing."""
+    tolerance, here = TOLERANCE if flags else 0.0, snapshot.read(out)
+    found = snapshot.differences(wanted, here, tolerance) + snapshot.log_differences(straight, out, tolerance)
+    lines = len(snapshot.read_jsonl(out / "metrics.jsonl"))
+    what = f"{len(here.arrays)} arrays, {', '.join(snapshot.COUNTERS)}, {lines} lines of metrics"
+    if found:
+        for text in found[:10]:
+            _say("DIFFERS", text)
+        if more := found[10:]:
+            _say("", f"and {len(more)} more")
+        return False
+    if not flags:
+        _say("equal", f"bit for bit: {what}")
+        return True
+    far = max(snapshot.distance(x, here.arrays[name]) for name, x in wanted.arrays.items())
+    _say("equal", f"within {TOLERANCE:g} under {flags}: {what}; arrays to {far:.1e}")
+    return True
+
+
+def _complete(out: Path) -> int:
+    """The newest complete checkpoint, 0 for none."""
+    return max((int(path.name) for path in (out / "checkpoints").glob("*") if path.name.isdigit()), default=0)
+
+
+def _judge(status: int, out: Path, *wanted: int) -> None:
+    """Raises what the script said if its status is another: an InputError where it was its input."""
+    if status in wanted:
+        return
+    said = out.with_suffix(".txt").read_text().strip().splitlines() or ["nothing"]
+    raise (InputError if status == 2 else RunError)(
+        f"the script ended with status {status}: {said[-1].removeprefix('error: ')} (all of it: {out}.txt)"
+    )
+
+
+def _say(word: str, text: str) -> None:
+    print(f"{word:<9} {text}", flush=True)
