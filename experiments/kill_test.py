@@ -24,24 +24,23 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import tyro
+from victim import PATIENCE_S, STEPS, Look, Victim, differences
 
 from jaxllm.cli.script import run as run_script
-from jaxllm.data import builtin
-from jaxllm.train import manifest, snapshot
+from jaxllm.train import snapshot
 from jaxllm.train.checkpoint import Checkpoints
 from jaxllm.types import InputError
 
-STEPS, EVAL_EVERY = 60, 20
-PATIENCE_S = 1200.0
-"""The machine may be busy."""
 PHASES = ("start-up", "compiling", "training", "saving", "evaluating")
+
+Child = subprocess.Popen[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,136 +59,7 @@ class Config:
     """Where the runs are; an uninterrupted one that is there already is taken."""
 
 
-class Victim:
-    """The run, in processes of its own."""
-
-    def __init__(self, work: Path, processes: int = 1, devices: int = 1):
-        self.work, self.processes, self.devices = work.absolute(), processes, devices
-        self.work.mkdir(parents=True, exist_ok=True)
-        model = {"vocab_size": 96, "width": 16, "depth": 2, "heads": 2, "mlp_width": 32, "max_positions": 64}
-        (self.work / "model.json").write_text(json.dumps(model))
-        text = self.work / "text.jsonl"
-        if not text.exists():
-            sentences = [" ".join(row["tokens"]) for row in builtin.ner()["train"][:600]]
-            whole = [json.dumps({"text": one.encode("ascii", "ignore").decode()}) for one in sentences]
-            text.write_text("\n".join(whole) + "\n")
-
-    def command(self, out: Path, flags: Sequence[str] = ()) -> list[str]:
-        script = str(Path(__file__).with_name("pretrain.py"))
-        several = ["-m", "jaxllm.launch", "--processes", str(self.processes)]
-        several += ["--devices-per-process", str(self.devices)]
-        return [
-            sys.executable, *(several if self.processes > 1 else []), script,
-            "--model", str(self.work / "model.json"), "--tokenizer", "char", "--dataset", str(self.work / "text.jsonl"),
-            "--holdout", "0.2", "--max-length", "64", "--batch-size", "8", "--steps", str(STEPS),
-            "--checkpoint-every", "2", "--eval-every", str(EVAL_EVERY), "--log-every", "1", "--keep", "3",
-            "--sample-tokens", "0", "--no-export", "--log-to", "none", "--out", str(out), *flags,
-        ]  # fmt: skip
-
-    def start(self, out: Path, *flags: str, cached: bool = True) -> subprocess.Popen[str]:
-        """A process group that trains. cached: compiled programs are kept between starts."""
-        count = f"--xla_force_host_platform_device_count={self.devices}"
-        environment = {
-            **os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {count}",
-            "XDG_CACHE_HOME": str(self.work / "cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_ENABLE_COMPILATION_CACHE": str(cached),
-        }  # fmt: skip
-        for name in ("JAXLLM_STARTED", "JAX_COMPILATION_CACHE_DIR"):
-            environment.pop(name, None)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with out.with_suffix(".log").open("a") as log:
-            return subprocess.Popen(
-                self.command(out, flags), env=environment, stdout=log, stderr=log, text=True, start_new_session=True
-            )
-
-    def whole(self) -> Path:
-        """The folder of the run that nothing happened to, with a checkpoint of every step."""
-        out = self.work / f"whole-{self.processes}x{self.devices}"
-        if not (out / "summary.json").exists():
-            shutil.rmtree(out, ignore_errors=True)
-            end(self.start(out, "--checkpoint-every", "1", "--keep", "1000"), out, 0)
-        return out
-
-
-def end(child: subprocess.Popen[str], out: Path, wanted: int) -> None:
-    """Waits for the child. Raises SystemExit with what it said if its status is another."""
-    if (status := child.wait(PATIENCE_S)) != wanted:
-        said = out.with_suffix(".log").read_text()[-2000:]
-        raise SystemExit(f"{out} ended with status {status} instead of {wanted}:\n{said}")
-
-
-class Look:
-    """What stands in a run's folder, without a word from the process that is at it."""
-
-    def __init__(self, out: Path):
-        self.out, self.folder = out, out / "checkpoints"
-        self._before = self._metrics(), self._unsealed(), self._partial()
-
-    def _metrics(self) -> int:
-        path = self.out / "metrics.jsonl"
-        return path.stat().st_ino if path.exists() else 0
-
-    def _partial(self) -> set[int]:
-        return {inode for path in self.folder.glob("*tmp*") if (inode := _inode(path))}
-
-    def complete(self) -> list[int]:
-        return sorted(int(p.name) for p in self.folder.glob("*") if p.name.isdigit())
-
-    def _unsealed(self) -> set[int]:
-        return {n for n in self.complete() if not (self.folder / str(n) / manifest.MANIFEST).exists()}
-
-    def lines(self) -> list[dict[str, Any]]:
-        """What this start and those before it have logged, as far as it counts."""
-        return snapshot.read_jsonl(self.out / "metrics.jsonl")
-
-    def taken(self) -> int:
-        """The last step that was logged, 0 before this start has opened the log."""
-        if self._metrics() == self._before[0]:
-            return 0
-        return max((line["step"] for line in self.lines()), default=0)
-
-    def phase(self, resumed: int) -> str:
-        """Which part of the program the process is in, or was when it died."""
-        metrics, unsealed, partial = self._before
-        if self._metrics() == metrics:
-            return "start-up"
-        if self._partial() - partial or self._unsealed() - unsealed:
-            return "saving"
-        lines = self.lines()
-        last = max((line["step"] for line in lines), default=0)
-        if last <= resumed:
-            return "compiling"
-        seen = any("dev/loss" in line for line in lines if line["step"] == last)
-        if last % EVAL_EVERY == 0 and not seen:
-            return "evaluating"
-        return "ending" if last == STEPS else "training"
-
-
-def _inode(path: Path) -> int:
-    try:
-        return path.stat().st_ino
-    except FileNotFoundError:
-        return 0
-
-
-def differences(out: Path, whole: Path, floor: int) -> tuple[int, list[str]]:
-    """The newest sound checkpoint's position (0 for none), and in what it is not the uninterrupted run's.
-
-    floor: a position that was complete already.
-    """
-    found: list[str] = []
-    try:
-        here = snapshot.read(out)
-    except InputError as error:
-        return 0, [str(error)] if floor else []
-    if here.position < floor:
-        found.append(f"checkpoint {floor} was complete, and {here.position} is what is left")
-    return here.position, found + snapshot.differences(snapshot.read(whole, here.position), here)
-
-
-def blows(
-    config: Config, strike: Callable[[subprocess.Popen[str], Look, int, random.Random], dict[str, Any] | None]
-) -> None:
+def blows(config: Config, strike: Callable[[Child, Look, int, random.Random, int], dict[str, Any] | None]) -> None:
     """Strikes until as many blows as wanted have landed; a run that gets through is compared, and another begins."""
     work, rng = Path(config.work), random.Random(config.seed)
     victim = Victim(work, config.processes)
@@ -203,12 +73,12 @@ def blows(
         position = 0
         while not (out / "summary.json").exists():
             look = Look(out)
-            cold = config.what == "term" and rng.random() < 0.4
+            cold = config.what == "term" and len(landed) % len(PHASES) == PHASES.index("compiling")
             child = victim.start(out, cached=not cold)
             willing = len(landed) < config.trials and position < STEPS - 4
-            blow = strike(child, look, position, rng) if willing else None
+            blow = strike(child, look, position, rng, len(landed)) if willing else None
             if blow is None:
-                end(child, out, 0)
+                victim.end(child, out)
                 continue
             position, wrong = differences(out, whole, blow["floor"])
             wrong += blow.pop("wrong")
@@ -227,7 +97,7 @@ def blows(
     raise SystemExit(bool(lost))
 
 
-def kill(child: subprocess.Popen[str], look: Look, resumed: int, rng: random.Random) -> dict[str, Any] | None:
+def kill(child: Child, look: Look, resumed: int, rng: random.Random, number: int) -> dict[str, Any] | None:
     """SIGKILL within start-up and compiling, or at a random moment of what follows; None if the run was through."""
     several = "jaxllm.launch" in child.args  # type: ignore[operator]
     if rng.random() < 0.25:
@@ -249,14 +119,14 @@ def kill(child: subprocess.Popen[str], look: Look, resumed: int, rng: random.Ran
     return {"phase": look.phase(resumed), "whom": whom, "floor": floor, "wrong": []}
 
 
-def term(child: subprocess.Popen[str], look: Look, resumed: int, rng: random.Random) -> dict[str, Any] | None:
-    """SIGTERM within a phase that is chosen first; None if it did not come to that."""
-    wanted = rng.choice(PHASES)
+def term(child: Child, look: Look, resumed: int, rng: random.Random, number: int) -> dict[str, Any] | None:
+    """SIGTERM within each phase in turn; None if it did not come to that."""
+    wanted = PHASES[number % len(PHASES)]
     if wanted == "start-up":
         time.sleep(rng.uniform(0.3, 2.5))
     else:
-        first = rng.uniform(resumed, STEPS)
-        while child.poll() is None and not (look.phase(resumed) == wanted and look.taken() >= min(first, resumed)):
+        step = rng.randrange(resumed, STEPS) if wanted in ("training", "saving") else 0
+        while child.poll() is None and not (look.phase(resumed) == wanted and look.taken() >= step):
             time.sleep(0.002)
         time.sleep(rng.uniform(0, 0.5 if wanted == "compiling" else 0.03))
     floor, phase = max(look.complete(), default=0), look.phase(resumed)
@@ -267,10 +137,10 @@ def term(child: subprocess.Popen[str], look: Look, resumed: int, rng: random.Ran
     child.terminate()
     status = child.wait(PATIENCE_S)
     seconds, wrong = time.monotonic() - began, []
-    if (out := look.out / "summary.json").exists():  # it was through when the signal came
+    if (look.out / "summary.json").exists():  # it was through when the signal came
         return None
     if status not in (143, -signal.SIGTERM):
-        wrong.append(f"status {status}: {out.parent.with_suffix('.log').read_text()[-500:]}")
+        wrong.append(f"status {status}")
     return {"phase": phase, "floor": max(floor, taken), "status": status, "seconds": seconds, "wrong": wrong}
 
 
@@ -309,7 +179,7 @@ def damage(config: Config) -> None:
         state, position, meta = restored
         items = {"params": state.params, "opt_state": state.opt_state}
         arrays = {f"{item}/{name}": x for item, part in items.items() for name, x in part.items()}
-        here = snapshot.Snapshot({name: snapshot.np.asarray(x) for name, x in arrays.items()}, meta)
+        here = snapshot.Snapshot({name: np.asarray(x) for name, x in arrays.items()}, meta)
         if (differs := snapshot.differences(sound[position], here)) or position == STEPS or not named:
             wrong += 1
             print(f"{kind} {path.relative_to(folder)}: took {position}: {named}; {'; '.join(differs)}", flush=True)
@@ -318,14 +188,70 @@ def damage(config: Config) -> None:
     raise SystemExit(bool(wrong))
 
 
+def move(config: Config) -> None:
+    """A run on fsdp=8 goes on from its middle on one device, on data=2,tensor=4 and in two processes of two devices."""
+    work, middle, wrong = Path(config.work), STEPS // 2, 0
+    whole = Victim(work, devices=8).whole("--mesh", "fsdp=8")
+    wanted = snapshot.read(whole)
+    for processes, devices, mesh in ((1, 1, "data=1"), (1, 8, "data=2,tensor=4"), (2, 2, "data=2,fsdp=2")):
+        victim = Victim(work, processes, devices)
+        out = victim.work / f"moved-{processes}x{devices}"
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(whole, out, ignore=lambda _, names: [n for n in names if n.isdigit() and int(n) > middle])
+        (out / "summary.json").unlink()
+        victim.end(victim.start(out, "--mesh", mesh), out)
+        here = snapshot.read(out)
+        found = snapshot.differences(wanted, here, 1e-5) + snapshot.log_differences(whole, out, 1e-5)
+        far = max(snapshot.distance(x, here.arrays[name]) for name, x in wanted.arrays.items())
+        losses = [[line["loss"] for line in snapshot.read_jsonl(run / "metrics.jsonl") if "loss" in line]
+                  for run in (whole, out)]  # fmt: skip
+        apart = max(abs(x - y) for x, y in zip(*losses, strict=True))
+        print(f"{processes} processes of {devices} devices, {mesh}: losses of steps {middle + 1} to {STEPS} to "
+              f"{apart:.1e}, arrays to {far:.1e}; {'; '.join(found) or 'all within 1e-5'}", flush=True)  # fmt: skip
+        wrong += bool(found)
+    print(f"lost: {wrong}")
+    raise SystemExit(bool(wrong))
+
+
+def full_disk(config: Config) -> None:
+    """The disk is full at some checkpoint; then it is made larger, and the run goes on."""
+    rng, wrong = random.Random(config.seed), 0
+    victim = Victim(Path(config.work))
+    whole, disk = victim.whole(), victim.work / "disk"
+    disk.mkdir(exist_ok=True)
+    for _ in range(config.trials):
+        size = rng.randrange(600, 4000)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", disk], check=True)
+        try:
+            out = disk / "run"
+            victim.log(out).unlink(missing_ok=True)
+            status = victim.start(out, "--keep", "1000").wait(PATIENCE_S)
+            said = victim.log(out).read_text().strip().splitlines()
+            complete = max(Look(out).complete(), default=0)
+            position, found = differences(out, whole, complete)
+            if status != 1 or len(said) != 1 or not said[0].startswith("error: "):
+                found.append(f"status {status}")
+            subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+            victim.end(victim.start(out), out)
+            found += differences(out, whole, STEPS)[1] + snapshot.log_differences(whole, out)
+            print(f"{size} KB, full after {position}: {' / '.join(said)}: {'; '.join(found) or 'went on'}", flush=True)
+            wrong += bool(found)
+        finally:
+            subprocess.run(["umount", disk], check=True)
+    print(f"{config.trials} disks filled, lost: {wrong}")
+    raise SystemExit(bool(wrong))
+
+
 def main(config: Config) -> None:
     """Runs what is asked for."""
-    if config.what in ("kill", "term"):
-        blows(config, {"kill": kill, "term": term}[config.what])
-    elif config.what == "damage":
-        damage(config)
+    strikes = {"kill": kill, "term": term}
+    others = {"damage": damage, "move": move, "full-disk": full_disk}
+    if config.what in strikes:
+        blows(config, strikes[config.what])
+    elif config.what in others:
+        others[config.what](config)
     else:
-        raise InputError(f"{config.what}: give kill, term, damage, move or full-disk")
+        raise InputError(f"{config.what}: give {', '.join([*strikes, *others])}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 
-from jaxllm.train import board, manifest
+from jaxllm.train import board, manifest, strays
 from jaxllm.train.keep import Keep
 from jaxllm.types import InputError, Params, RunError, TrainState
 
@@ -37,6 +37,7 @@ class Checkpoints:
         self.folder = epath.Path(folder)
         if "://" not in str(folder):
             self.folder = self.folder.absolute()
+        strays.quieten()
         self._policy = Keep(keep, every)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._policy, create=write, read_only=not write, cleanup_tmp_directories=write
@@ -189,8 +190,10 @@ class Checkpoints:
             text = " ".join(str(error).split())
             why = "no space left there" if "No space left" in text or "RESOURCE_EXHAUSTED" in text else text[:300]
             for path in self.folder.glob("*.orbax-checkpoint-tmp*"):
-                path.rmtree(missing_ok=True)
-            stand = ", ".join(path.name for path in sorted(self.folder.iterdir()) if path.name.isdigit()) or "none"
+                with contextlib.suppress(OSError):  # writes that go on; the next start takes it away
+                    path.rmtree(missing_ok=True)
+            there = sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdigit())
+            stand = ", ".join(map(str, there)) or "none"
             raise RunError(
                 f"checkpoint {position} could not be written to {self.folder}: {why}. Those that stand: {stand}; "
                 "mend it and run the same command again"

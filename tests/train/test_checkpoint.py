@@ -1,5 +1,8 @@
 """What is saved comes back, bit for bit, and the right checkpoints stay."""
 
+import resource
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -224,6 +227,37 @@ def test_a_full_disk_is_said_in_one_line_and_what_was_saved_stands(tmp_path, mon
         checkpoints.save(6, small(), {})
     checkpoints.close()
     assert [path.name for path in tmp_path.iterdir()] == ["3"], "what was half written takes no space"
+
+
+def test_files_that_the_kernel_refuses_are_said_in_one_line_and_nothing_is_lost(tmp_path, monkeypatch):
+    """As on a full disk, by a limit that needs no disk: writes fail in the background, one of them first."""
+    strays: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", strays.append)
+    checkpoints = Checkpoints(series(tmp_path, 3))
+    noise = np.random.default_rng(0).normal(size=1 << 15).astype(np.float32)
+    large = TrainState(jnp.int32(0), {f"w{i}": jnp.asarray(noise) for i in range(40)}, {"m": jnp.ones(2)})
+
+    def save():
+        checkpoints.save(6, large, {})
+        checkpoints.wait()
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limits[1]))
+    try:
+        with pytest.raises(RunError, match=r"checkpoint 6 could not be written to .* stand: 3; mend it") as error:
+            save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(error.value)
+    checkpoints.close()
+    assert not strays, "no traceback beside the line"
+    checkpoints = Checkpoints(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["3"]
+    state, position, _ = checkpoints.newest(shapes(small()))
+    assert (position, state.params["w"][0]) == (3, 3)
+    checkpoints.save(6, large, {})
+    checkpoints.close()
+    np.testing.assert_array_equal(Checkpoints(tmp_path, write=False).params(6, large.params)["w9"], noise)
 
 
 def test_what_could_not_be_saved_in_the_background_is_said_later(tmp_path, monkeypatch):
