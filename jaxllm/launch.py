@@ -3,13 +3,15 @@
     python -m jaxllm.launch --processes 4 --devices-per-process 2 experiments/ner.py --mesh fsdp=8
 
 Every line of output begins with the number of the process it is from; an error that several report is shown once.
-SIGTERM is passed on to all. When one process fails it is named, and the others are killed if they do not end soon.
+SIGTERM is passed on to all, also where one process alone ended by it. When one process fails it is named, and the
+others are killed if they do not end within a while.
 """
 
 from __future__ import annotations
 
 import ctypes
 import dataclasses
+import math
 import os
 import re
 import signal
@@ -36,8 +38,8 @@ class Config:
     """How many."""
     devices_per_process: int = 1
     """CPU devices of each."""
-    grace: float = 5.0
-    """Seconds that the others have to end by themselves when one has failed; a minute where it was by SIGTERM."""
+    grace: float = 60.0
+    """Seconds that the others have to end by themselves when one has failed: time to say who was lost, and where."""
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -86,21 +88,24 @@ def launch(config: Config, command: Sequence[str]) -> int:
         probe.bind(("127.0.0.1", 0))
         coordinator = f"127.0.0.1:{probe.getsockname()[1]}"
     running: list[subprocess.Popen[str]] = []
+    asked: list[int] = []
 
     def pass_on(number: int, _: object) -> None:
+        asked.append(number)
         for process in running:
-            if process.poll() is None:
-                process.send_signal(number)
+            process.send_signal(number)
 
-    signal.signal(signal.SIGTERM, pass_on)
-    signal.signal(signal.SIGINT, pass_on)
-    running += [
-        subprocess.Popen(
-            [sys.executable, *command], env=environment(config, coordinator, i, os.environ),
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", preexec_fn=die_with_parent,
-        )
-        for i in range(config.processes)
-    ]  # fmt: skip
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    for i in range(config.processes):
+        running.append(
+            subprocess.Popen(
+                [sys.executable, *command], env=environment(config, coordinator, i, os.environ), text=True,
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, errors="replace", preexec_fn=die_with_parent,
+            )
+        )  # fmt: skip
+        if asked:  # it may have come before this process was among the running
+            running[-1].send_signal(asked[-1])
+            break
     printer = Printer()
     threads = [
         threading.Thread(target=printer.copy, args=(source, target, i), daemon=True)
@@ -112,29 +117,39 @@ def launch(config: Config, command: Sequence[str]) -> int:
     status = _wait(running, config.grace)
     for thread in threads:
         thread.join(5)
+    for number, handler in before.items():
+        signal.signal(number, handler)
     return status
 
 
 def _wait(running: Sequence[subprocess.Popen[str]], grace: float) -> int:
-    first, deadline = 0, float("inf")
-    while any(process.poll() is None for process in running):
-        for i, process in enumerate(running):
-            if process.poll() and not first:
-                first = process.returncode if process.returncode > 0 else 128 - process.returncode
-                if process.returncode < 0:
-                    how = f"was killed by {signal.Signals(-process.returncode).name}"
-                else:
-                    how = f"ended with status {process.returncode}"
-                print(f"process {i} (pid {process.pid}) {how}", file=sys.stderr, flush=True)
-                deadline = time.monotonic() + (max(grace, 60.0) if first == 143 else grace)
+    first, deadline = 0, math.inf
+    while True:
+        left = [process for process in running if process.poll() is None]
+        failed = next(((i, process) for i, process in enumerate(running) if process.returncode), None)
+        if failed and not first:
+            i, process = failed
+            first, how = _ended(process.returncode)
+            print(f"process {i} (pid {process.pid}) {how}", file=sys.stderr, flush=True)
+            deadline = time.monotonic() + grace
+            if first == 128 + signal.SIGTERM:
+                for other in left:
+                    other.terminate()
+        if not left:
+            return first
         if time.monotonic() > deadline:
-            for i, process in enumerate(running):
-                if process.poll() is None:
-                    print(f"killing process {i}, which did not end", file=sys.stderr, flush=True)
-                    process.kill()
-                    process.wait()
+            for process in left:
+                print(f"killing process {running.index(process)}, which did not end", file=sys.stderr, flush=True)
+                process.kill()
+                process.wait()
         time.sleep(0.05)
-    return first or next((abs(process.returncode) for process in running if process.returncode), 0)
+
+
+def _ended(status: int) -> tuple[int, str]:
+    """The status of a process as a shell reports it, and in words."""
+    if status < 0:
+        return 128 - status, f"was killed by {signal.Signals(-status).name}"
+    return status, f"ended with status {status}"
 
 
 def die_with_parent() -> None:

@@ -58,32 +58,47 @@ def input_errors() -> Iterator[None]:
         yield
     except (InputError, RunError, FloatingPointError, OSError) as error:
         if isinstance(error, OSError) and error.errno != errno.ENOSPC:
-            _tell_others(f"{type(error).__name__}: {error}", 1)
+            _tell_others(error, 1, traced=True)
             raise
-        text = " ".join(str(error).split())
-        print(f"error: {text}", file=sys.stderr)
-        _tell_others(text, status := 2 if isinstance(error, InputError) else 1, traced=False)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        _tell_others(error, status := 2 if isinstance(error, InputError) else 1)
         raise SystemExit(status) from None
+    except SystemExit as stop:
+        if stop.code:
+            _tell_others(stop, stop.code if isinstance(stop.code, int) else 1)
+        raise
     except BaseException as error:
-        if not isinstance(error, SystemExit):
-            _tell_others(f"{type(error).__name__}: {error}", 1)
-        elif error.code:
-            _tell_others("", error.code if isinstance(error.code, int) else 1, traced=False)
+        _tell_others(error, 1, traced=True)
         raise
 
 
-def _tell_others(why: str, status: int, traced: bool = True) -> None:
+def _tell_others(error: BaseException, status: int, traced: bool = False) -> None:
     """Of several processes, ends this one, after its traceback."""
     if "jax" not in sys.modules:
         return
     from jaxllm.train import board, preemption, watch
 
-    if board.count() > 1:
-        if traced:
-            traceback.print_exc()
-        if status != preemption.STATUS:
-            watch.tell(why, status)
-        preemption.leave(status)
+    if board.count() == 1:
+        return
+    if traced:
+        traceback.print_exc()
+    if isinstance(error, InputError | RunError):
+        why = " ".join(str(error).split())
+    else:
+        why = f"exit status {status}" if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
+    if _is_of_jax(error) and (lost := watch.lost()):
+        print(f"error: {lost}", file=sys.stderr)
+        why = lost
+    if status != preemption.STATUS:
+        watch.tell(why, status)
+    preemption.leave(status)
+
+
+def _is_of_jax(error: BaseException | None) -> bool:
+    """Whether it may come of another process: of a collective that found no partner."""
+    from jax.errors import JaxRuntimeError
+
+    return error is not None and (isinstance(error, JaxRuntimeError) or _is_of_jax(error.__cause__))
 
 
 def parse(config: type[T], argv: Sequence[str], prog: str | None = None) -> T:

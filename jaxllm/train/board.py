@@ -1,7 +1,8 @@
 """Short notes between the processes of a run, left with JAX's coordination service: no device takes part.
 
-It stands as soon as `jax.distributed.initialize` has returned, before a device is looked for. With one process there is
-no service, and each function gives back what it was given.
+It stands as soon as `jax.distributed.initialize` has returned, before a device is looked for: `connected` says so. A
+call that came before would hang, or be taken for a broken service and end the process. With one process there is no
+service, and each function gives back what it was given.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from jaxllm.types import InputError
 
 TIMEOUT_S = 300.0
 _calls = itertools.count()
+_connected = threading.Event()
 
 
 def index() -> int:
@@ -30,9 +32,14 @@ def count() -> int:
     return distributed.global_state.num_processes or 1
 
 
+def connected() -> None:
+    """The processes are connected: from now on there is a store."""
+    _connected.set()
+
+
 def client() -> Any | None:
-    """The store, None where there is one process."""
-    return distributed.global_state.client
+    """The store, None where there is one process, or it is not connected yet."""
+    return distributed.global_state.client if _connected.is_set() else None
 
 
 def exchange(text: str, timeout_s: float = TIMEOUT_S) -> list[str]:

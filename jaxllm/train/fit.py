@@ -169,6 +169,7 @@ def fit(
         for position in todo:
             if position == start + 2:  # the first is compiled
                 leaving.enter_context(watch.loop(hang_timeout))
+            watch.step(position)
             batch = next(batches)
             clock.count(batch)
             state, metrics = train(state, put(batch, mesh, rows, local, strategy), frozen)
@@ -177,7 +178,6 @@ def fit(
                 jax.block_until_ready(metrics)
                 clock.compiled()
                 preemption.owe()
-            watch.step(position)
             last, stop = position == steps, preemption.reached()
             logged = position % log_every == 0 or last
             evaluate = bool(evals and (last or (eval_every and position % eval_every == 0)))

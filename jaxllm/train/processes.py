@@ -45,10 +45,11 @@ def join(place: Place, environ: Mapping[str, str], *, cpu: bool) -> None:
             raise InputError(f"the processes could not be connected: {error}") from None
         if board.count() == 1:
             return
+        board.connected()
+        preemption.connect()
         notes = [json.loads(text) for text in board.exchange(json.dumps(_note(place, claimed, cpu)), 60)]
     if problem := disagreement(notes):
         raise InputError(problem)
-    preemption.connect()
     watch.connect()
     counts = [sum(d.process_index == i for d in jax.devices()) for i in range(board.count())]
     if odd := next((i for i, n in enumerate(counts) if n != counts[0]), None):

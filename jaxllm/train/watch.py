@@ -43,7 +43,7 @@ _name = f"{socket.gethostname()}, process {os.getpid()} there"
 
 
 def step(number: int) -> None:
-    """The loop has come to this step, or is still alive within it."""
+    """The loop begins this step, or is still alive within it."""
     _state.step, _state.since = number, time.monotonic()
 
 
@@ -79,11 +79,25 @@ def connect() -> None:
         atexit.register(on_abort, None)
 
 
+def lost() -> str | None:
+    """After a failure that may be the loss of another process: which of them has fallen silent, in words.
+
+    Waits for as long as silence takes to be sure; None if all speak. Should another one end or SIGTERM have come
+    meanwhile, this process ends with it.
+    """
+    deadline = time.monotonic() + _SILENT_S + 5 * _TICK_S
+    while board.client() is not None and time.monotonic() < deadline:
+        if silent := _silent():
+            return silent[0]
+        time.sleep(_TICK_S)
+    return None
+
+
 def tell(why: str, status: int) -> None:
     """Tells the other processes that this one ends, so that they do too."""
     if (store := board.client()) is not None:
         with contextlib.suppress(Exception):
-            text = f"{status} process {board.index()} ({_name}) ended: {why}; its last step was {_state.step}"
+            text = f"{status} process {board.index()} ({_name}) ended {_at(_state.step)}: {why}"
             store.key_value_set(f"jaxllm/end/{board.index()}", text, allow_overwrite=True)
 
 
@@ -128,15 +142,28 @@ def _abort(number: int) -> None:
 def _last_words(signum: int) -> None:
     if preemption.asked():  # the process with the service has saved, and left
         os._exit(preemption.STATUS)
-    now = time.monotonic()
-    silent = {i: note for i, (note, when) in _state.heard.items() if now - when > _SILENT_S and i != board.index()}
+    silent = _silent()
     if not silent and board.index() > 0 and 0 in _state.heard:
-        silent = {0: _state.heard[0][0]}
-    for process, heard in sorted(silent.items()):
-        _, last, name = heard.split(" ", 2)
-        _say(f"process {process} ({name}) died; its last step was {last}")
-    _say(f"process {board.index()} ends at step {_state.step}: JAX lost another process, or failed itself")
+        silent = [_death(0)]
+    for text in silent:
+        _say(text)
+    _say(f"process {board.index()} ends {_at(_state.step)}: JAX lost another process, or failed itself")
     os._exit(1)
+
+
+def _silent() -> list[str]:
+    """The other processes that have said nothing for a while."""
+    now = time.monotonic()
+    return [_death(i) for i, (_, at) in sorted(_state.heard.items()) if now - at > _SILENT_S and i != board.index()]
+
+
+def _death(process: int) -> str:
+    _, last, name = _state.heard[process][0].split(" ", 2)
+    return f"process {process} ({name}) died; it was last heard of {_at(last)}"
+
+
+def _at(step: int | str | None) -> str:
+    return "before its first step" if step in (None, "None") else f"at step {step}"
 
 
 def _watch_for_hangs(done: threading.Event) -> None:
@@ -147,7 +174,7 @@ def _watch_for_hangs(done: threading.Event) -> None:
         else:
             faulthandler.cancel_dump_traceback_later()
         if hang_s and time.monotonic() - _state.since > hang_s:
-            why = f"step {(_state.step or 0) + 1} hangs: nothing has come of it for {hang_s:g} s"
+            why = f"step {_state.step} hangs: nothing has come of it for {hang_s:g} s"
             faulthandler.dump_traceback(2)
             _say(f"{why}; above is where each thread stands")
             tell(why, 1)
