@@ -13,9 +13,10 @@ Rows are pairs (prompt, chosen, rejected), or judged answers (prompt, completion
 data/pairs.py has the shapes. Both answers of a pair lie in one row of the batch and share their prompt. What the
 reference says of the data is computed once, before training, into a file that later runs find (data/references.py).
 
-With no flags a small Llama that has learnt nothing yet is given questions about Python's standard library, each with
-its answer and that of another question. There is nothing yet to keep close to, so the likelihood of the right answers
-is part of that loss.
+With no flags a small Llama that has learnt nothing yet is given questions about functions and classes of Python's
+standard library, each with its answer and with one of the other kind: what a function does, what a class is. There is
+nothing yet to keep close to, so the likelihood of the right answers is part of that loss. The modules that dev asks
+about are in no question of train.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ from jaxllm.types import InputError
 
 RECIPES: dict[str, dict[str, Any]] = {
     "pretrained": {"epochs": 1.0, "learning_rate": 1e-6, "loss": "sigmoid"},
-    "scratch": {"epochs": 3.0, "learning_rate": 1e-3, "loss": "sigmoid+sft"},
+    "scratch": {"epochs": 1.0, "learning_rate": 1e-3, "loss": "sigmoid+sft"},
 }
 """What flags that are not given are, by where the weights come from."""
 

@@ -2,13 +2,15 @@
 
 The question names a function with its parameters, or a class, and its module; the answer is the first paragraph of its
 docstring. A module that the embedded text corpus (stdlib.py) holds out for dev is held out here too, so no stage of
-training has seen an answer of dev. For preferences the rejected answer is that of another function.
+training has seen an answer of dev. For preferences the rejected answer is that of another question, of the other
+kind: a function does something, a class is something.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,9 @@ from jaxllm.data import stdlib
 
 SHORTEST, LONGEST = 20, 240
 """Characters of an answer that is taken."""
+
+_CLASS = "What is the class "
+"""How a question about a class begins."""
 
 _Node = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -40,25 +45,27 @@ def sft(library: Path | None = None) -> dict[str, list[dict[str, Any]]]:
 
 
 def preference(library: Path | None = None) -> dict[str, list[dict[str, Any]]]:
-    """The same questions as conversations: `prompt`, `chosen` and `rejected`, each a list of messages.
+    """The same questions as conversations: `prompt`, `chosen` and `rejected`, each a list of messages; about 7,200 and
+    450 of them.
 
-    The rejected answer is another question's of the same split, by a hash, and each is rejected once; a lone
-    question has none.
+    Each function meets a class of its split, by a hash: both are asked about, and the one's answer is rejected for the
+    other. So every answer is rejected as often as it is chosen, and whoever does not read the question is right half of
+    the time. A split without classes or without functions has no rows.
     """
     return {split: [*_paired(rows)] for split, rows in sft(library).items()}
 
 
 def _paired(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    order = sorted(range(len(rows)), key=lambda i: hashlib.sha256(rows[i]["question"].encode()).digest())
-    if len(rows) < 2:
-        return
-    after = dict(zip(order, order[1:] + order[:1], strict=True))  # one cycle: never one's own
-    for i, row in enumerate(rows):
-        yield {
-            "prompt": [{"role": "user", "content": row["question"]}],
-            "chosen": [{"role": "assistant", "content": row["answer"]}],
-            "rejected": [{"role": "assistant", "content": rows[after[i]]["answer"]}],
-        }
+    order = sorted(rows, key=lambda row: hashlib.sha256(row["question"].encode()).digest())
+    classes = [row for row in order if row["question"].startswith(_CLASS)]
+    functions = [row for row in order if not row["question"].startswith(_CLASS)]
+    for function, other in zip(functions, itertools.cycle(classes), strict=False):
+        for asked, wrong in ((function, other), (other, function)):
+            yield {
+                "prompt": [{"role": "user", "content": asked["question"]}],
+                "chosen": [{"role": "assistant", "content": asked["answer"]}],
+                "rejected": [{"role": "assistant", "content": wrong["answer"]}],
+            }
 
 
 def _asked(name: str, text: str) -> Iterator[tuple[str, str]]:
@@ -87,7 +94,7 @@ def _public(body: list[ast.stmt], owner: str) -> Iterator[tuple[str, _Node]]:
 
 def _question(module: str, owner: str, node: _Node) -> str:
     if isinstance(node, ast.ClassDef):
-        return f"What is the class {owner}{node.name} of {module}?"
+        return f"{_CLASS}{owner}{node.name} of {module}?"
     names = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
     given = ", ".join(a for a in names if a not in ("self", "cls"))
     return f"What does {owner}{node.name}({given}) of {module} do?"

@@ -1,5 +1,7 @@
 """The embedded questions: from docstrings, held out by module."""
 
+import collections
+
 import pytest
 
 from jaxllm.data import questions, stdlib
@@ -63,24 +65,31 @@ def test_what_is_asked_and_answered(library):
     }
 
 
-def test_rejected_answers_are_other_questions(asked):
-    found = {split: [*questions._paired(rows)] for split, rows in asked.items()}
-    for split, rows in found.items():
-        answers = {row["question"]: row["answer"] for row in asked[split]}
-        assert [row["prompt"][0]["content"] for row in rows] == list(answers)
-        for row in rows:
-            question = row["prompt"][0]["content"]
-            assert row["prompt"] == [{"role": "user", "content": question}]
-            assert row["chosen"] == [{"role": "assistant", "content": answers[question]}]
-            assert row["rejected"][0]["content"] != answers[question]
-        assert sorted(row["rejected"][0]["content"] for row in rows) == sorted(answers.values())
+def test_a_function_meets_a_class_and_each_is_asked_about(asked):
+    for rows in asked.values():
+        answers = {row["question"]: row["answer"] for row in rows}
+        found = [*questions._paired(rows)]
+        texts = [{column: row[column][0]["content"] for column in row} for row in found]
+        assert [row["prompt"] for row in found] == [[{"role": "user", "content": t["prompt"]}] for t in texts]
+        assert {row[side][0]["role"] for row in found for side in ("chosen", "rejected")} == {"assistant"}
+        for text in texts:
+            assert text["chosen"] == answers[text["prompt"]] != text["rejected"]
+        for function, other in zip(texts[::2], texts[1::2], strict=True):
+            assert (function["chosen"], function["rejected"]) == (other["rejected"], other["chosen"])
+            assert function["prompt"].startswith("What does")
+            assert other["prompt"].startswith("What is the class")
+        assert {text["prompt"] for text in texts} == set(answers)
+        times = collections.Counter(text["prompt"] for text in texts)
+        assert {times[question] for question in answers if question.startswith("What does")} == {1}
+        classes = {times[question] for question in answers if question.startswith("What is")}
+        assert max(classes) - min(classes) <= 1
 
 
 def test_preferences_are_made_of_the_same_questions(library):
     folder = library[0]
     found = questions.preference(folder)
     assert found == questions.preference(folder)
-    assert {split: len(rows) for split, rows in found.items()} == {"train": 3, "dev": 0}  # one alone has no other
+    assert {split: len(rows) for split, rows in found.items()} == {"train": 4, "dev": 0}  # dev has no class
 
 
 def test_no_library(tmp_path):
