@@ -10,7 +10,7 @@ Expected: see experiments/README.md, which has the numbers and the time they too
 The reward of an answer is the head's number at its last token, the end token. Both answers of a pair lie in one row of
 the batch and share their prompt. A `margin` column says by how much the chosen answer is better. The export is
 what `AutoModelForSequenceClassification.from_pretrained` loads, with one label. With no flags a small Llama that has
-learnt nothing yet learns whether an answer tells what a function does or what a class is, as the question about Python's
+learnt nothing yet learns whether an answer tells what a function does or what a class is, as a question about Python's
 standard library wants.
 """
 

@@ -52,6 +52,15 @@ def log_ratios(policy: Runner, reference: Runner, batches: AnswerBatches) -> Num
     }
 
 
+def likelier(model: Runner, batches: AnswerBatches) -> float:
+    """The share of pairs whose chosen answer has the higher log-probability per token, without any reference."""
+    hits = []
+    for group, found in zip(batches.rows.groups, answer_logps(model, batches), strict=True):
+        mean = {a.side: x.sum(dtype=np.float64) / a.trained.sum() for a, x in zip(group.answers, found, strict=True)}
+        hits.append(mean[1] > mean[-1])
+    return float(np.mean(hits))
+
+
 def drift(
     policy: Runner,
     reference: Runner,

@@ -1,0 +1,200 @@
+"""The three stages in a row: pretraining, SFT, preference tuning; after each, what the same prompts yield.
+
+    python experiments/three_stages.py
+    python experiments/three_stages.py --model Qwen/Qwen2.5-0.5B --dataset instructions.jsonl
+    python experiments/three_stages.py --model path/to/llama --dataset instructions.jsonl --preferences pairs.jsonl
+
+Papers: Ouyang et al. 2022, InstructGPT, figure 2; Rafailov et al. 2023, Direct Preference Optimization.
+Expected: see experiments/README.md, which has the numbers and the time they took.
+
+Each stage is the script of its name, with a run folder of its own below --out, and starts from the one before. What is
+asked is of dev, which no stage has seen: of Python's standard library, modules that are held out of all three. With
+--model the first stage is that model as it is. A data set of its own has its answers preferred to those of its other
+questions, unless --preferences names pairs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+
+from experiments import preference, pretrain, sft
+from jaxllm.cli.chat_start import ChatFlags, start_chat
+from jaxllm.cli.common import check
+from jaxllm.cli.dialogues import Split, read_dialogues
+from jaxllm.cli.pairs import PairFlags, groups_of, layout_of, read_pairs
+from jaxllm.cli.reference import starting
+from jaxllm.cli.script import run as run_script
+from jaxllm.data import rivals
+from jaxllm.data.answers import AnswerBatches, AnswerRows
+from jaxllm.data.chat_templates import end_ids
+from jaxllm.data.packing import make_plan
+from jaxllm.evals import answers
+from jaxllm.evals.preference import likelier
+from jaxllm.train.mesh import make_mesh, row_multiple
+from jaxllm.types import InputError
+
+HERE = {"sft": 1e-3, "preference": 1e-4}
+"""Learning rates after pretraining here; a model from elsewhere is treated with more care, as the scripts do."""
+
+NUMBERS = {"ended": "answers that end", "token_f1": "token F1", "prefers": "right answer likelier"}
+"""What is measured after each stage, and its heading."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Pretraining, SFT and preference tuning, one after the other."""
+
+    model: str = ""
+    """A base model to start from instead of pretraining one: Hugging Face id or folder, or a run folder."""
+    dataset: str = "builtin"
+    """Of SFT; its dev split is asked after each stage."""
+    preferences: str = ""
+    """Of preference tuning; by default pairs made of --dataset."""
+    chat_template: str = ""
+    """chatml, plain, or a .jinja file; by default the tokenizer's own, and plain where it has none."""
+    out: str = "runs/three_stages"
+    """Folder of the three runs, and of stages.json with numbers and answers."""
+    pretrain_steps: int = 250
+    """Of the first stage."""
+    sft_epochs: float = 2.0
+    """Of the second."""
+    preference_epochs: float = 0.5
+    """Of the third."""
+    sft_learning_rate: float | None = None
+    """At the peak; by default that of HERE, or of experiments/sft.py with --model."""
+    preference_learning_rate: float | None = None
+    """At the peak; by default that of HERE, or of experiments/preference.py with --model."""
+    batch_size: int = 16
+    """Dialogues, and pairs, per optimizer step."""
+    max_length: int = 256
+    """Tokens of a dialogue or an answered prompt at most."""
+    questions: int = 64
+    """How many are asked after each stage; twice as many pairs are compared."""
+    answer_tokens: int = 48
+    """Tokens of an answer at most."""
+    shown: int = 3
+    """How many answers are printed."""
+    seed: int = 0
+    """Of all stages."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A stage's script with its configuration; None where the model is there already."""
+
+    name: str
+    folder: str
+    main: Callable[[Any], None] | None = None
+    config: Any = None
+
+
+def stages(config: Config, preferences: str) -> list[Stage]:
+    """The three, in order. Raises InputError for what is wrong with their flags."""
+    root = Path(config.out)
+    first = config.model or str(root / "pretrain")
+
+    def rate(stage: str) -> float | None:
+        given: float | None = getattr(config, f"{stage}_learning_rate")
+        return given if given is not None or config.model else HERE[stage]
+
+    every: dict[str, Any] = {"seed": config.seed, "eval_every": "0", "checkpoint_every": "0", "log_every": 50}
+    chat = {
+        **every, "chat_template": config.chat_template, "batch_size": config.batch_size, "samples": 0,
+        "max_length": config.max_length,
+    }  # fmt: skip
+    found = [
+        Stage("pretrain", first) if config.model else
+        Stage("pretrain", first, pretrain.main, pretrain.Config(
+            out=first, steps=config.pretrain_steps, sample_tokens=0, **every,
+        )),
+        Stage("sft", str(root / "sft"), sft.main, sft.Config(
+            model=first, dataset=config.dataset, out=str(root / "sft"), epochs=config.sft_epochs,
+            learning_rate=rate("sft"), **chat,
+        )),
+        Stage("preference", str(root / "preference"), preference.main, preference.Config(
+            model=str(root / "sft"), dataset=preferences, out=str(root / "preference"),
+            epochs=config.preference_epochs, learning_rate=rate("preference"), **chat,
+        )),
+    ]  # fmt: skip
+    check(sft.settle(found[1].config))
+    check(preference.settle(found[2].config))
+    return found
+
+
+def made_of(splits: dict[str, Split], folder: Path) -> None:
+    """Writes pairs made of dialogues as a data set. Raises InputError for a split that has none to make."""
+    rows = {name: [*rivals.pairs(split.dialogues)] for name, split in splits.items()}
+    if empty := [name for name, found in rows.items() if not found]:
+        raise InputError(
+            f"{empty[0]} has no two questions with answers of their own to make pairs of: name some by --preferences"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, found in rows.items():
+        text = "".join(json.dumps(row) + "\n" for row in found)
+        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+
+
+def ask(model: str, config: Config, dev: Split, preferences: str) -> dict[str, Any]:
+    """NUMBERS of a model's folder, and its answers: (question, answer, whether it came to an end)."""
+    flags = PairFlags(
+        model=model, dataset=preferences, chat_template=config.chat_template, max_length=config.max_length
+    )
+    begin = start_chat(flags, [], "")
+    runner = starting(begin, make_mesh(), config.seed)
+    found = sft.questions_of(dev, begin, config.questions, config.answer_tokens)
+    if not found:
+        raise InputError(f"--dataset {config.dataset}: nothing in its dev split asks a question that fits the model")
+    said = answers.answer(runner, found, begin.tokenizer, end_ids(begin.tokenizer), config.answer_tokens)
+
+    pairs = {name: split for name, split in read_pairs(flags).items() if name == "dev"}
+    groups = groups_of(pairs, flags, begin)["dev"]
+    order = np.random.default_rng(0).permutation(len(groups))
+    groups = [groups[i] for i in order[: 2 * config.questions]]
+    rows = AnswerRows(groups, layout_of(flags, begin)[0])
+    plan = make_plan(rows.lengths, batch_size=min(64, len(groups)), multiple=row_multiple(runner.mesh))
+    numbers = {**answers.score(said, found), "prefers": likelier(runner, AnswerBatches(rows, plan))}
+    return {**numbers, "answers": [(q.text, text, ended) for q, (text, ended) in zip(found, said, strict=True)]}
+
+
+def main(config: Config) -> None:
+    """Runs the stages, asks after each, and prints a table."""
+    console = Console(soft_wrap=True, highlight=False)
+    splits = read_dialogues(sft.Config(dataset=config.dataset))
+    if "dev" not in splits:
+        raise InputError(f"--dataset {config.dataset}: no dev split, and too few rows to hold one out")
+    own = str(Path(config.out) / "preferences") if config.dataset != "builtin" else "builtin"
+    preferences = config.preferences or own
+    found = stages(config, preferences)
+    if config.model:  # before anything is written
+        start_chat(
+            ChatFlags(model=config.model, chat_template=config.chat_template, max_length=config.max_length), [], ""
+        )
+    if not config.preferences and config.dataset != "builtin":
+        made_of(splits, Path(preferences))
+    if "dev" not in read_pairs(PairFlags(dataset=preferences)):
+        raise InputError(f"--preferences {preferences}: no dev split, and too few rows to hold one out")
+
+    told: dict[str, dict[str, Any]] = {}
+    for stage in found:
+        console.print(f"\n[bold]{stage.name}[/bold]")
+        if stage.main is not None:
+            stage.main(stage.config)
+        told[stage.name] = ask(stage.folder, config, splits["dev"], preferences)
+        for question, answer, ended in told[stage.name]["answers"][: config.shown]:
+            console.print(f"[dim]{escape(question)}[/dim]\n  {escape(answer)}{'' if ended else ' [dim]...[/dim]'}")
+    console.print("\n" + f"{'after':<12}" + "".join(f"{heading:>24}" for heading in NUMBERS.values()))
+    for name, one in told.items():
+        console.print(f"{name:<12}{one['ended']:>24.0%}{one['token_f1']:>24.3f}{one['prefers']:>24.0%}")
+    (Path(config.out) / "stages.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run_script(main, Config)
