@@ -50,9 +50,10 @@ from jaxllm.types import InputError
 
 RECIPES: dict[str, dict[str, Any]] = {
     "pretrained": {"epochs": 1.0, "learning_rate": 1e-6, "loss": "sigmoid"},
+    "adapters": {"epochs": 1.0, "learning_rate": 1e-5, "loss": "sigmoid"},
     "scratch": {"epochs": 1.0, "learning_rate": 1e-3, "loss": "sigmoid+sft"},
 }
-"""What flags that are not given are, by where the weights come from."""
+"""What flags that are not given are, by where the weights come from, and for adapters on them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +82,8 @@ class Config(PairFlags, LoraFlags):
 
 def settle(config: Config) -> Config:
     """Fills in what was not given from the recipe for these weights."""
-    recipe = RECIPES["scratch" if config.model in PRESETS or config.model.endswith(".json") else "pretrained"]
+    scratch = config.model in PRESETS or config.model.endswith(".json")
+    recipe = RECIPES["scratch" if scratch else "adapters" if config.lora_rank or config.lora_from else "pretrained"]
     return dataclasses.replace(config, **{name: x for name, x in recipe.items() if getattr(config, name) is None})
 
 

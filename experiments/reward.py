@@ -3,15 +3,18 @@
     python experiments/reward.py
     python experiments/reward.py --model Qwen/Qwen2.5-0.5B-Instruct --dataset trl-lib/ultrafeedback_binarized
     python experiments/reward.py --model runs/sft-1a2b3c4d --dataset pairs.jsonl --loss-args center=0.01
+    python experiments/reward.py --model runs/reward-1a2b3c4d --dataset more_pairs.jsonl --lora-rank 16
 
 Papers: Bradley and Terry 1952; Ouyang et al. 2022, InstructGPT, section 3.5; Touvron et al. 2023, Llama 2.
 Expected: see experiments/README.md, which has the numbers and the time they took.
 
-The reward of an answer is the head's number at its last token, the end token. Both answers of a pair lie in one row of
-the batch and share their prompt. A `margin` column says by how much the chosen answer is better. The export is
-what `AutoModelForSequenceClassification.from_pretrained` loads, with one label. With no flags a small Llama that has
-learnt nothing yet learns whether an answer tells what a function does or what a class is, as a question about Python's
-standard library wants.
+--model is a language model, which gets a new head, or a reward model (a run, or a folder or id of a sequence classifier
+with one label), which goes on with its own. The reward of an answer is the head's number at its last token, the end
+token. Both answers of a pair lie in one row of the batch and share their prompt. A `margin` column says by how much the
+chosen answer is better. The export is what `AutoModelForSequenceClassification.from_pretrained` loads, with one label.
+
+With no flags a small Llama that has learnt nothing yet learns whether an answer tells what a function does or what a
+class is, as a question about Python's standard library wants.
 """
 
 from __future__ import annotations
@@ -19,12 +22,14 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from jaxllm.cli import adapters
+from jaxllm.cli.adapters import LoraFlags
 from jaxllm.cli.chat_start import start_chat
 from jaxllm.cli.common import fit_arguments, loss_arguments, optim_config
 from jaxllm.cli.pairs import PairFlags, dropped_of, groups_of, key_of, layout_of, lines_of, read_pairs, texts_of
 from jaxllm.cli.script import run as run_script
 from jaxllm.cli.session import open_session
-from jaxllm.cli.start import with_score
+from jaxllm.cli.start import SCORE
 from jaxllm.data.answers import AnswerBatches, AnswerRows
 from jaxllm.data.packing import make_plan
 from jaxllm.evals.preference import evaluator
@@ -37,13 +42,14 @@ from jaxllm.types import InputError
 
 RECIPES: dict[str, dict[str, Any]] = {
     "pretrained": {"epochs": 1.0, "learning_rate": 1e-5},
+    "adapters": {"epochs": 1.0, "learning_rate": 1e-4},
     "scratch": {"epochs": 1.0, "learning_rate": 1e-3},
 }
-"""What flags that are not given are, by where the weights come from."""
+"""What flags that are not given are, by where the weights come from, and for adapters on them."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(PairFlags):
+class Config(PairFlags, LoraFlags):
     """Training of a reward model. What stands as None below follows RECIPES."""
 
     loss: str = "bradley_terry"
@@ -62,7 +68,8 @@ class Config(PairFlags):
 
 def settle(config: Config) -> Config:
     """Fills in what was not given from the recipe for these weights."""
-    recipe = RECIPES["scratch" if config.model in PRESETS or config.model.endswith(".json") else "pretrained"]
+    scratch = config.model in PRESETS or config.model.endswith(".json")
+    recipe = RECIPES["scratch" if scratch else "adapters" if config.lora_rank or config.lora_from else "pretrained"]
     return dataclasses.replace(config, **{name: x for name, x in recipe.items() if getattr(config, name) is None})
 
 
@@ -77,7 +84,8 @@ def main(config: Config) -> None:
     splits = read_pairs(config)
     if len(splits["train"].found[0].answers) == 1:
         raise InputError(f"--dataset {config.dataset} has judged answers without rivals: a reward model wants pairs")
-    begin = with_score(start_chat(config, texts_of(splits["train"]), key_of(splits["train"])))
+    start = start_chat(config, texts_of(splits["train"]), key_of(splits["train"]), SCORE)
+    begin = adapters.apply(start, config)
     layout, notes = layout_of(config, begin, closed=True)
     groups = groups_of(splits, config, begin)
     rows = {name: AnswerRows(part, layout) for name, part in groups.items()}

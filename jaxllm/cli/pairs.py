@@ -10,7 +10,7 @@ import jax
 
 from jaxllm.cli.chat_start import ChatFlags
 from jaxllm.cli.rows import open_rows
-from jaxllm.cli.start import Start
+from jaxllm.cli.start import Start, trunk_of
 from jaxllm.data import questions
 from jaxllm.data.answers import Group, Layout
 from jaxllm.data.pairs import CUTS, Comparison, Report, comparisons, encode
@@ -92,7 +92,7 @@ def groups_of(splits: Mapping[str, Split], config: PairFlags, begin: Start) -> d
 
 def layout_of(config: PairFlags, begin: Start, *, closed: bool = False) -> tuple[Layout, list[str]]:
     """How answers lie in rows where the model's attention can mask it, and what there is to say of it."""
-    shape = getattr(begin.config, "decoder", begin.config)
+    shape = trunk_of(begin.config)
     splash = shape.backend == "splash" or (shape.backend == "auto" and jax.default_backend() == "tpu")
     if config.share_prompt and splash:
         return Layout(False, closed), ["prompts are repeated before each answer: TPU's splash kernel masks no branches"]

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any
 
-import jax
 import tyro
 
 from jaxllm import hf
 from jaxllm.cli.architecture import architecture
 from jaxllm.cli.common import Common
-from jaxllm.cli.weights import open_language_model
+from jaxllm.cli.weights import open_language_model, open_scorer
 from jaxllm.data import tokenizers
+from jaxllm.models import decoder
 from jaxllm.models.decoder import PRESETS, SHARDING, Decoder
 from jaxllm.models.heads import SCORER_SHARDING, Scorer, ScorerConfig
-from jaxllm.params import ModelSpec, describe
-from jaxllm.types import InputError, Params
+from jaxllm.params import ModelSpec, Rules, describe
+from jaxllm.types import InputError
 
 MODELS = "Hugging Face id or folder or run folder to go on from, or to train from scratch a .json or a preset"
 
@@ -51,7 +51,35 @@ class DecoderFlags(Common):
     """Rate, after embeddings, on attention probabilities and on what each layer adds."""
 
 
-def start_decoder(config: DecoderFlags, texts: Iterable[str], key: str) -> Start:
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What stands on a decoder's trunk."""
+
+    open: Callable[..., hf.Opened[Any]]
+    """From a name on the command line, and fields of the decoder's configuration."""
+    config: Callable[[decoder.Config], Any]
+    """The model's configuration, of its decoder's."""
+    build: Callable[[Any, Any], Any]
+    """The model, of its configuration and nnx.Rngs."""
+    rules: Rules
+
+    def of_decoder(self, config: decoder.Config, rngs: Any) -> Any:
+        """The model, of its decoder's configuration."""
+        return self.build(self.config(config), rngs)
+
+
+LANGUAGE = Kind(open_language_model, lambda config: config, Decoder, SHARDING)
+"""The head of a language model."""
+SCORE = Kind(open_scorer, ScorerConfig, Scorer, SCORER_SHARDING)
+"""A reward model's head for one number: that of the checkpoint, or a new one."""
+
+
+def trunk_of(config: Any) -> decoder.Config:
+    """The decoder's configuration in a model's."""
+    return getattr(config, "decoder", config)
+
+
+def start_decoder(config: DecoderFlags, texts: Iterable[str], key: str, kind: Kind = LANGUAGE) -> Start:
     """A pretrained decoder, or one from scratch: the vocabulary of a preset is its tokenizer's.
 
     texts: what a tokenizer would be trained on; read only then. key: changes when the texts do. Raises InputError.
@@ -60,14 +88,14 @@ def start_decoder(config: DecoderFlags, texts: Iterable[str], key: str) -> Start
     computing: dict[str, Any] = {"dtype": config.dtype, "remat": config.remat, **rates}
     shape, source = architecture(config.model), None
     if shape is None:
-        source = open_language_model(config.model, **computing)
-        shape = source.config
+        source = kind.open(config.model, **computing)
+        shape = trunk_of(source.config)
     if config.max_length > shape.max_positions:
         raise InputError(f"--max-length {config.max_length}: the context of the model is {shape.max_positions}")
     if config.tokenizer in tokenizers.KINDS or (source is None and not config.tokenizer):
-        kind = config.tokenizer or "bpe"
-        options: dict[str, Any] = {"vocab_size": config.vocab_size} if kind == "bpe" else {}
-        tokenizer = tokenizers.trained(kind, texts, key, **options)
+        trainer = config.tokenizer or "bpe"
+        options: dict[str, Any] = {"vocab_size": config.vocab_size} if trainer == "bpe" else {}
+        tokenizer = tokenizers.trained(trainer, texts, key, **options)
     else:
         assert config.tokenizer or source is not None
         tokenizer = hf.load_tokenizer(config.tokenizer or str(source.folder))  # type: ignore[union-attr]
@@ -79,22 +107,5 @@ def start_decoder(config: DecoderFlags, texts: Iterable[str], key: str) -> Start
             f"the tokenizer has {len(tokenizer)} tokens, the model's vocabulary {shape.vocab_size}: "
             "use the model's own tokenizer, or a preset, which takes any"
         )
-    spec = source.spec if source else describe(lambda rngs: Decoder(shape, rngs), SHARDING)
-    return Start(spec, shape, tokenizer, source, tuple(source.notes) if source else ())
-
-
-def with_score(begin: Start) -> Start:
-    """The reward model that a decoder to start from makes: its trunk, and a fresh head for one number."""
-    config, base = ScorerConfig(begin.config), begin.model
-    spec = describe(lambda rngs: Scorer(config, rngs), SCORER_SHARDING)
-    trunk = spec.graphdef.abstract.keys() & base.graphdef.abstract.keys()
-
-    def init(key: jax.Array) -> Params:
-        return spec.init(key) | {name: x for name, x in base.init(key).items() if name in trunk}
-
-    def load(shardings: Mapping[str, jax.sharding.Sharding]) -> Params:
-        wanted = {name: at for name, at in shardings.items() if name in trunk}
-        return base.load(wanted) if base.load and wanted else {}
-
-    model = ModelSpec(spec.graphdef, init, SCORER_SHARDING, load, base.frozen & trunk)
-    return dataclasses.replace(begin, model=model, config=config, notes=(*begin.notes, "score initialised: a new head"))
+    spec = source.spec if source else describe(lambda rngs: kind.of_decoder(shape, rngs), kind.rules)
+    return Start(spec, kind.config(shape), tokenizer, source, tuple(source.notes) if source else ())

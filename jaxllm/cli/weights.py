@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxllm import hf
-from jaxllm.hf import decoders, io, table
+from jaxllm.hf import decoders, io, scorers, table
 from jaxllm.hf.config import Fields, read_json
 from jaxllm.hf.family import Family
 from jaxllm.models import decoder
+from jaxllm.models.heads import SCORER_SHARDING, Scorer, ScorerConfig
 from jaxllm.params import describe
 from jaxllm.train.checkpoint import newest_sound, read_params
 from jaxllm.types import InputError, Params
@@ -39,8 +41,39 @@ def open_weights(source: str, **overrides: Any) -> hf.Opened[Any]:
 def open_language_model(source: str, **overrides: Any) -> hf.Opened[decoder.Config]:
     """`open_weights` of a causal language model."""
     if is_bare_run(source):
-        return _open_checkpoint(Path(source).expanduser(), **overrides)
+        run = Path(source).expanduser()
+        if _scores(read_json(run / "config.json").get("model")):
+            raise InputError(f"{source} is a reward model, which does not speak; name a language model")
+        return _open_checkpoint(run, **overrides)
     return hf.open_decoder(source, **overrides)
+
+
+def open_scorer(source: str, **overrides: Any) -> hf.Opened[ScorerConfig]:
+    """A reward model, or of a language model the trunk, with a new head that a note tells of."""
+    if not is_bare_run(source):
+        return hf.open_scorer(source, **overrides)
+    run = Path(source).expanduser()
+    if _scores(read_json(run / "config.json").get("model")):
+        return _open_checkpoint(run, **overrides)
+    base = _open_checkpoint(run, **overrides)
+    config, read = ScorerConfig(base.config), base.spec.load
+    spec = describe(lambda rngs: Scorer(config, rngs), SCORER_SHARDING)
+
+    def load(shardings: Mapping[str, jax.sharding.Sharding]) -> Params:
+        assert read is not None
+        wanted = {name: at for name, at in shardings.items() if name in base.spec.graphdef.abstract}
+        return read(wanted) if wanted else {}
+
+    dtypes = base.dtypes | {"score.weight": "float32"}
+    notes = [*base.notes, "score initialised: a new head"]
+    return hf.Opened(
+        dataclasses.replace(spec, load=load), config, base.family, base.hf_config, base.folder, dtypes, notes
+    )
+
+
+def _scores(described: Any) -> bool:
+    """Whether a run's model is a reward model."""
+    return isinstance(described, dict) and "ForSequenceClassification" in str(described.get("architectures"))
 
 
 def is_bare_run(source: str) -> bool:
@@ -51,24 +84,35 @@ def is_bare_run(source: str) -> bool:
     return (run / "checkpoints").is_dir() or "script" in read_json(run / "config.json")
 
 
-def _open_checkpoint(run: Path, **overrides: Any) -> hf.Opened[decoder.Config]:
+def _open_checkpoint(run: Path, **overrides: Any) -> hf.Opened[Any]:
     """The run's config.json says what the model is, where its tokenizer lies, and dtypes if it was converted."""
     written = read_json(run / "config.json")
     raw = written.get("model")
-    if not isinstance(raw, dict) or raw.get("model_type") not in decoders.FAMILIES:
+    families: Mapping[str, Family[Any]] = scorers.FAMILIES if _scores(raw) else decoders.FAMILIES
+    if not isinstance(raw, dict) or raw.get("model_type") not in families:
         raise InputError(f"{run} has no export (hf/) and does not say what its model is; let the run end with --export")
     flags = written.get("config", {})
     if flags.get("lora_rank") or flags.get("lora_from"):
         raise InputError(f"{run} has no export (hf/), and its checkpoints hold adapters alone; let the run end first")
-    family = decoders.FAMILIES[raw["model_type"]]
-    config = dataclasses.replace(family.read(Fields(raw, str(run / "config.json"))), **overrides)
+    family = families[raw["model_type"]]
+    config = family.read(Fields(raw, str(run / "config.json")))
+    if isinstance(config, ScorerConfig):
+        config = dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, **overrides))
+        spec = describe(lambda rngs: Scorer(config, rngs), SCORER_SHARDING)
+    else:
+        config = dataclasses.replace(config, **overrides)
+        spec = describe(lambda rngs: decoder.Decoder(config, rngs), decoder.SHARDING)
     position = newest_sound(run)
-    spec = describe(lambda rngs: decoder.Decoder(config, rngs), decoder.SHARDING)
     abstract = spec.graphdef.abstract
 
     def load(shardings: Mapping[str, jax.sharding.Sharding]) -> Params:
-        shapes = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=shardings[n]) for n, x in abstract.items()}
-        return read_params(run, shapes, position)
+        # Orbax wants to know of all that is in the checkpoint where it is to go.
+        any_of = next(iter(shardings.values()))
+        spare = NamedSharding(any_of.mesh, PartitionSpec()) if isinstance(any_of, NamedSharding) else any_of
+        at = {name: shardings.get(name, spare) for name in abstract}
+        shapes = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at[n]) for n, x in abstract.items()}
+        found = read_params(run, shapes, position)
+        return {name: found[name] for name in shardings}
 
     dtypes = dict.fromkeys(table.layout(family.table(config), abstract), "float32") | written.get("dtypes", {})
     note = f"the checkpoint of step {position}: the run has no export"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,16 +18,19 @@ AXES = {"embeddings.tokens.embedding": 0, "unembed.kernel": 1}
 """The parameters that have an entry per token, and along which axis."""
 
 
-def grown(spec: ModelSpec, config: Config, vocab_size: int) -> tuple[ModelSpec, Config]:
+def grown(
+    spec: ModelSpec, config: Config, vocab_size: int, build: Callable[[Config, Any], Any] = Decoder
+) -> tuple[ModelSpec, Config]:
     """The model with `vocab_size` entries, at least as many as it has.
 
     The new rows of the embedding, and columns of an untied head, are the mean of those loaded, so that a new token
     begins as an average one (Hewitt 2021, Initializing New Word Embeddings for Pretrained Language Models). A model
-    that loads nothing is initialised as it would be at that size.
+    that loads nothing is initialised as it would be at that size. build: what makes the model of its decoder's
+    configuration and nnx.Rngs.
     """
     assert vocab_size >= config.vocab_size
     larger = dataclasses.replace(config, vocab_size=vocab_size)
-    described = describe(lambda rngs: Decoder(larger, rngs), spec.rules)
+    described = describe(lambda rngs: build(larger, rngs), spec.rules)
     read, frozen = spec.load, spec.frozen
     if read is None:
         return dataclasses.replace(described, frozen=frozen), larger

@@ -1,5 +1,6 @@
 """Weights from Hugging Face's format to a run and back, bit by bit, and what cannot be converted."""
 
+import dataclasses
 import json
 
 import jax
@@ -12,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from jaxllm import hf
 from jaxllm.cli.convert import convert, verify
-from jaxllm.cli.weights import open_language_model, open_weights
+from jaxllm.cli.weights import open_language_model, open_scorer, open_weights
 from jaxllm.data.tokenizers import bpe
 from jaxllm.hf import files
 from jaxllm.models import encoder
@@ -267,3 +268,19 @@ def test_training_starts_from_another_run(folder, tmp_path):
     assert found.keys() == expected.keys()
     for name, x in expected.items():
         np.testing.assert_array_equal(found[name], x)
+
+
+def test_a_language_model_without_an_export_lends_its_trunk_to_a_reward_model(tmp_path):
+    config = dataclasses.replace(LLAMA, tied=False)
+    params = random_params(config)
+    hf.export(tmp_path / "llama", params, config, None)
+    convert(str(tmp_path / "llama"), tmp_path / "run", to="run")
+    opened = open_scorer(str(tmp_path / "run"), remat="full")
+    assert opened.config.decoder.remat == "full"
+    assert "score initialised: a new head" in opened.notes
+    at = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    found = opened.spec.load(dict.fromkeys(opened.spec.graphdef.abstract, at))
+    assert found.keys() == params.keys() - {"unembed.kernel"}
+    assert opened.spec.graphdef.abstract.keys() - found.keys() == {"score.kernel"}
+    for name, x in found.items():
+        np.testing.assert_array_equal(x, params[name])

@@ -1,6 +1,7 @@
 """`experiments/reward.py`, end to end: what it writes, and what `transformers` makes of it."""
 
 import json
+import shutil
 
 import jax.numpy as jnp
 import numpy as np
@@ -77,6 +78,37 @@ def test_transformers_gives_the_same_rewards(run):
     ours = np.asarray(scorer.head(hidden_BTD))[np.arange(len(ids)), last_B, 0]
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
     assert np.all(ours[::2] > ours[1::2]), "prompt and answer are read as they were in training"
+
+
+def again(run, out, *more):
+    """A run that goes on from this one, or from its checkpoints, without a step that changes anything."""
+    flags = [*FLAGS[4:], "--model", run, "--dataset", run.parent, "--out", out, "--steps", 1, *more]
+    reward.main(parse(reward.Config, [str(flag) for flag in flags]))
+    return json.loads((out / "summary.json").read_text())["final"]
+
+
+def test_a_reward_model_goes_on_with_its_own_head_from_its_export_or_its_checkpoint(run, tmp_path):
+    before = json.loads((run / "summary.json").read_text())["final"]
+    bare = shutil.copytree(run, tmp_path / "bare", ignore=shutil.ignore_patterns("hf", "summary.json"))
+    flags = ("--dataset", str(run.parent), "--learning-rate", "0", "--loss-args", "center=0.01", "--no-export")
+    for source in (run, bare):
+        found = again(source, tmp_path / f"{source.name}-more", *flags)
+        assert found == pytest.approx(before, rel=1e-5)
+
+
+def test_adapters_of_a_reward_model_have_its_head_beside_them(run, tmp_path):
+    from safetensors.numpy import load_file
+
+    again(run, tmp_path / "lora", "--lora-rank", "2", "--learning-rate", "0.01")
+    names = {name.removeprefix("base_model.model.") for name in
+             load_file(tmp_path / "lora" / "adapter" / "adapter_model.safetensors")}  # fmt: skip
+    assert "score.weight" in names
+    assert all("lora_" in name for name in names - {"score.weight"})
+    fields = json.loads((tmp_path / "lora" / "adapter" / "adapter_config.json").read_text())
+    assert (fields["task_type"], fields["modules_to_save"]) == ("SEQ_CLS", ["score"])
+    old, new = (load_file(folder / "hf" / "model.safetensors") for folder in (run, tmp_path / "lora"))
+    changed = {name for name in old if not np.array_equal(old[name], new[name])}
+    assert changed == {"score.weight", *(name for name in old if name.endswith("proj.weight"))}
 
 
 def test_other_losses_and_data_without_pairs_are_refused(tmp_path):
