@@ -62,7 +62,7 @@ class Config:
     """chatml, plain, or a .jinja file; by default the tokenizer's own, and plain where it has none."""
     out: str = "runs/three_stages"
     """Folder of the three runs, and of stages.json with numbers and answers."""
-    pretrain_steps: int = 250
+    pretrain_steps: int = pretrain.DEMO_STEPS
     """Of the first stage."""
     sft_epochs: float = 2.0
     """Of the second."""
@@ -72,6 +72,8 @@ class Config:
     """At the peak; by default that of HERE, or of experiments/sft.py with --model."""
     preference_learning_rate: float | None = None
     """At the peak; by default that of HERE, or of experiments/preference.py with --model."""
+    loss: str = "sigmoid+sft"
+    """Of preference tuning. The likelihood beside DPO keeps answers from wearing away with the rejected ones."""
     batch_size: int = 16
     """Dialogues, and pairs, per optimizer step."""
     max_length: int = 256
@@ -120,12 +122,13 @@ def stages(config: Config, preferences: str) -> list[Stage]:
             learning_rate=rate("sft"), **chat,
         )),
         Stage("preference", str(root / "preference"), preference.main, preference.Config(
-            model=str(root / "sft"), dataset=preferences, out=str(root / "preference"),
+            model=str(root / "sft"), dataset=preferences, out=str(root / "preference"), loss=config.loss,
             epochs=config.preference_epochs, learning_rate=rate("preference"), **chat,
         )),
     ]  # fmt: skip
     check(sft.settle(found[1].config))
     check(preference.settle(found[2].config))
+    preference.find_loss(preference.settle(found[2].config))
     return found
 
 
@@ -189,7 +192,8 @@ def main(config: Config) -> None:
             stage.main(stage.config)
         told[stage.name] = ask(stage.folder, config, splits["dev"], preferences)
         for question, answer, ended in told[stage.name]["answers"][: config.shown]:
-            console.print(f"[dim]{escape(question)}[/dim]\n  {escape(answer)}{'' if ended else ' [dim]...[/dim]'}")
+            shown = escape(answer) or "[dim](blanks)[/dim]"
+            console.print(f"[dim]{escape(question)}[/dim]\n  {shown}{'' if ended else ' [dim]...[/dim]'}")
     console.print("\n" + f"{'after':<12}" + "".join(f"{heading:>24}" for heading in NUMBERS.values()))
     for name, one in told.items():
         console.print(f"{name:<12}{one['ended']:>24.0%}{one['token_f1']:>24.3f}{one['prefers']:>24.0%}")

@@ -17,6 +17,7 @@ import numpy as np
 import tyro
 
 from jaxllm import hf
+from jaxllm.cli import adapter_runs
 from jaxllm.cli.weights import FAMILIES, is_bare_run, open_weights
 from jaxllm.hf import decoders, files, io, table
 from jaxllm.train import mesh as meshes
@@ -39,6 +40,8 @@ class Config:
     """Folder to write; it must not be there."""
     to: str = "hf"
     """hf, or run: a run folder that --model takes, its parameters in float32 in an Orbax checkpoint (decoders)."""
+    adapter: bool = False
+    """Of a run with LoRA, the adapters alone, as peft loads them, instead of the model with the adapters merged."""
     check: bool = False
     """Read what was written and compare every tensor with the source, bit by bit."""
     dtype: str = ""
@@ -48,7 +51,13 @@ class Config:
 
 
 def convert(
-    source: str, destination: Path, *, to: str = "hf", dtype: str = "", max_shard_bytes: int = 5_000_000_000
+    source: str,
+    destination: Path,
+    *,
+    to: str = "hf",
+    dtype: str = "",
+    adapter: bool = False,
+    max_shard_bytes: int = 5_000_000_000,
 ) -> list[str]:
     """Converts, all or nothing, and returns what there is to say, a line each. Raises InputError."""
     if to not in ("hf", "run"):
@@ -57,10 +66,19 @@ def convert(
         raise InputError(f"--dtype {dtype}: give one of {', '.join(DTYPES)}")
     if dtype and to == "run":
         raise InputError(f"--dtype {dtype}: a run's parameters are float32, cast them on the way to hf")
+    if adapter and (dtype or to == "run"):
+        raise InputError("--adapter with --dtype or --to: adapters are written for peft as they were trained")
     if max_shard_bytes < 1:
         raise InputError("--max-shard-gb: give a size above 0")
     if destination.is_symlink() or destination.exists():
         raise InputError(f"{destination} is there already; name a new folder")
+    if adapter or adapter_runs.is_adapted(source):
+        if to == "run":
+            raise InputError(f"--to run: {source} is a run already")
+        with _whole(destination) as partial:
+            if adapter:
+                return adapter_runs.write_adapter(partial, source, _device())
+            return adapter_runs.write_merged(partial, source, _device(), dtype, max_shard_bytes)
     opened = open_weights(source)
     if to == "run" and opened.family not in decoders.FAMILIES:
         raise InputError(
@@ -101,9 +119,12 @@ def verify(source: str, destination: Path, dtype: str = "") -> tuple[int, list[s
 def main(config: Config) -> None:
     """Converts, and says what went along and what did not."""
     destination = Path(config.destination).expanduser()
+    if config.check and (config.adapter or adapter_runs.is_adapted(config.source)):
+        raise InputError("--check: the source has no tensors like those of adapters or of merged weights; leave it out")
     notes = convert(
-        config.source, destination, to=config.to, dtype=config.dtype, max_shard_bytes=int(config.max_shard_gb * 1e9)
-    )
+        config.source, destination, to=config.to, dtype=config.dtype, adapter=config.adapter,
+        max_shard_bytes=int(config.max_shard_gb * 1e9),
+    )  # fmt: skip
     for note in notes:
         print(note)
     print(f"written: {destination}")
@@ -119,12 +140,16 @@ def main(config: Config) -> None:
 def _load(opened: hf.Opened[Any]) -> Params:
     """All parameters found, in the host's memory where that is a device."""
     assert opened.spec.load is not None
-    try:
-        device = jax.devices("cpu")[0]
-    except RuntimeError:  # JAX_PLATFORMS leaves it out
-        device = jax.devices()[0]
-    mesh = meshes.make_mesh(devices=[device])
+    mesh = meshes.make_mesh(devices=[_device()])
     return opened.spec.load(meshes.shardings(opened.spec.graphdef.abstract, mesh, opened.spec.rules))
+
+
+def _device() -> jax.Device:
+    """The host, where that is a device."""
+    try:
+        return jax.devices("cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS leaves it out
+        return jax.devices()[0]
 
 
 @contextlib.contextmanager

@@ -42,7 +42,7 @@ def open_language_model(source: str, **overrides: Any) -> hf.Opened[decoder.Conf
     """`open_weights` of a causal language model."""
     if is_bare_run(source):
         run = Path(source).expanduser()
-        if _scores(read_json(run / "config.json").get("model")):
+        if is_scorer(read_json(run / "config.json").get("model")):
             raise InputError(f"{source} is a reward model, which does not speak; name a language model")
         return _open_checkpoint(run, **overrides)
     return hf.open_decoder(source, **overrides)
@@ -53,7 +53,7 @@ def open_scorer(source: str, **overrides: Any) -> hf.Opened[ScorerConfig]:
     if not is_bare_run(source):
         return hf.open_scorer(source, **overrides)
     run = Path(source).expanduser()
-    if _scores(read_json(run / "config.json").get("model")):
+    if is_scorer(read_json(run / "config.json").get("model")):
         return _open_checkpoint(run, **overrides)
     base = _open_checkpoint(run, **overrides)
     config, read = ScorerConfig(base.config), base.spec.load
@@ -71,7 +71,7 @@ def open_scorer(source: str, **overrides: Any) -> hf.Opened[ScorerConfig]:
     )
 
 
-def _scores(described: Any) -> bool:
+def is_scorer(described: Any) -> bool:
     """Whether a run's model is a reward model."""
     return isinstance(described, dict) and "ForSequenceClassification" in str(described.get("architectures"))
 
@@ -88,12 +88,14 @@ def _open_checkpoint(run: Path, **overrides: Any) -> hf.Opened[Any]:
     """The run's config.json says what the model is, where its tokenizer lies, and dtypes if it was converted."""
     written = read_json(run / "config.json")
     raw = written.get("model")
-    families: Mapping[str, Family[Any]] = scorers.FAMILIES if _scores(raw) else decoders.FAMILIES
+    families: Mapping[str, Family[Any]] = scorers.FAMILIES if is_scorer(raw) else decoders.FAMILIES
     if not isinstance(raw, dict) or raw.get("model_type") not in families:
         raise InputError(f"{run} has no export (hf/) and does not say what its model is; let the run end with --export")
     flags = written.get("config", {})
     if flags.get("lora_rank") or flags.get("lora_from"):
-        raise InputError(f"{run} has no export (hf/), and its checkpoints hold adapters alone; let the run end first")
+        raise InputError(
+            f"{run} has no export (hf/), and its checkpoints hold adapters alone; let the run end first, or convert it"
+        )
     family = families[raw["model_type"]]
     config = family.read(Fields(raw, str(run / "config.json")))
     if isinstance(config, ScorerConfig):

@@ -91,6 +91,7 @@ BAD = {
     "batch": (["--batch-size", 0], "--batch-size 0"),
     "length": (["--max-length", 4000], "--max-length 4000: the context of the model is 128"),
     "template": (["--chat-template", "nowhere.jinja"], "nowhere.jinja"),
+    "loss": (["--loss", "sigmoyd"], "did you mean 'sigmoid'?"),
     "rate": (["--preference-learning-rate", -1], "--learning-rate -1"),
 }
 
