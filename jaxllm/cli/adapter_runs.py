@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -44,7 +45,9 @@ def open_run(source: str, device: jax.Device) -> tuple[Start, Params, str]:
     written = read_json(run / "config.json")
     position = newest_sound(run)
     own = {"model", "tokenizer", "chat_template", *(field.name for field in dataclasses.fields(LoraFlags))}
-    flags = {name: tuple(x) if isinstance(x, list) else x for name, x in written["config"].items() if name in own}
+    flags: dict[str, Any] = {
+        name: tuple(x) if isinstance(x, list) else x for name, x in written["config"].items() if name in own
+    }
     if flags["tokenizer"] in tokenizers.KINDS:
         raise InputError(f"{run} has no export (hf/), and its tokenizer was trained on its data; let the run end first")
     config = _Flags(max_length=1, **flags)
