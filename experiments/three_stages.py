@@ -192,7 +192,7 @@ def main(config: Config) -> None:
             stage.main(stage.config)
         told[stage.name] = ask(stage.folder, config, splits["dev"], preferences)
         for question, answer, ended in told[stage.name]["answers"][: config.shown]:
-            shown = escape(answer) or "[dim](blanks)[/dim]"
+            shown = escape(" ".join(answer.split())) or "[dim](blanks)[/dim]"
             console.print(f"[dim]{escape(question)}[/dim]\n  {shown}{'' if ended else ' [dim]...[/dim]'}")
     console.print("\n" + f"{'after':<12}" + "".join(f"{heading:>24}" for heading in NUMBERS.values()))
     for name, one in told.items():
