@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 AXES = ("data", "fsdp", "tensor", "context", "expert")
@@ -26,6 +27,12 @@ def cuts(axis: str) -> int:
     return 1 if mesh.empty or mesh.are_all_axes_manual else mesh.shape.get(axis, 1)
 
 
+def over_devices(x: jax.Array) -> jax.Array:
+    """The sum of x over devices where each has its own, inside `pmap`; elsewhere an array is of all of them already."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return jax.lax.psum(x, mesh.axis_names) if not mesh.empty and mesh.are_all_axes_manual else x
+
+
 def cut_as_batch(x_BT: jax.Array, *rest: str | None) -> jax.Array:
     """x [B, T, ...] with rows and sequence where those of the batch are; its other axes along `rest`, or whole.
 
@@ -38,3 +45,10 @@ def cut_as_batch(x_BT: jax.Array, *rest: str | None) -> jax.Array:
         names = tuple(axis for axis in (axes if isinstance(axes, tuple) else (axes,)) if axis and cuts(axis) > 1)
         spec.append(names if names and size % math.prod(map(cuts, names)) == 0 else None)
     return jax.lax.with_sharding_constraint(x_BT, P(*spec)) if any(spec) else x_BT
+
+
+def cut_evenly(x: jax.Array, spec: P | None) -> jax.Array:
+    """x with zeros after each axis that the mesh does not divide, and cut so; x itself where there is no such axis."""
+    parts = [cuts(axis) for axis in spec or ()]
+    padding = [(0, -size % n) for size, n in zip(x.shape, parts, strict=False)]
+    return jax.lax.with_sharding_constraint(jnp.pad(x, padding), spec) if any(after for _, after in padding) else x

@@ -20,7 +20,8 @@ from jax.sharding import PartitionSpec
 from jaxllm.types import InputError, Params
 
 Rules = tuple[tuple[str, PartitionSpec], ...]
-"""Sharding rules of a model: (regular expression matched on the whole parameter name, spec)."""
+"""Sharding rules of a model: (regular expression matched on the whole parameter name, spec). Of several that match a
+name the first counts whose axes divide the parameter."""
 
 Limits = tuple[tuple[str, str, int], ...]
 """What a mesh axis must divide beside the parameters' own axes: (axis, of what, how many)."""

@@ -23,8 +23,8 @@ from jaxllm.models.layers import (
     Embed,
     LayerNorm,
     RMSNorm,
+    dense,
     dropout,
-    matmul,
     rotate,
     scan_stack,
     stack,
@@ -171,11 +171,16 @@ class Block(nnx.Module):
         return add(x_BTD, y_BTD, self.mlp_post_norm, mlp_key), cache, load
 
 
+_TABLE, _KERNEL = P("tensor", "fsdp"), P("fsdp", "tensor")
+"""How what has an entry per token is cut in the computation: an embedding, and the kernel of a head. Where the mesh does
+not divide the vocabulary it lives cut otherwise (`SHARDING`), and gets entries of zeros that nothing sees."""
+
+
 class Embeddings(nnx.Module):
     """Tokens, plus positions where they are learned."""
 
     def __init__(self, c: Config, rngs: nnx.Rngs):
-        self.tokens = Embed(c.vocab_size, c.width, std=c.init_std, rngs=rngs)
+        self.tokens = Embed(c.vocab_size, c.width, std=c.init_std, cut=_TABLE, rngs=rngs)
         self.positions = None if c.rope_base else Embed(c.max_positions, c.width, std=c.init_std, rngs=rngs)
         self.config = c
 
@@ -195,8 +200,8 @@ class Decoder(nnx.Module):
         self.embeddings = Embeddings(config, rngs)
         self.blocks = stack(lambda rngs: Block(config, rngs), config.depth, rngs)
         self.norm = make_norm(config, config.width)
-        size = config.vocab_size
-        self.unembed = None if config.tied else Dense(config.width, size, bias=False, std=config.init_std, rngs=rngs)
+        size, std = config.vocab_size, config.init_std
+        self.unembed = None if config.tied else Dense(config.width, size, bias=False, std=std, cut=_KERNEL, rngs=rngs)
         self.config = config
 
     @property
@@ -217,7 +222,7 @@ class Decoder(nnx.Module):
     def head(self, hidden_ND: jax.Array) -> jax.Array:
         """logits_NV (any leading axes), float32."""
         if self.unembed is None:
-            logits_NV = matmul(hidden_ND, self.embeddings.tokens.embedding[...].T.astype(hidden_ND.dtype))
+            logits_NV = dense(hidden_ND, self.embeddings.tokens.embedding[...].T, cut=_KERNEL)
         else:
             logits_NV = self.unembed(hidden_ND)
         return soft_cap(logits_NV.astype(jnp.float32), self.config.logit_softcap)
@@ -248,14 +253,19 @@ class Decoder(nnx.Module):
 
 
 SHARDING: Rules = (
-    (r"embeddings\.tokens\.embedding", P("tensor", "fsdp")),
+    (r"embeddings\.tokens\.embedding", _TABLE),
+    (r"embeddings\.tokens\.embedding", P(None, ("fsdp", "tensor"))),
     (r"embeddings\.positions\.embedding", P(None, "fsdp")),
-    (r"unembed\.kernel", P("fsdp", "tensor")),
+    (r"unembed\.kernel", _KERNEL),
+    (r"unembed\.kernel", P(("fsdp", "tensor"), None)),
     (r"blocks\.attn\.(q|k|v)\.kernel", P(None, "fsdp", "tensor")),
+    (r"blocks\.attn\.(q|k|v)\.bias", P(None, ("tensor", "fsdp"))),
     (r"blocks\.attn\.(q|k|v)\.bias", P(None, "tensor")),
+    (r"blocks\.attn\.(q|k)_norm\.scale", P(None, "fsdp")),
     (r"blocks\.attn\.(q|k)_norm\.scale", P()),
     (r"blocks\.attn\.out\.kernel", P(None, "tensor", "fsdp")),
     (r"blocks\.mlp\.(up|gate)\.kernel", P(None, "fsdp", "tensor")),
+    (r"blocks\.mlp\.(up|gate)\.bias", P(None, ("tensor", "fsdp"))),
     (r"blocks\.mlp\.(up|gate)\.bias", P(None, "tensor")),
     (r"blocks\.mlp\.down\.kernel", P(None, "tensor", "fsdp")),
     (r"blocks\.(attn\.out|mlp\.down)\.bias", P(None, "fsdp")),

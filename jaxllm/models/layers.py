@@ -12,8 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec as P
 
-from jaxllm.axes import cuts
+from jaxllm.axes import cut_evenly, cuts
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
@@ -54,9 +55,9 @@ def _matmul_backward(saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple
 matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
-def dense(x: jax.Array, kernel_DF: jax.Array, bias_F: jax.Array | None = None) -> jax.Array:
-    """x [..., D] -> [..., F] in x's dtype."""
-    y = matmul(x, kernel_DF.astype(x.dtype))
+def dense(x: jax.Array, kernel_DF: jax.Array, bias_F: jax.Array | None = None, cut: P | None = None) -> jax.Array:
+    """x [..., D] -> [..., F] in x's dtype. cut: how the kernel is cut over a mesh, even one that does not divide F."""
+    y = matmul(x, cut_evenly(kernel_DF, cut).astype(x.dtype))[..., : kernel_DF.shape[1]]
     return y if bias_F is None else y + jnp.broadcast_to(bias_F.astype(x.dtype), y.shape)
 
 
@@ -98,14 +99,17 @@ def rotate(x_BTNH: jax.Array, positions_BT: jax.Array, frequency_H: jax.Array) -
 
 
 class Dense(nnx.Module):
-    """kernel (d_in, d_out), normal of `std`, and a zero bias if any."""
+    """kernel (d_in, d_out), normal of `std`, and a zero bias if any. cut: as for `dense`."""
 
-    def __init__(self, d_in: int, d_out: int, *, bias: bool = True, std: float = 0.02, rngs: nnx.Rngs):
+    def __init__(
+        self, d_in: int, d_out: int, *, bias: bool = True, std: float = 0.02, cut: P | None = None, rngs: nnx.Rngs
+    ):
         self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), (d_in, d_out)))
         self.bias = nnx.Param(jnp.zeros(d_out)) if bias else None
+        self.cut = cut
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return dense(x, self.kernel[...], None if self.bias is None else self.bias[...])
+        return dense(x, self.kernel[...], None if self.bias is None else self.bias[...], self.cut)
 
 
 class LayerNorm(nnx.Module):
@@ -132,13 +136,14 @@ class RMSNorm(nnx.Module):
 
 
 class Embed(nnx.Module):
-    """embedding (n, d), normal of `std`."""
+    """embedding (n, d), normal of `std`. cut: how it is cut over a mesh, even one that does not divide n."""
 
-    def __init__(self, n: int, d: int, *, std: float = 0.02, rngs: nnx.Rngs):
+    def __init__(self, n: int, d: int, *, std: float = 0.02, cut: P | None = None, rngs: nnx.Rngs):
         self.embedding = nnx.Param(std * jax.random.normal(rngs.params(), (n, d)))
+        self.cut = cut
 
     def __call__(self, ids: jax.Array) -> jax.Array:
-        return self.embedding[...][ids]
+        return cut_evenly(self.embedding[...], self.cut)[ids]
 
 
 REMAT: dict[str, Any] = {

@@ -194,15 +194,22 @@ def _merged(kernel: jax.Array, a: jax.Array, b: jax.Array, scale: Any) -> jax.Ar
 
 
 def _rules(base: ModelSpec, modules: Collection[str]) -> Rules:
-    """A is sharded as its kernel's rows are, B as its columns."""
+    """A is sharded as its kernel's rows are, B as its columns; both over fsdp as well, where it divides them."""
     rules: list[tuple[str, P]] = []
     for name in modules:
         kernel = f"{name}.kernel"
-        spec = next((spec for regex, spec in base.rules if re.fullmatch(regex, kernel)), P())
-        axes: tuple[Any, ...] = (*spec, *(None,) * (base.graphdef.abstract[kernel].ndim - len(spec)))
-        *lead, rows, columns = axes
-        rules += [(re.escape(name + A), P(*lead, rows, None)), (re.escape(name + B), P(*lead, None, columns))]
+        for spec in [spec for regex, spec in base.rules if re.fullmatch(regex, kernel)]:
+            axes: tuple[Any, ...] = (*spec, *(None,) * (base.graphdef.abstract[kernel].ndim - len(spec)))
+            *lead, rows, columns = axes
+            rules += [(re.escape(name + A), P(*lead, cut, None)) for cut in (_with_fsdp(rows), rows)]
+            rules += [(re.escape(name + B), P(*lead, None, cut)) for cut in (_with_fsdp(columns), columns)]
     return tuple(rules)
+
+
+def _with_fsdp(axes: Any) -> Any:
+    """The mesh axes that an axis is cut along, and fsdp."""
+    each = axes if isinstance(axes, tuple) else (axes,) if axes else ()
+    return axes if "fsdp" in each else (*each, "fsdp")
 
 
 def _modules(module: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any, str, Any]]:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxllm.axes import over_devices
 from jaxllm.models.decoder_config import Config
 from jaxllm.models.layers import ACTIVATIONS, Dense
 from jaxllm.types import Mean, Terms
@@ -64,10 +65,12 @@ class Experts(nnx.Module):
 def balance(load_LE: Load, real_BT: jax.Array, coefficient: float) -> Terms:
     """E x sum over experts of (share of tokens sent) x (mean probability), all layers together, per real token.
 
-    Fedus et al. 2021, equations 4 to 6. Of a batch cut into microbatches it is the mean of theirs, weighted by tokens.
+    Fedus et al. 2021, equations 4 to 6. Shares and means are those of all devices, under jit as under pmap. They are of
+    what one forward pass sees, as in `transformers`: over microbatches the loss is the mean of theirs, weighted by
+    tokens. That differs a little from the loss of the batch as one, whose shares are known only after all of them.
     """
-    sent_E, probs_E = (jnp.sum(x_LE, axis=0) for x_LE in load_LE)
+    sent_E, probs_E = (over_devices(jnp.sum(x_LE, axis=0)) for x_LE in load_LE)
     count = jnp.sum(real_BT.astype(jnp.float32))
-    rows = jnp.maximum(count, 1.0) * load_LE[0].shape[0]
+    rows = jnp.maximum(over_devices(count), 1.0) * load_LE[0].shape[0]
     loss = sent_E.shape[0] * jnp.sum((sent_E / rows) * (probs_E / rows))
     return ((coefficient, Mean(loss * count, count)),)

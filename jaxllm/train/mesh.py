@@ -43,11 +43,10 @@ def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def spec_of(name: str, rules: Rules) -> P:
-    """The spec of the first rule that matches the whole name. There is no catch-all: KeyError without one."""
-    for regex, spec in rules:
-        if re.fullmatch(regex, name):
-            return spec
+def specs_of(name: str, rules: Rules) -> list[P]:
+    """The specs of the rules that match the whole name. There is no catch-all: KeyError without one."""
+    if found := [spec for regex, spec in rules if re.fullmatch(regex, name)]:
+        return found
     raise KeyError(f"no sharding rule for parameter {name}: add one to the model's SHARDING")
 
 
@@ -56,13 +55,13 @@ def shardings(
 ) -> Any:
     """A NamedSharding for every leaf of parameters, or of an optimizer's state, given as arrays or shapes.
 
-    In a flat dictionary of parameters each takes its rule's spec. In an optimizer's state a leaf below a parameter's
-    name takes that spec if it has the parameter's shape, the spec less the reduced axis if it is factored, and anything
-    else is replicated. params: the parameters' shapes, which tell what is factored; by default the largest leaf of a
-    name has them. limits: what else an axis must divide. Raises InputError that lists every axis that does not divide
-    what it shards, and what it could be.
+    In a flat dictionary of parameters each takes the spec of its first rule that the mesh divides. In an optimizer's
+    state a leaf below a parameter's name takes that spec if it has the parameter's shape, the spec less the reduced
+    axis if it is factored, and anything else is replicated. params: the parameters' shapes, which tell what is
+    factored; by default the largest leaf of a name has them. limits: what else an axis must divide. Raises InputError
+    that lists every axis that does not divide what it shards, and what it could be.
     """
-    wants: dict[str, list[Want]] = {"": [(count, (axis,), f"{count} {what}") for axis, what, count in limits]}
+    wants: dict[str, list[Want]] = {f"{n} {what}": [[(n, (axis,), f"{n} {what}")]] for axis, what, n in limits}
     if params is None:
         leaves = sorted(jax.tree_util.tree_leaves_with_path(tree), key=lambda leaf: (leaf[1].ndim, leaf[1].size))
         params = {_name(path): x for path, x in leaves}
@@ -71,35 +70,47 @@ def shardings(
         name = _name(path)
         if name not in params or (len(path) > 1 and not any(re.fullmatch(regex, name) for regex, _ in rules)):
             return replicated(mesh)
-        spec = _narrowed(spec_of(name, rules), tuple(params[name].shape), tuple(x.shape))
-        cut = [(size, axis if isinstance(axis, tuple) else (axis,)) for size, axis in zip(x.shape, spec) if axis]  # noqa: B905
-        wants.setdefault(name, [(size, axes, f"{name} {tuple(x.shape)}: {size}") for size, axes in cut])
-        return NamedSharding(mesh, spec)
+        shape, specs = tuple(params[name].shape), specs_of(name, rules)
+        asked = wants.setdefault(name, [_cuts(name, shape, spec) for spec in specs])
+        fits = (spec for spec, cuts in zip(specs, asked, strict=True) if all(_divided(cut, mesh.shape) for cut in cuts))
+        return NamedSharding(mesh, _narrowed(next(fits, specs[0]), shape, tuple(x.shape)))
 
     placed = jax.tree_util.tree_map_with_path(place, tree)
-    _check([want for found in wants.values() for want in found], mesh.shape)
+    _check(list(wants.values()), mesh.shape)
     return placed
 
 
-Want = tuple[int, tuple[str, ...], str]
+Cut = tuple[int, tuple[str, ...], str]
 """A number, the axes whose product must divide it, and what it is a number of."""
+
+Want = list[list[Cut]]
+"""All that must be divided, of which alternatives one will do."""
+
+
+def _cuts(name: str, shape: tuple[int, ...], spec: P) -> list[Cut]:
+    axes = [(size, axis if isinstance(axis, tuple) else (axis,)) for size, axis in zip(shape, spec) if axis]  # noqa: B905
+    return [(size, cut, f"{name} {shape}: {size}") for size, cut in axes]
+
+
+def _divided(cut: Cut, sizes: Mapping[str, int]) -> bool:
+    return cut[0] % math.prod(sizes[axis] for axis in cut[1]) == 0
 
 
 def _check(wants: Sequence[Want], sizes: Mapping[str, int]) -> None:
-    """Raises InputError, one line, where a number is not divided."""
+    """Raises InputError, one line, where a number is not divided and there is no other way to cut it."""
 
-    def divided(want: Want, sizes: Mapping[str, int]) -> bool:
-        return want[0] % math.prod(sizes[axis] for axis in want[1]) == 0
+    def met(want: Want, sizes: Mapping[str, int]) -> bool:
+        return any(all(_divided(cut, sizes) for cut in cuts) for cuts in want)
 
-    wrong = [want for want in wants if not divided(want, sizes)]
+    wrong = [cut for want in wants if not met(want, sizes) for cut in want[0] if not _divided(cut, sizes)]
     if not wrong:
         return
     told = {f"{text} over {_product(axes)}={math.prod(sizes[a] for a in axes)}" for _, axes, text in wrong}
     devices = math.prod(sizes.values())
     better = []
     for axis in dict.fromkeys(axis for _, axes, _ in wrong for axis in axes if sizes[axis] > 1):
-        concerned = [want for want in wants if axis in want[1]]
-        fit = [n for n in range(1, devices + 1) if all(divided(want, {**sizes, axis: n}) for want in concerned)]
+        concerned = [want for want in wants if any(axis in axes for cuts in want for _, axes, _ in cuts)]
+        fit = [n for n in range(1, devices + 1) if all(met(want, {**sizes, axis: n}) for want in concerned)]
         if fit:
             better.append(f"{axis} could be {', '.join(map(str, fit))}")
     raise InputError("the mesh does not divide the model: " + "; ".join([*sorted(told), *better]))

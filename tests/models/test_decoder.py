@@ -13,7 +13,7 @@ from flax import nnx
 from jaxllm.models.attention import Tokens
 from jaxllm.models.decoder import PRESETS, SHARDING, Cache, Config, Decoder
 from jaxllm.params import bind, describe, split
-from jaxllm.train.mesh import make_mesh, put_batch, shardings, spec_of
+from jaxllm.train.mesh import make_mesh, put_batch, shardings, specs_of
 from jaxllm.types import Batch, value
 
 SMALL = Config(vocab_size=64, width=24, depth=2, heads=4, mlp_width=40, kv_heads=2, max_positions=64)
@@ -263,7 +263,7 @@ def test_every_parameter_has_a_rule_and_every_rule_a_parameter():
         for name in describe(lambda rngs, config=config: Decoder(config, rngs), SHARDING).graphdef.abstract
     }
     for name in names:
-        spec_of(name, SHARDING)
+        specs_of(name, SHARDING)
     for regex, _ in SHARDING:
         assert any(re.fullmatch(regex, name) for name in names), regex
 

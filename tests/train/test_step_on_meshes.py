@@ -147,3 +147,12 @@ def test_what_is_cut_over_fsdp_is_computed_once():
     copies = matmuls(plain(LLAMA), decoder.SHARDING, rows(), "data=8")
     assert copies.total() > 20
     assert matmuls(plain(LLAMA), decoder.SHARDING, rows(), "data=2,fsdp=4") == copies
+
+
+def test_a_vocabulary_is_computed_in_parts_where_they_are_uneven_too():
+    """A device has the columns of its part of 49 logits: 25 or, of the second, 24 and one of zeros."""
+    config = dataclasses.replace(LLAMA, vocab_size=49)
+    shapes = matmuls(plain(config), decoder.SHARDING, rows(), "fsdp=4,tensor=2")
+    sizes = {int(size) for shape in shapes for size in shape.split(",")}
+    assert 25 in sizes
+    assert not {49, 50} & sizes
