@@ -172,8 +172,8 @@ class Block(nnx.Module):
 
 
 _TABLE, _KERNEL = P("tensor", "fsdp"), P("fsdp", "tensor")
-"""How what has an entry per token is cut in the computation: an embedding, and the kernel of a head. Where the mesh does
-not divide the vocabulary it lives cut otherwise (`SHARDING`), and gets entries of zeros that nothing sees."""
+"""How what has an entry per token is cut in the computation: an embedding, and the kernel of a head. Where the mesh
+does not divide the vocabulary it lives cut otherwise (`SHARDING`), and gets entries of zeros that nothing sees."""
 
 
 class Embeddings(nnx.Module):

@@ -159,8 +159,8 @@ def test_adapters_are_sharded_as_their_kernels_are():
     spec, mesh = lora.add(base(), lora.Config(2)), "fsdp=4,tensor=2"
     at = shardings(spec.graphdef.abstract, make_mesh(mesh), spec.rules)
     assert at["blocks.attn.q.lora_a"].spec == P(None, "fsdp", None)
-    assert at["blocks.attn.q.lora_b"].spec == P(None, None, "tensor")
-    assert at["blocks.mlp.down.lora_a"].spec == P(None, "tensor", None)
+    assert at["blocks.attn.q.lora_b"].spec == P(None, None, ("tensor", "fsdp"))
+    assert at["blocks.mlp.down.lora_a"].spec == P(None, ("tensor", "fsdp"), None)
     params = arrays(spec, mesh)
     np.testing.assert_allclose(logits(spec, params), logits(spec, arrays(spec)), atol=1e-5)
 

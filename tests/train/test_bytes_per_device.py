@@ -1,4 +1,4 @@
-"""What a device of eight holds under fsdp=8: an eighth of every family's state, at the size that its name stands for."""
+"""What a device of eight holds under fsdp=8: an eighth of every family's state, at its real size."""
 
 import dataclasses
 import math

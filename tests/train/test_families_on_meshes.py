@@ -134,7 +134,7 @@ def test_such_a_vocabulary_is_saved_and_exported_as_it_is(tmp_path):
     at = [shardings(spec.graphdef.abstract, mesh, spec.rules) for mesh in meshes]
     placed = {n: jax.device_put(x, at[0][n]) for n, x in params.items()}
     checkpoints = Checkpoints(tmp_path / "checkpoints")
-    checkpoints.save(1, TrainState(jax.device_put(np.int32(0), replicated(meshes[0])), placed, ()), {})
+    checkpoints.save(1, TrainState(jax.device_put(np.int32(0), replicated(meshes[0])), placed, KEEP.init(placed)), {})
     checkpoints.close()
     config = bind(spec.graphdef, spec.graphdef.abstract).config
     for i, on in enumerate(at):
