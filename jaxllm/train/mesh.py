@@ -61,7 +61,7 @@ def shardings(
     factored; by default the largest leaf of a name has them. limits: what else an axis must divide. Raises InputError
     that lists every axis that does not divide what it shards, and what it could be.
     """
-    wants: dict[str, list[Want]] = {f"{n} {what}": [[(n, (axis,), f"{n} {what}")]] for axis, what, n in limits}
+    wants: dict[str, Want] = {f"{n} {what}": [[(n, (axis,), f"{n} {what}")]] for axis, what, n in limits}
     if params is None:
         leaves = sorted(jax.tree_util.tree_leaves_with_path(tree), key=lambda leaf: (leaf[1].ndim, leaf[1].size))
         params = {_name(path): x for path, x in leaves}

@@ -134,7 +134,7 @@ def test_restricts_as_transformers(sampling):
     [
         ([[1], []], "prompt 1 has 0 tokens"),
         ([[1] * 40], "prompt 0 has 40 tokens; the context of 40"),
-        ([[1, 50]], "prompt 0 has ids outside the vocabulary of 50"),
+        ([[1, 49]], "prompt 0 has ids outside the vocabulary of 49"),
         ([[-1]], "prompt 0 has ids outside"),
     ],
 )
