@@ -65,7 +65,7 @@ def blows(config: Config, strike: Callable[[Child, Look, int, random.Random, int
     victim = Victim(work, config.processes)
     whole = victim.whole()
     landed: list[dict[str, Any]] = []
-    lives, lost = 0, 0
+    lives = lost = unasked = 0
     while len(landed) < config.trials:
         lives += 1
         out = victim.work / f"{config.what}-{config.processes}-{config.seed}" / str(lives)
@@ -78,7 +78,8 @@ def blows(config: Config, strike: Callable[[Child, Look, int, random.Random, int
             willing = len(landed) < config.trials and position < STEPS - 4
             blow = strike(child, look, position, rng, len(landed)) if willing else None
             if blow is None:
-                victim.end(child, out)
+                if child.wait(PATIENCE_S) and (unasked := unasked + 1) > 3:
+                    raise SystemExit(f"it ends by itself: {victim.log(out).read_text()[-2000:]}")
                 continue
             position, wrong = differences(out, whole, blow["floor"])
             wrong += blow.pop("wrong")
@@ -90,7 +91,10 @@ def blows(config: Config, strike: Callable[[Child, Look, int, random.Random, int
         lost += bool(wrong)
         print(f"run {lives} is through: {'; '.join(wrong) or 'as the uninterrupted one'}", flush=True)
     where = collections.Counter(blow["phase"] for blow in landed)
-    print(f"{len(landed)} blows in {lives} runs: " + ", ".join(f"{n} {phase}" for phase, n in where.most_common()))
+    print(
+        f"{len(landed)} blows in {lives} runs, {unasked} ends unasked: "
+        + ", ".join(f"{n} {phase}" for phase, n in where.most_common())
+    )
     if times := sorted(blow["seconds"] for blow in landed if "seconds" in blow):
         print(f"seconds to exit: median {times[len(times) // 2]:.2f}, longest {times[-1]:.2f}")
     print(f"lost: {lost}")

@@ -28,7 +28,7 @@ import jax
 import tyro
 
 from jaxllm.cli.script import parse
-from jaxllm.launch import die_with_parent, split
+from jaxllm.launch import split
 from jaxllm.train import snapshot
 from jaxllm.types import InputError, RunError
 
@@ -67,23 +67,28 @@ def read(argv: Sequence[str]) -> Config:
         raise InputError("name the script to run, and its flags (see --help)")
     if command[0] != "-m" and not os.path.isfile(command[0]):
         raise InputError(f"{command[0]}: there is no such script")
-    for text in [*command, *(word for flags in config.on for word in shlex.split(flags))]:
+    try:
+        others = [shlex.split(flags) for flags in config.on]
+    except ValueError as error:
+        raise InputError(f"--on {' '.join(config.on)}: {error}") from None
+    for text in [*command, *(word for words in others for word in words)]:
         if (flag := text.partition("=")[0]) in CHOSEN:
             raise InputError(f"{flag}: verify-resume gives each run a folder of its own; leave it out")
     if config.kills < 1:
         raise InputError(f"--kills {config.kills}: at least 1 is needed")
     if config.devices < 0:
         raise InputError(f"--devices {config.devices}: give a number")
-    if not all(map(shlex.split, config.on)):
+    if not all(others):
         raise InputError('--on is empty: give flags of the script, such as "--mesh data=2,tensor=4"')
     return dataclasses.replace(config, command=tuple(command))
 
 
 class Script:
-    """The script, in processes that end with this one."""
+    """The script, in a process of its own: one at a time."""
 
     def __init__(self, config: Config):
         self._command = [sys.executable, *config.command]
+        self._child: subprocess.Popen[str] | None = None
         self._environment = {name: x for name, x in os.environ.items() if name != "JAXLLM_STARTED"}
         if config.devices:
             flag = "--xla_force_host_platform_device_count"
@@ -94,10 +99,17 @@ class Script:
         """Its output goes to a file beside the run."""
         out.parent.mkdir(parents=True, exist_ok=True)
         with out.with_suffix(".txt").open("a") as log:
-            return subprocess.Popen(
+            self._child = subprocess.Popen(
                 [*self._command, *flags, "--out", str(out)], env=self._environment, stdin=subprocess.DEVNULL,
-                stdout=log, stderr=log, text=True, preexec_fn=die_with_parent,
+                stdout=log, stderr=log, text=True,
             )  # fmt: skip
+        return self._child
+
+    def stop(self) -> None:
+        """Leaves no process behind."""
+        if self._child and self._child.poll() is None:
+            self._child.kill()
+            self._child.wait()
 
     def finish(self, out: Path, flags: Sequence[str] = ()) -> None:
         """To the end."""
@@ -125,34 +137,45 @@ class Script:
 def main(config: Config) -> None:
     """Runs, kills, compares and prints."""
     jax.config.update("jax_platforms", "cpu")  # the devices are the script's
-    script, rng = Script(config), random.Random(config.seed)
-    work = Path(config.work or tempfile.mkdtemp(prefix="jaxllm-verify-")).absolute()
-    if config.work and work.exists() and any(work.iterdir()):
+    script = Script(config)
+    try:
+        work = Path(config.work or tempfile.mkdtemp(prefix="jaxllm-verify-")).absolute()
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--work {config.work}: no folder can be made there ({error.strerror})") from None
+    if any(work.iterdir()):
         raise InputError(f"--work {config.work} is not empty: give another")
-    straight, same = work / "straight", True
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        same = _verify(config, script, work)
+    finally:
+        script.stop()
+    if not same:
+        _say("runs", str(work))
+        raise SystemExit(1)
+    if not config.work:
+        shutil.rmtree(work)
+
+
+def _verify(config: Config, script: Script, work: Path) -> bool:
+    straight, rng, same = work / "straight", random.Random(config.seed), True
     began = time.monotonic()
     script.finish(straight)
     wanted = snapshot.read(straight)
-    if not wanted.arrays:
-        raise InputError("the script saved no arrays")
     _say("straight", f"{wanted.position} steps in {time.monotonic() - began:.0f} s")
     for i, text in enumerate(("", *config.on)):
         flags, out = shlex.split(text), work / (f"on-{i}" if i else "killed")
         done = script.cut(out, 1 if flags else config.kills, rng)
         if not done:
             raise InputError(
-                f"the run was through before it could be killed after a checkpoint: give a smaller --checkpoint-every, "
+                "the run was through before it could be killed after a checkpoint: give a smaller --checkpoint-every, "
                 f"or more --steps; it took {wanted.position} (see {work})"
             )
         for one in done:
             _say("killed", one)
         script.finish(out, flags)
         same &= _compare(straight, wanted, out, text)
-    if not same:
-        _say("runs", str(work))
-        raise SystemExit(1)
-    if not config.work:
-        shutil.rmtree(work)
+    return same
 
 
 def _compare(straight: Path, wanted: snapshot.Snapshot, out: Path, flags: str) -> bool:

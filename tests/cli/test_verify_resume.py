@@ -50,7 +50,7 @@ def test_a_script_that_goes_on_and_one_that_forgets(script, tmp_path):
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     good = verify("--on", "--add 1e-8", "--on", "--add 1", str(script), "--steps", "25")
-    assert good.returncode == 1, good.stderr
+    assert (good.returncode, good.stderr) == (1, "")
     lines = [line.split(None, 1) for line in good.stdout.splitlines()]
     assert [word for word, _ in lines if word != "killed"] == ["straight", "equal", "equal", "DIFFERS", "runs"]
     assert any("SIGKILL" in text for word, text in lines if word == "killed")
@@ -60,7 +60,7 @@ def test_a_script_that_goes_on_and_one_that_forgets(script, tmp_path):
 
     work = tmp_path / "work"
     bad = verify("--kills", "1", "--work", str(work), str(script), "--steps", "25", "--forget", "1")
-    assert bad.returncode == 1, bad.stderr
+    assert (bad.returncode, bad.stderr) == (1, "")
     assert "DIFFERS   params/w differs by up to" in bad.stdout
     assert "opt_state" not in bad.stdout, "the counter is right"
     assert sorted(path.name for path in work.iterdir()) == ["killed", "killed.txt", "straight", "straight.txt"]
@@ -74,6 +74,8 @@ def test_a_script_that_goes_on_and_one_that_forgets(script, tmp_path):
         (["{}", "--out", "x"], "--out: verify-resume gives each run a folder of its own"),
         (["--on", "--checkpoints=gs://x", "{}"], "--checkpoints: verify-resume gives"),
         (["--on", "", "{}"], "--on is empty"),
+        (["--on", "--mesh 'data", "{}"], "No closing quotation"),
+        (["--work", "/dev/null", "{}"], "--work /dev/null: no folder can be made there"),
         (["--kills", "0", "{}"], "--kills 0: at least 1 is needed"),
         (["--devices", "-1", "{}"], "--devices -1: give a number"),
         (["--work", "{}/..", "{}"], "is not empty: give another"),
