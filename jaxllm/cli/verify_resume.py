@@ -1,7 +1,8 @@
-"""`python -m jaxllm verify-resume SCRIPT ...`: whether a run that is killed and started again is the run that was not.
+r"""`python -m jaxllm verify-resume SCRIPT ...`: whether a run that is killed and started again is the run that was not.
 
     python -m jaxllm verify-resume experiments/pretrain.py --steps 40 --checkpoint-every 5
-    python -m jaxllm verify-resume --devices 8 --on "--mesh data=2,tensor=4" experiments/sft.py --mesh fsdp=8 ...
+    python -m jaxllm verify-resume --devices 8 --on "--mesh data=2,fsdp=4" experiments/pretrain.py \
+        --mesh fsdp=8 --steps 40 --checkpoint-every 5
 
 Arrays, counters, random numbers, data positions and logged numbers: bit for bit, and within 1e-5 where it went on under
 other flags.
