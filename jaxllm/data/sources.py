@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import itertools
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -95,21 +97,34 @@ def by_split(names: Mapping[str, Any], owner: str) -> dict[str, list[Any]]:
     return {split: [names[name] for name in members] for split, members in splits.items() if members}
 
 
+@contextlib.contextmanager
+def quiet_hub() -> Iterator[None]:
+    """Without a line for each time that the hub's client tries again: where all fails, what is raised says why."""
+    log = logging.getLogger("huggingface_hub")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+
+
 def _hub(dataset: str) -> dict[str, Rows]:
     import datasets  # 2 s, and local files do without
 
     name, _, config = dataset.partition(":")
     options = {"name": config} if config else {}
     try:
-        if name in _SCRIPTS:
-            loaded = datasets.load_dataset(_SCRIPTS[name], revision=_CONVERTED, **options)
-        else:
-            try:
-                loaded = datasets.load_dataset(name, **options)
-            except RuntimeError as error:
-                if "scripts are no longer supported" not in str(error):
-                    raise
-                loaded = datasets.load_dataset(name, revision=_CONVERTED, **options)
+        with quiet_hub():
+            if name in _SCRIPTS:
+                loaded = datasets.load_dataset(_SCRIPTS[name], revision=_CONVERTED, **options)
+            else:
+                try:
+                    loaded = datasets.load_dataset(name, **options)
+                except RuntimeError as error:
+                    if "scripts are no longer supported" not in str(error):
+                        raise
+                    loaded = datasets.load_dataset(name, revision=_CONVERTED, **options)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{dataset}: no such file or folder, and the hub says: {reason}") from error

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxllm.data.sources import quiet_hub
 from jaxllm.hf import bert, distilbert, files, modernbert, roberta, table
 from jaxllm.hf.config import Fields, read_json
 from jaxllm.hf.family import Family
@@ -73,7 +74,10 @@ def fetch(source: str, *, weights: bool = True) -> Path:
     repo, _, revision = source.partition("@")
     kinds = ["*.json", "*.jinja", "tokenizer*", "*.txt", "*.model"] + ["*.safetensors"] * weights
     try:
-        return Path(snapshot_download(repo, revision=revision or None, allow_patterns=kinds, ignore_patterns=["*/*"]))
+        with quiet_hub():
+            return Path(
+                snapshot_download(repo, revision=revision or None, allow_patterns=kinds, ignore_patterns=["*/*"])
+            )
     except Exception as error:  # the hub client raises many kinds, for a bad id, no access, no network
         reason = " ".join(str(error).split())[:200]
         raise InputError(

@@ -1,4 +1,5 @@
 import json
+import logging
 
 import datasets
 import pytest
@@ -178,13 +179,15 @@ class Hub:
 
     def __call__(self, path, name=None, revision=None):
         self.asked.append((path, name, revision))
+        logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 1s [Retry 1/5].")
         found = self.held[path, name, revision]
         if isinstance(found, Exception):
             raise found
         return datasets.DatasetDict(found)
 
 
-def test_hub(monkeypatch):
+def test_hub(monkeypatch, caplog):
+    monkeypatch.setattr(logging.getLogger("huggingface_hub"), "propagate", True)
     converted = "refs/convert/parquet"
     script = RuntimeError("Dataset scripts are no longer supported, but found x.py")
     hub = Hub(
@@ -211,3 +214,5 @@ def test_hub(monkeypatch):
     assert len(load("org/many:small")["train"]) == 1  # the split of just that name
     assert "no train, dev or test split (extra)" in fault("org/odd")
     assert fault("org/absent").endswith("the hub says: no org/absent")
+    assert not caplog.records, "the client's attempts are not told"
+    assert logging.getLogger("huggingface_hub").level != logging.ERROR
