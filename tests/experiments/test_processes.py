@@ -1,0 +1,95 @@
+"""One program over the same eight devices, in one process, two and four: the same run."""
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from jaxllm.train.log import read_jsonl
+
+ROOT = Path(__file__).parents[2]
+SHAPE = {"vocab_size": 300, "width": 16, "depth": 2, "heads": 2, "mlp_width": 32, "max_positions": 64}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A corpus, a configuration, and a cache for tokens and tokenizers."""
+    path = tmp_path_factory.mktemp("processes")
+    functions = [f for _, f in inspect.getmembers(inspect, inspect.isfunction)][:20]
+    (path / "text.jsonl").write_text("".join(json.dumps({"text": inspect.getsource(f)}) + "\n" for f in functions))
+    (path / "model.json").write_text(json.dumps(SHAPE))
+    return path
+
+
+def run(world, out, processes, *flags):
+    """Trains with some processes over eight devices, and gives back what it printed."""
+    env = {
+        **os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(world / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_COMPILATION_CACHE_DIR": str(Path(tempfile.gettempdir()) / "jaxllm-test-cache"),
+    }  # fmt: skip
+    command = [
+        sys.executable, "-m", "jaxllm.launch", "--processes", str(processes), "--devices-per-process",
+        str(8 // processes), "experiments/pretrain.py", "--model", str(world / "model.json"), "--tokenizer", "char",
+        "--dataset", str(world / "text.jsonl"), "--out", str(world / out), "--max-length", "32", "--log-every", "1",
+        "--mesh", "data=2,fsdp=4", "--schedule", "constant", "--warmup", "0", "--checkpoint-every", "2",
+        "--sample-tokens", "8", *flags,
+    ]  # fmt: skip
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def numbers(folder):
+    """What a run logged, but for its speed."""
+    return [
+        {name: x for name, x in line.items() if name not in ("tokens_per_s", "mfu")}
+        for line in read_jsonl(folder / "metrics.jsonl")
+    ]
+
+
+def same(found, expected, position=0):
+    """Numbers and exported parameters of two runs."""
+    lines = [line for line in numbers(expected) if line["step"] > position]
+    here = [line for line in numbers(found) if line["step"] > position]
+    assert [line.keys() for line in here] == [line.keys() for line in lines]
+    for one, other in zip(here, lines, strict=True):
+        assert one == pytest.approx(other, rel=1e-5), one
+    ours, theirs = (load_file(folder / "hf" / "model.safetensors") for folder in (found, expected))
+    assert ours.keys() == theirs.keys()
+    for name, x in theirs.items():
+        np.testing.assert_allclose(ours[name], x, rtol=0, atol=1e-6, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def alone(world):
+    """Four steps of one process."""
+    out = run(world, "alone", 1, "--steps", "4", "--eval-every", "2")
+    assert "[0] for transformers" in out
+    return world / "alone"
+
+
+@pytest.mark.slow
+def test_two_processes_train_evaluate_and_export_as_one_does(world, alone):
+    out = run(world, "two", 2, "--steps", "4", "--eval-every", "2")
+    same(world / "two", alone)
+    evaluations = [line for line in numbers(world / "two") if "dev/loss" in line]
+    assert [line["step"] for line in evaluations] == [2, 4]
+    assert evaluations[0]["sample/characters"] > 0
+    assert "for transformers" in out
+    assert "[1]" not in out, "the first process speaks for all"
+
+
+@pytest.mark.slow
+def test_what_four_processes_saved_one_goes_on_with(world, alone):
+    run(world, "four", 4, "--steps", "2", "--eval-every", "2")
+    assert json.loads((world / "four" / "summary.json").read_text())["steps"] == 2
+    run(world, "four", 1, "--steps", "4", "--eval-every", "2")
+    same(world / "four", alone)
