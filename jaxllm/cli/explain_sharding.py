@@ -15,10 +15,9 @@ import tyro
 from jax.sharding import AbstractMesh, AxisType
 from rich.console import Console
 
-from jaxllm import hf
 from jaxllm.axes import AXES
 from jaxllm.cli.architecture import architecture
-from jaxllm.hf.config import read_json
+from jaxllm.cli.weights import open_weights
 from jaxllm.models.decoder import SHARDING, Decoder
 from jaxllm.params import ModelSpec, describe
 from jaxllm.train.mesh import shardings
@@ -46,8 +45,7 @@ def _spec(model: str) -> ModelSpec:
     shape = architecture(model)
     if shape is not None:
         return describe(lambda rngs: Decoder(shape, rngs), SHARDING)
-    names = read_json(hf.fetch(model, weights=False) / "config.json").get("architectures") or [""]
-    return (hf.open_tagger if "TokenClassification" in names[0] else hf.open_decoder)(model).spec
+    return open_weights(model).spec
 
 
 def _devices(config: Config) -> int:

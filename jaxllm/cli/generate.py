@@ -171,7 +171,8 @@ def main(config: Config) -> None:
     opened = open_language_model(config.model, dtype=config.dtype)
     tokenizer = hf.load_tokenizer(str(opened.folder))
     prompts = [encode(prompt, tokenizer, chat=config.chat) for prompt in config.prompts]
-    shardings = meshes.shardings(opened.spec.graphdef.abstract, mesh, opened.spec.rules)
+    graphdef = opened.spec.graphdef
+    shardings = meshes.shardings(graphdef.abstract, mesh, opened.spec.rules, limits=graphdef.limits)
     params = materialize(opened.spec, shardings, 0)
 
     def show(text: str) -> None:

@@ -48,8 +48,9 @@ def weights_key(begin: Start, seed: int) -> str:
 
 def starting(begin: Start, mesh: Mesh, seed: int) -> Runner:
     """The model that training starts from, on the mesh."""
-    at = meshes.shardings(begin.model.graphdef.abstract, mesh, begin.model.rules)
-    return Runner(begin.model.graphdef, materialize(begin.model, at, seed), mesh)
+    graphdef = begin.model.graphdef
+    at = meshes.shardings(graphdef.abstract, mesh, begin.model.rules, limits=graphdef.limits)
+    return Runner(graphdef, materialize(begin.model, at, seed), mesh)
 
 
 @dataclasses.dataclass

@@ -112,8 +112,9 @@ def main(config: Config) -> None:
     opened = hf.open_tagger(config.model)
     tokenizer = hf.load_tokenizer(str(opened.folder))
     mesh = meshes.make_mesh()
-    shardings = meshes.shardings(opened.spec.graphdef.abstract, mesh, opened.spec.rules)
-    runner = Runner(opened.spec.graphdef, materialize(opened.spec, shardings, 0), mesh)
+    graphdef = opened.spec.graphdef
+    shardings = meshes.shardings(graphdef.abstract, mesh, opened.spec.rules, limits=graphdef.limits)
+    runner = Runner(graphdef, materialize(opened.spec, shardings, 0), mesh)
     limit = min(config.max_length, opened.config.encoder.max_positions)
     console = Console(soft_wrap=True, highlight=False)
     find = tag_words if config.words else tag

@@ -145,6 +145,21 @@ def test_a_process_ends_so_too():
     assert bad.stderr == "error: --remat some: give one of none, dots, full\n"
 
 
+def test_a_flag_asks_for_the_same_bits_every_time():
+    code = (
+        "import os, jax\nfrom jaxllm.cli.common import Common\nfrom jaxllm.cli.script import run\n"
+        "run(lambda config: print(os.environ['XLA_FLAGS'], len(jax.devices())), Common)\n"
+    )
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAXLLM_STARTED": "1"}
+    asked, not_asked = (
+        subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, env=environment, check=True)
+        for argv in (["--deterministic"], [])
+    )
+    before = environment["XLA_FLAGS"]
+    assert asked.stdout == f"{before} --xla_gpu_deterministic_ops=true 2\n"
+    assert not_asked.stdout == f"{before} 2\n"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -16,9 +16,12 @@ PATIENCE_S = 100
 
 
 class Many:
-    """`tests/train/toy_script.py` in several processes of one device each; by default one line is logged per step."""
+    """`tests/train/toy_script.py` in several processes of one device each; one line is logged per step.
 
-    def __init__(self, out, *flags, processes=2, only=None, **environment):
+    own: flags and variables of a process. only: the one that is started.
+    """
+
+    def __init__(self, out, *flags, processes=2, only=None, own=None, **environment):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -33,9 +36,11 @@ class Many:
         for i in range(processes) if only is None else [only]:
             heard = tempfile.TemporaryFile()  # noqa: SIM115  (no pipe, which nobody would read from)
             env = jaxllm.launch.environment(config, f"127.0.0.1:{self.port}", i, base)
+            more, changed = (own or {}).get(i, ((), {}))
             process = subprocess.Popen(
-                [*command, "--log-to", "none"], cwd=ROOT, env=env, stdout=heard, stderr=subprocess.STDOUT
-            )
+                [*command, "--log-to", "none", *more], cwd=ROOT, env={**env, **changed}, stdout=heard,
+                stderr=subprocess.STDOUT,
+            )  # fmt: skip
             self.processes.append(process)
             self._heard.append(heard)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 import time
 from pathlib import Path
@@ -14,10 +15,13 @@ from toy_run import corpus, dev_loss, toy
 from jaxllm.cli.common import Common, check, fit_arguments, optim_config
 from jaxllm.cli.script import run as run_script
 from jaxllm.losses.tokens import cross_entropy
+from jaxllm.train import processes
 from jaxllm.train.fit import fit
 from jaxllm.train.mesh import make_mesh
 from jaxllm.train.run import open_run
 from jaxllm.types import RunError
+
+processes.LOCAL_S = int(os.environ.get("TOY_LOCAL_S", processes.LOCAL_S))
 
 
 @dataclasses.dataclass(frozen=True)
