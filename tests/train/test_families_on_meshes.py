@@ -110,7 +110,11 @@ def test_microbatches_have_balances_of_their_own():
 
 
 @pytest.mark.parametrize(
-    ("kind", "fields"), [("gpt2", {"vocab_size": 49}), ("llama", {"vocab_size": 51, "tie_word_embeddings": False})]
+    ("kind", "fields"),
+    [
+        ("gpt2", {"vocab_size": 49}),
+        pytest.param("llama", {"vocab_size": 51, "tie_word_embeddings": False}, marks=pytest.mark.slow),
+    ],
 )
 def test_a_vocabulary_that_the_mesh_does_not_divide(kind, fields, monkeypatch):
     """Parameters keep their shapes, and each device an eighth of them; each computes its half of the logits."""
