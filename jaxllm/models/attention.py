@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxllm.axes import cuts
-from jaxllm.models.layers import dropout
+from jaxllm.models.layers import dropout, softmax
 from jaxllm.models.ring import ring_attention
 from jaxllm.models.visibility import Tokens, visible
 
@@ -84,7 +84,7 @@ def _xla(
     scores_BKGTS = jnp.einsum("BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32)
     scores_BKGTS = soft_cap(scores_BKGTS * scale, softcap)
     scores_BKGTS = jnp.where(seen_BTS[:, None, None], scores_BKGTS, -1e30)
-    probs_BKGTS = jax.nn.softmax(scores_BKGTS, axis=-1).astype(v_BSKH.dtype)
+    probs_BKGTS = softmax(scores_BKGTS).astype(v_BSKH.dtype)
     probs_BKGTS = dropout(probs_BKGTS, dropout_rate, dropout_key)
     return jnp.einsum("BKGTS,BSKH->BTKGH", probs_BKGTS, v_BSKH).reshape(B, T, N, H)
 

@@ -23,6 +23,7 @@ from jaxllm.models.layers import (
     Embed,
     LayerNorm,
     RMSNorm,
+    again,
     dense,
     dropout,
     rotate,
@@ -136,7 +137,9 @@ class MLP(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         activation = ACTIVATIONS[self.activation]
-        return self.down(activation(self.up(x)) if self.gate is None else activation(self.gate(x)) * self.up(x))
+        if self.gate is None:
+            return self.down(again(activation)(self.up(x)))
+        return self.down(again(lambda gate, up: activation(gate) * up)(self.gate(x), self.up(x)))
 
 
 class Block(nnx.Module):

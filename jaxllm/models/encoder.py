@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxllm.axes import cut_as_batch
 from jaxllm.models.attention import Tokens, attention
-from jaxllm.models.layers import ACTIVATIONS, Dense, Embed, LayerNorm, dropout, rope, run_stack, stack
+from jaxllm.models.layers import ACTIVATIONS, Dense, Embed, LayerNorm, again, dropout, rope, run_stack, stack
 from jaxllm.params import Limits, Rules
 from jaxllm.types import Batch, InputError, Metrics
 
@@ -123,7 +123,10 @@ class MLP(nnx.Module):
 
     def __call__(self, x: jax.Array, key: jax.Array | None) -> jax.Array:
         activation = ACTIVATIONS[self.config.activation]
-        inner = activation(self.up(x)) if self.gate is None else activation(self.gate(x)) * self.up(x)
+        if self.gate is None:
+            inner = again(activation)(self.up(x))
+        else:
+            inner = again(lambda gate, up: activation(gate) * up)(self.gate(x), self.up(x))
         return self.down(dropout(inner, self.config.mlp_dropout, key))
 
 

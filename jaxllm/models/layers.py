@@ -24,6 +24,14 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
+def again(fn: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """`fn`, of whose inside nothing is kept for the backward pass: it is computed again from its arguments.
+
+    For what costs less to compute than to keep: norms and activations.
+    """
+    return jax.checkpoint(fn, prevent_cse=False)
+
+
 @jax.custom_vjp
 def matmul(x: jax.Array, kernel_DF: jax.Array) -> jax.Array:
     """x [..., D] @ kernel -> [..., F]. Its gradient, on CPU, contracts over flattened rows.
@@ -59,6 +67,19 @@ def dense(x: jax.Array, kernel_DF: jax.Array, bias_F: jax.Array | None = None, c
     """x [..., D] -> [..., F] in x's dtype. cut: how the kernel is cut over a mesh, even one that does not divide F."""
     y = matmul(x, cut_evenly(kernel_DF, cut).astype(x.dtype))[..., : kernel_DF.shape[1]]
     return y if bias_F is None else y + jnp.broadcast_to(bias_F.astype(x.dtype), y.shape)
+
+
+@jax.custom_jvp
+def softmax(x: jax.Array) -> jax.Array:
+    """exp(x) / its sum, over the last axis. Its gradient keeps the result alone (jax.nn.softmax keeps exp(x) too)."""
+    y = jnp.exp(x - jnp.max(x, axis=-1, keepdims=True))
+    return y / jnp.sum(y, axis=-1, keepdims=True)
+
+
+@softmax.defjvp
+def _softmax_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    y, (dx,) = softmax(*primals), tangents
+    return y, y * (dx - jnp.sum(y * dx, axis=-1, keepdims=True))
 
 
 def layer_norm(x: jax.Array, scale_D: jax.Array, bias_D: jax.Array | None, eps: float) -> jax.Array:
@@ -121,7 +142,8 @@ class LayerNorm(nnx.Module):
         self.eps = eps
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return layer_norm(x, self.scale[...], None if self.bias is None else self.bias[...], self.eps)
+        norm = again(lambda x, scale_D, bias_D: layer_norm(x, scale_D, bias_D, self.eps))
+        return norm(x, self.scale[...], None if self.bias is None else self.bias[...])
 
 
 class RMSNorm(nnx.Module):
@@ -132,7 +154,8 @@ class RMSNorm(nnx.Module):
         self.eps, self.offset = eps, offset
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return rms_norm(x, self.scale[...], self.eps, offset=self.offset)
+        norm = again(lambda x, scale_D: rms_norm(x, scale_D, self.eps, offset=self.offset))
+        return norm(x, self.scale[...])
 
 
 class Embed(nnx.Module):
@@ -173,7 +196,8 @@ def scan_stack(
 ) -> tuple[Any, Any]:
     """The scan over stacked blocks of `call(block, x, its slice of per_layer) -> (x, y)` -> (x, stacked y).
 
-    unroll: blocks per iteration of the compiled loop; 0 for all of them on CPU, where a loop is slow, and 1 elsewhere.
+    unroll: blocks per iteration of the compiled loop. 0: all of them on CPU, where a loop is slow, and 1 elsewhere, and
+    with remat on CPU too: without a loop XLA:CPU finds that what is computed again was there, and keeps it instead.
     """
     graphdef, params = nnx.split(blocks)
 
@@ -184,5 +208,6 @@ def scan_stack(
     if remat != "none":
         body = jax.checkpoint(body, policy=REMAT[remat], prevent_cse=False)
     if unroll == 0:
-        unroll = jax.tree.leaves(params)[0].shape[0] if jax.default_backend() == "cpu" else 1
+        whole = jax.default_backend() == "cpu" and remat == "none"
+        unroll = jax.tree.leaves(params)[0].shape[0] if whole else 1
     return jax.lax.scan(body, x, (params, per_layer), unroll=unroll)

@@ -8,7 +8,7 @@ from flax import nnx
 
 from jaxllm.axes import over_devices
 from jaxllm.models.decoder_config import Config
-from jaxllm.models.layers import ACTIVATIONS, Dense
+from jaxllm.models.layers import ACTIVATIONS, Dense, again
 from jaxllm.types import Mean, Terms
 
 Load = tuple[jax.Array, jax.Array]
@@ -52,7 +52,8 @@ class Experts(nnx.Module):
         order_M = jnp.argsort(expert_M)
         sizes_E = jnp.bincount(expert_M, length=c.experts).astype(jnp.int32)
         sorted_MD = x_ND[order_M // c.experts_per_token]
-        inner = ACTIVATIONS[c.activation](self.gate(sorted_MD, sizes_E)) * self.up(sorted_MD, sizes_E)
+        activated = again(lambda gate, up: ACTIVATIONS[c.activation](gate) * up)
+        inner = activated(self.gate(sorted_MD, sizes_E), self.up(sorted_MD, sizes_E))
         y_MD = self.down(inner, sizes_E)[jnp.argsort(order_M)]
         y_NkD = y_MD.reshape(*chosen_Nk.shape, -1) * weights_Nk[..., None].astype(y_MD.dtype)
 

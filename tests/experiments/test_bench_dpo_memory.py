@@ -17,7 +17,7 @@ NAIVE = functools.partial(naive, beta=0.3)
 
 
 def test_a_dpo_step_takes_a_quarter_of_the_naive_steps_memory():
-    config = Config(width=32, depth=1, rows=4, length=256)
+    config = Config(width=64, depth=4, rows=4, length=256)
     assert config.vocabulary == 50_257
     ours, theirs = temporary_bytes(config, resolve("dpo", beta=0.3)), temporary_bytes(config, NAIVE)
     assert theirs > 4 * 256 * 50_257 * 4, "the naive step builds the logits"

@@ -57,6 +57,29 @@ def test_gradient_of_matmul_under_transforms(how):
         )
 
 
+def test_softmax_and_its_derivatives_are_those_of_jax():
+    x, direction = (jnp.asarray(x, jnp.float32) for x in np.random.default_rng(4).normal(size=(2, 3, 5)))
+    x = x.at[0, :3].set(-1e30).at[1].set(-1e30)  # a row that sees little, and one that sees nothing
+    reference = lambda x: jax.nn.softmax(x, axis=-1)
+    for ours, expected in zip(*(jax.jvp(f, (x,), (direction,)) for f in (layers.softmax, reference)), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-7)
+    ours, expected = (jax.grad(lambda x, f=f: jnp.sum(direction * f(x)))(x) for f in (layers.softmax, reference))
+    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_what_is_cheap_to_compute_is_not_kept_for_the_backward_pass():
+    x = jnp.asarray(np.random.default_rng(5).normal(size=(4, 8, 16)), jnp.float32)
+
+    def kept(f, *xs):
+        return sum(leaf.size == x.size for leaf in jax.tree.leaves(jax.vjp(f, *xs)[1]))
+
+    assert kept(layers.softmax, x) == 1
+    assert kept(layers.RMSNorm(16, eps=1e-5), x) == 1
+    assert kept(layers.LayerNorm(16, eps=1e-5), x) == 1
+    for activation in layers.ACTIVATIONS.values():
+        assert kept(layers.again(lambda gate, up, f=activation: f(gate) * up), x, x + 1) == 2
+
+
 @pytest.mark.parametrize("bias", [False, True])
 def test_layer_norm_is_torchs(bias):
     rng = np.random.default_rng(2)

@@ -12,7 +12,7 @@ from jaxllm.models.decoder import SHARDING, Config, Decoder
 from jaxllm.params import bind, describe
 from jaxllm.types import Batch, value
 
-CONFIG = Config(vocab_size=64, width=32, depth=6, heads=4, mlp_width=96, kv_heads=2, max_positions=64, unroll=1)
+CONFIG = Config(vocab_size=64, width=32, depth=6, heads=4, mlp_width=96, kv_heads=2, max_positions=64)
 BATCH = Batch(*(jnp.ones((8, 64), dtype) for dtype in (int, int, float, int)), jnp.tile(jnp.arange(64), (8, 1)))
 
 
