@@ -128,7 +128,7 @@ def collect(config: Config, runs: Sequence[preference.Config]) -> dict[str, dict
     for run in runs:
         finals = json.loads((Path(run.out) / "summary.json").read_text())["final"]
         for name in MEASURES:
-            found[str(run.loss)][name].append(finals[name])
+            found[str(run.loss)][name].append(math.nan if finals[name] is None else finals[name])
     return found
 
 

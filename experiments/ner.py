@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxllm import hf
-from jaxllm.cli.common import Common, fit_arguments, loss_arguments, optim_config
+from jaxllm.cli.common import Common, fit_arguments, optim_config, token_loss
 from jaxllm.cli.rows import open_rows
 from jaxllm.cli.script import run as run_script
 from jaxllm.cli.session import open_session
@@ -33,7 +33,6 @@ from jaxllm.data import builtin, ner, schemes
 from jaxllm.data.loader import EvalBatches, lengths, loader, token_dropout
 from jaxllm.data.packing import make_plan
 from jaxllm.evals import ner as ner_eval
-from jaxllm.losses import resolve
 from jaxllm.models import encoder
 from jaxllm.models.heads import SHARDING, Tagger, TaggerConfig
 from jaxllm.params import describe
@@ -146,7 +145,7 @@ def settle(config: Config) -> Config:
 def main(config: Config) -> None:
     """Reads, trains, evaluates, shows and exports."""
     config = settle(config)
-    loss = resolve(config.loss, **loss_arguments(config.loss_args))
+    loss = token_loss(config)
     session = open_session("ner", config)
     run, console, mesh = session.run, session.console, session.mesh
     data = read(config)

@@ -31,7 +31,7 @@ from jaxllm.cli.common import fit_arguments, loss_arguments, optim_config
 from jaxllm.cli.pairs import PairFlags, dropped_of, groups_of, key_of, layout_of, lines_of, read_pairs, texts_of
 from jaxllm.cli.reference import Reference, starting
 from jaxllm.cli.script import run as run_script
-from jaxllm.cli.session import open_session
+from jaxllm.cli.session import open_session, shown
 from jaxllm.data.answers import AnswerBatches, AnswerRows, Group, mismatched
 from jaxllm.data.chat_templates import end_ids
 from jaxllm.data.packing import make_plan
@@ -172,7 +172,7 @@ def main(config: Config) -> None:
             finals |= {f"dev/{name}": x for name, x in log_ratios(policy, start, batches_of("dev")).items()}
     console.print(f"\nstep {fitted.position}")
     for name, x in finals.items():
-        console.print(f"  {name} {x:.4f}")
+        console.print(f"  {name} {shown(x)}")
     lengths = rows["train"].lengths
     session.finish(
         begin, fitted, arguments["steps"], finals,

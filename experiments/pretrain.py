@@ -24,7 +24,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from jaxllm.cli.common import fit_arguments, loss_arguments, optim_config
+from jaxllm.cli.common import fit_arguments, optim_config, token_loss
 from jaxllm.cli.generate import continue_text, encode
 from jaxllm.cli.script import run as run_script
 from jaxllm.cli.session import open_session
@@ -34,7 +34,6 @@ from jaxllm.data.documents import Documents, open_documents, weighted
 from jaxllm.data.text import Concatenated, Packed, Rows, TextBatches, text_loader
 from jaxllm.evals import loss as loss_eval
 from jaxllm.evals.generate import Sampling
-from jaxllm.losses import resolve
 from jaxllm.train.fit import fit
 from jaxllm.train.mesh import row_multiple
 from jaxllm.train.run import operational
@@ -136,7 +135,7 @@ def main(config: Config) -> None:
     config = settle(config)
     if config.concatenate and not config.pack:
         raise InputError("--concatenate and --no-pack are two ways to fill a row: give one")
-    loss = resolve(config.loss, **loss_arguments(config.loss_args))
+    loss = token_loss(config)
     session = open_session("pretrain", config)
     console, mesh = session.console, session.mesh
     data = read(config)

@@ -26,7 +26,7 @@ from rich.markup import escape
 from jaxllm.cli import adapters
 from jaxllm.cli.adapters import LoraFlags
 from jaxllm.cli.chat_start import start_chat
-from jaxllm.cli.common import fit_arguments, loss_arguments, optim_config
+from jaxllm.cli.common import fit_arguments, optim_config, token_loss
 from jaxllm.cli.dialogues import DialogueFlags, Split, examples_of, key_of, lines_of, read_dialogues, texts_of
 from jaxllm.cli.script import run as run_script
 from jaxllm.cli.session import open_session
@@ -37,7 +37,6 @@ from jaxllm.data.loader import EvalBatches, lengths, loader
 from jaxllm.data.packing import Example, make_plan
 from jaxllm.evals import answers
 from jaxllm.evals.answers import Question
-from jaxllm.losses import resolve
 from jaxllm.models.decoder import PRESETS
 from jaxllm.train.fit import fit
 from jaxllm.train.mesh import row_multiple
@@ -122,7 +121,7 @@ def evaluation(config: Config, begin: Start, split: Split, examples: list[Exampl
 def main(config: Config) -> None:
     """Reads, trains, evaluates, shows and exports."""
     config = settle(config)
-    loss = resolve(config.loss, **loss_arguments(config.loss_args))
+    loss = token_loss(config)
     session = open_session("sft", config)
     splits = read_dialogues(config)
     begin = adapters.apply(start_chat(config, texts_of(splits["train"]), key_of(splits["train"])), config)

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 import tyro
 
 from jaxllm.data.loader import Steps
+from jaxllm.losses import Loss, resolve
+from jaxllm.losses.catalogue import kind_of
 from jaxllm.train.optim import OptimConfig
 from jaxllm.train.optimizers import OPTIMIZERS
 from jaxllm.train.run import operational
@@ -158,6 +160,16 @@ def loss_arguments(texts: tuple[str, ...]) -> Mapping[str, str]:
         if "=" not in text:
             raise InputError(f"--loss-args {text}: give NAME=VALUE")
     return dict(text.split("=", 1) for text in texts)
+
+
+def token_loss(config: Common) -> Loss:
+    """The loss of tokens that the flags name. Raises InputError for one that compares answers."""
+    loss = resolve(config.loss, **loss_arguments(config.loss_args))
+    if not isinstance(loss, Loss) or (kind := kind_of(loss.function)) in ("pairs", "pairs alone", "answers"):
+        raise InputError(f"--loss {config.loss} compares answers: use experiments/preference.py, or a loss of tokens")
+    if kind == "rewards":
+        raise InputError(f"--loss {config.loss} is a loss of rewards: use experiments/reward.py, or a loss of tokens")
+    return loss
 
 
 def fit_arguments(config: Common, plan: Steps) -> dict[str, Any]:

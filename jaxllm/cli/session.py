@@ -48,7 +48,7 @@ class Session:
         self.console.print(f"{self.run.folder} is finished ({steps} steps); give --steps for more, or another --out")
         for name, x in ((self.run.summary or {}).get("final") or {}).items():
             if _is_shown(name):
-                self.console.print(f"  {name} {x:.4f}")
+                self.console.print(f"  {name} {shown(x)}")
         return True
 
     def header(self, begin: Start, lines: Sequence[tuple[str, str]]) -> None:
@@ -85,7 +85,7 @@ class Session:
             finals = {name: x for name, x in chosen.items() if name.startswith("dev/")} | finals
             self.console.print(f"\nstep {fitted.position}")
             for name, x in finals.items():
-                self.console.print(f"  {name} {x:.4f}")
+                self.console.print(f"  {name} {shown(x)}")
         if config.export:
             script = self.run.config["script"]
             if adapters.write(self.run.folder / "adapter", begin, fitted.model.params):
@@ -135,9 +135,14 @@ def describe_mesh(mesh: Mesh) -> str:
 
 def card(script: str, config: Any, numbers: Mapping[str, float]) -> str:
     """The model card of a run."""
-    rows = "\n".join(f"| {name} | {x:.4f} |" for name, x in numbers.items() if _is_shown(name))
+    rows = "\n".join(f"| {name} | {shown(x)} |" for name, x in numbers.items() if _is_shown(name))
     flags = json.dumps(dataclasses.asdict(config), indent=2)
     return f"Trained by `experiments/{script}.py` of jaxllm.\n\n| | |\n|---|---|\n{rows}\n\n```json\n{flags}\n```\n"
+
+
+def shown(x: float | None) -> str:
+    """A number for a reader; what is not finite stands in files as null."""
+    return "not finite" if x is None else f"{x:.4f}"
 
 
 def _is_shown(name: str) -> bool:

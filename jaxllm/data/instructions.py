@@ -164,8 +164,10 @@ def _text(row: Mapping[str, Any], column: str, where: str) -> str:
 def messages_of(row: Mapping[str, Any], column: str, where: str) -> list[Message]:
     """A column of messages, each with role and content. Raises InputError, beginning with `where`."""
     given = row[column]
-    if not isinstance(given, list | tuple) or not all(isinstance(message, Mapping) for message in given):
+    if not isinstance(given, list | tuple):
         raise InputError(f"{where}: its {column} is {_kind(given)}, wanted a list of messages; mend the row")
+    if other := [x for x in given if not isinstance(x, Mapping)]:
+        raise InputError(f"{where}: its {column} holds {_kind(other[0])}, wanted messages alone; mend the row")
     if not given:
         raise InputError(f"{where}: its {column} is empty; fill it in or remove the row")
     return [_message(message, f"{where}, message {i}") for i, message in enumerate(given, start=1)]
@@ -188,4 +190,5 @@ def _message(message: Mapping[str, Any], where: str) -> Message:
 
 
 def _kind(x: Any) -> str:
-    return "absent" if x is None else f"a {type(x).__name__}"
+    name = type(x).__name__
+    return "absent" if x is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"

@@ -131,6 +131,7 @@ def resolve(spec: str, /, **arguments: Any) -> Loss | Mixture:
 
 def _bind(spec: str, arguments: Mapping[str, Any]) -> Loss:
     function = _find(spec)
+    _callable(spec, function)
     known = _arguments(function)
     for name in arguments:
         if name not in known:
@@ -141,6 +142,23 @@ def _bind(spec: str, arguments: Mapping[str, Any]) -> Loss:
     converted = {name: _convert(spec, known[name], x) for name, x in arguments.items()}
     check(spec, known, converted)
     return Loss(spec, function, converted)
+
+
+def _callable(spec: str, function: Callable[..., Metrics]) -> None:
+    """Raises InputError for a function that cannot be called as losses are."""
+    if isinstance(function, PreferenceLoss | UnpairedLoss):
+        return
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # some that are not written in Python have none
+        return
+    try:
+        signature.bind_partial(None, None, None)
+    except TypeError:
+        raise InputError(
+            f"--loss {spec} takes {signature}, and a loss is called with (model, batch, key): decorate it with "
+            "@token_loss or @preference_loss, or give it these arguments"
+        ) from None
 
 
 def _arguments(function: Callable[..., Metrics]) -> dict[str, inspect.Parameter]:

@@ -147,6 +147,18 @@ def test_judged_answers_with_kto_and_its_mismatched_answers(place, cache):
     assert len(list(cache.iterdir())) == before + 2  # own and mismatched answers
 
 
+def test_a_run_whose_every_step_is_skipped_ends_and_says_so(place, cache, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import jax.numpy as jnp\nfrom jaxllm.losses.preference import preference_loss\n"
+        "@preference_loss\ndef broken(p, *, beta=0.1):\n    return jnp.log(p.delta_B - 1e9)\n"
+    )
+    folder = run(place, "skipped", "--loss", f"{tmp_path}/mine.py:broken", "--on-nan", "skip", "--export")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["skipped"] == 3
+    assert summary["final"]["dev/loss"] is None
+    assert "| dev/loss | not finite |" in (folder / "hf" / "README.md").read_text()
+
+
 BAD = {
     "unknown loss": (["--loss", "sigmoyd"], "did you mean 'sigmoid'?"),
     "misspelt argument": (["--loss-args", "betta=1"], "did you mean 'beta'?"),

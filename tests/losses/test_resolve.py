@@ -37,6 +37,10 @@ def coupled(model, batch, key=None):
     return whole(model, batch, key, weight=Settings().scale)
 
 
+def not_a_loss(x):
+    return x
+
+
 coupled.couples_batch = True
 not_a_function = 3
 '''
@@ -115,6 +119,7 @@ def test_a_file_is_read_anew(own, tmp_path):
         ("my_losses.py:not_a_function", {}, "has no function 'not_a_function'"),
         ("my_losses:scale", {}, "my_losses has no function 'scale'; did you mean 'scaled'?"),
         ("other_losses.py:scaled", {}, "there is no file other_losses.py"),
+        ("my_losses.py:not_a_loss", {}, "takes (x), and a loss is called with (model, batch, key): decorate it with"),
         ("no_such_module:scaled", {}, "no_such_module does not import: ModuleNotFoundError"),
         ("broken_losses.py:scaled", {}, "broken_losses.py does not import: ModuleNotFoundError: No module named"),
     ],
