@@ -40,6 +40,9 @@ MEASURES = {
 }
 """What is compared: its name in a run's summary.json, and in table and plot."""
 
+DIGITS = {"dev/rewards/accuracies": 3, "samples/length": 1}
+"""After the point in the table, if not 2."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Config(preference.Config):
@@ -136,7 +139,7 @@ def table(found: Found) -> str:
     """Markdown: a row per loss, mean and half interval of each measure."""
     lines = ["| loss | " + " | ".join(MEASURES.values()) + " |", "|---" * (len(MEASURES) + 1) + "|"]
     for loss, values in found.items():
-        cells = ("{:.3f} ± {:.3f}".format(*interval(values[name])) for name in MEASURES)
+        cells = (" ± ".join(f"{x:.{DIGITS.get(name, 2)}f}" for x in interval(values[name])) for name in MEASURES)
         lines.append(f"| {loss} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -152,26 +155,29 @@ def write_csv(path: Path, found: Found, seeds: Sequence[int]) -> None:
 
 
 def plot(path: Path, found: Found) -> None:
-    """A panel per measure: a point per run, and the mean with its interval, for each loss."""
+    """A panel per measure: for each loss the mean with its interval, and a point per run below it."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     losses = list(found)
-    size = (3.1 * len(MEASURES), 1.2 + 0.45 * len(losses))
+    seeds = len(found[losses[0]][next(iter(MEASURES))])
+    size = (3.1 * len(MEASURES), 1.5 + 0.45 * len(losses))
     figure, axes = plt.subplots(1, len(MEASURES), figsize=size, sharey=True, layout="constrained")
     for axis, (name, label) in zip(axes, MEASURES.items(), strict=True):
         for i, loss in enumerate(losses):
             values = found[loss][name]
             mean, half = interval(values)
-            axis.plot(values, [i] * len(values), "o", color=f"C{i}", alpha=0.35, markersize=5, markeredgewidth=0)
+            axis.plot(values, [i + 0.22] * len(values), "o", color=f"C{i}", alpha=0.6, markersize=4, markeredgewidth=0)
             axis.errorbar(mean, i, xerr=half, fmt="D", color=f"C{i}", markersize=5, capsize=4, linewidth=1.5)
         axis.set_xlabel(label, fontsize=9)
         axis.tick_params(labelsize=8)
+        axis.locator_params(axis="x", nbins=5)
         axis.grid(axis="x", alpha=0.3)
     axes[0].set_yticks(range(len(losses)), losses, fontsize=9)
     axes[0].set_ylim(len(losses) - 0.5, -0.5)
+    figure.supxlabel(f"mean and 95% interval over {seeds} seeds; a dot is a seed", fontsize=8)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 

@@ -41,7 +41,7 @@ def test_one_table_and_one_plot_of_all_runs_and_none_is_run_twice(folder):
     lines = (out / "table.md").read_text().splitlines()
     assert lines[0].count("|") == len(script.MEASURES) + 2
     values = [float(row["samples/length"]) for row in rows[2:]]
-    assert "{:.3f} ± {:.3f}".format(*script.interval(values)) in lines[3]
+    assert "{:.1f} ± {:.1f}".format(*script.interval(values)) in lines[3]
     assert (out / "losses.png").read_bytes().startswith(b"\x89PNG")
     given = [json.loads((out / f"{name}-0" / "config.json").read_text())["config"] for name in ("sigmoid", "simpo")]
     assert [c["loss_args"] for c in given] == [[], ["gamma=0.5"]]
