@@ -153,6 +153,27 @@ def children(pid: int) -> list[int]:
     return [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def harm(checkpoint: Path, kind: str, rng: random.Random, by_bytes: bool) -> Path:
+    """Flips a bit of a file, cuts or empties it. by_bytes: of the files, a large one is likelier."""
+    paths = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.stat().st_size)
+    path = rng.choices(paths, [path.stat().st_size for path in paths] if by_bytes else None)[0]
+    good = bytearray(path.read_bytes())
+    if kind == "flipped":
+        good[rng.randrange(len(good))] ^= 1 << rng.randrange(8)
+    else:
+        del good[0 if kind == "emptied" else rng.randrange(len(good)) :]
+    path.write_bytes(bytes(good))
+    return path
+
+
+def begun(whole: Path, out: Path, position: int) -> Path:
+    """A copy of a run's folder as it was after so many steps."""
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.copytree(whole, out, ignore=lambda _, names: [n for n in names if n.isdigit() and int(n) > position])
+    (out / "summary.json").unlink()
+    return out
+
+
 def damage(config: Config) -> None:
     """Flips a bit of the newest checkpoint, or cuts or empties a file of it: it must be named, and not be used."""
     rng = random.Random(config.seed)
@@ -165,16 +186,8 @@ def damage(config: Config) -> None:
         shutil.rmtree(folder.parent, ignore_errors=True)
         for position in sound:
             shutil.copytree(whole / "checkpoints" / str(position), folder / str(position))
-        paths = sorted(path for path in (folder / str(STEPS)).rglob("*") if path.is_file() and path.stat().st_size)
-        sizes = [path.stat().st_size for path in paths]
-        path = rng.choices(paths, sizes)[0] if trial % 2 else rng.choice(paths)  # by bytes, and by files
-        good = bytearray(path.read_bytes())
         kind = "flipped" if trial < config.trials else rng.choice(["cut", "emptied"])
-        if kind == "flipped":
-            good[rng.randrange(len(good))] ^= 1 << rng.randrange(8)
-        else:
-            del good[0 if kind == "emptied" else rng.randrange(len(good)) :]
-        path.write_bytes(bytes(good))
+        path = harm(folder / str(STEPS), kind, rng, by_bytes=bool(trial % 2))
         checkpoints = Checkpoints(folder)
         named = checkpoints.problem(STEPS)
         restored = checkpoints.newest(snapshot.like(sound[STEPS].meta))
@@ -188,6 +201,14 @@ def damage(config: Config) -> None:
             wrong += 1
             print(f"{kind} {path.relative_to(folder)}: took {position}: {named}; {'; '.join(differs)}", flush=True)
         how[kind] += 1
+    out = begun(whole, victim.work / "harmed", STEPS // 2)
+    harm(out / "checkpoints" / str(STEPS // 2), "flipped", rng, by_bytes=True)
+    victim.log(out).unlink(missing_ok=True)
+    victim.end(victim.start(out), out)
+    found = differences(out, whole, STEPS)[1] + snapshot.log_differences(whole, out)
+    said = victim.log(out).read_text().strip()
+    print(f"the run said: {said}: {'; '.join(found) or 'and went on'}")
+    wrong += bool(found) or f"checkpoint {STEPS // 2} of" not in said
     print(f"{dict(how)}: lost: {wrong}")
     raise SystemExit(bool(wrong))
 
@@ -199,10 +220,7 @@ def move(config: Config) -> None:
     wanted = snapshot.read(whole)
     for processes, devices, mesh in ((1, 1, "data=1"), (1, 8, "data=2,tensor=4"), (2, 2, "data=2,fsdp=2")):
         victim = Victim(work, processes, devices)
-        out = victim.work / f"moved-{processes}x{devices}"
-        shutil.rmtree(out, ignore_errors=True)
-        shutil.copytree(whole, out, ignore=lambda _, names: [n for n in names if n.isdigit() and int(n) > middle])
-        (out / "summary.json").unlink()
+        out = begun(whole, victim.work / f"moved-{processes}x{devices}", middle)
         victim.end(victim.start(out, "--mesh", mesh), out)
         here = snapshot.read(out)
         found = snapshot.differences(wanted, here, 1e-5) + snapshot.log_differences(whole, out, 1e-5)
