@@ -88,10 +88,12 @@ def test_two_runs_in_one_folder(tmp_path, capsys):
         "with hold(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(600)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout.readline() == "held\n"
-        with pytest.raises(SystemExit) as stop, input_errors():
-            go(tmp_path)
-        other.kill()
+        try:
+            assert other.stdout.readline() == "held\n"
+            with pytest.raises(SystemExit) as stop, input_errors():
+                go(tmp_path)
+        finally:
+            other.kill()
     error = capsys.readouterr().err
     assert stop.value.code == 2
     assert error.startswith(f"error: {tmp_path} is in use by process {other.pid} on {os.uname().nodename}: wait for it")
