@@ -76,6 +76,12 @@ def test_heads_that_do_not_divide_are_named_by_every_command(exported, command, 
         assert error.count("\n") == 1
 
 
+def test_a_vocabulary_that_the_mesh_does_not_divide_is_cut_along_the_width(capsys):
+    main(Config("gpt2-124m", "fsdp=4,tensor=2"))
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("embeddings.tokens.embedding"))
+    assert f"{50257 * 768 * 4 // 8:,} bytes" in line
+
+
 def test_bad_input():
     with pytest.raises(InputError, match="wants 3 devices, there are 8"):
         main(Config("tiny", "fsdp=3", 8))

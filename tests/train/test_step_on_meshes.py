@@ -23,6 +23,7 @@ VOCAB, B, T = 48, 8, 24
 SIZES = {"vocab_size": VOCAB, "width": 16, "depth": 2, "heads": 4, "mlp_width": 24, "max_positions": 32, "unroll": 1}
 LLAMA = decoder.Config(**SIZES, kv_heads=2)
 GEMMA = dataclasses.replace(LLAMA, windows=(4, 0), attention_softcap=5.0, logit_softcap=7.0, tied=True, qk_norm="head")
+UNEVEN = dataclasses.replace(LLAMA, vocab_size=VOCAB + 1)
 MIXTURE = dataclasses.replace(LLAMA, experts=4)
 MODERNBERT = encoder.Config(
     **SIZES,
@@ -91,7 +92,7 @@ CASES = {
     "gemma": (plain(GEMMA), decoder.SHARDING, "unlikelihood", rows, "data=2,context=4"),
     "mixture": (plain(MIXTURE), decoder.SHARDING, "focal", rows, "fsdp=2,context=2,expert=2"),
     "reward": (scored(LLAMA), heads.SCORER_SHARDING, "bradley_terry", lambda: answers(closed=True), "fsdp=2,context=4"),
-    "dpo": (plain(LLAMA), decoder.SHARDING, "dpo", lambda: answers(reference=True), "data=2,tensor=2,context=2"),
+    "dpo": (plain(UNEVEN), decoder.SHARDING, "dpo", lambda: answers(reference=True), "data=2,tensor=2,context=2"),
     "simpo": (plain(MIXTURE), decoder.SHARDING, "simpo", answers, "fsdp=2,tensor=2,expert=2"),
 }  # fmt: skip
 
@@ -151,8 +152,7 @@ def test_what_is_cut_over_fsdp_is_computed_once():
 
 def test_a_vocabulary_is_computed_in_parts_where_they_are_uneven_too():
     """A device has the columns of its part of 49 logits: 25 or, of the second, 24 and one of zeros."""
-    config = dataclasses.replace(LLAMA, vocab_size=49)
-    shapes = matmuls(plain(config), decoder.SHARDING, rows(), "fsdp=4,tensor=2")
+    shapes = matmuls(plain(UNEVEN), decoder.SHARDING, rows(), "fsdp=4,tensor=2")
     sizes = {int(size) for shape in shapes for size in shape.split(",")}
     assert 25 in sizes
     assert not {49, 50} & sizes
