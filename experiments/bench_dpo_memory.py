@@ -46,6 +46,8 @@ class Config:
     """What the layers of both steps recompute in the backward pass: none, dots, full."""
     unroll: int = 0
     """Layers per iteration of the compiled loop; 0 for what the model does by itself on this backend."""
+    loss: str = "dpo"
+    """A name or FILE.py:FUNCTION, of a loss that has a beta; the naive step is DPO's whatever this is."""
     beta: float = 0.1
     """DPO's."""
 
@@ -91,7 +93,7 @@ def temporary_bytes(config: Config, loss: LossFn) -> int:
 
 def main(config: Config) -> None:
     """Compiles both, and prints what each takes."""
-    ours = temporary_bytes(config, resolve("dpo", beta=config.beta))
+    ours = temporary_bytes(config, resolve(config.loss, beta=config.beta))
     theirs = temporary_bytes(config, lambda model, batch, key=None: naive(model, batch, key, beta=config.beta))
     print(f"{config.rows} rows of {config.length} tokens, vocabulary {config.vocabulary:,}, width {config.width}")
     print(f"chunked head {ours / 2**20:8,.0f} MiB")

@@ -24,6 +24,26 @@ def test_a_dpo_step_takes_a_quarter_of_the_naive_steps_memory():
     assert ours <= theirs / 4
 
 
+OWN = """\
+import jax
+from jaxllm.losses.preference import preference_loss
+
+
+@preference_loss
+def offset(p, *, beta=0.1):
+    \"\"\"DPO with an offset (Amini et al. 2024): better by at least the margin of the pair.\"\"\"
+    return -jax.nn.log_sigmoid(beta * p.delta_B - p.margin_B)
+"""
+
+
+def test_a_loss_in_a_file_of_ten_lines_takes_the_stock_ones_memory(tmp_path):
+    (tmp_path / "mine.py").write_text(OWN)
+    assert len(OWN.splitlines()) <= 10
+    config = Config(width=64, depth=4, rows=4, length=256)
+    own, stock = (temporary_bytes(config, resolve(name)) for name in (f"{tmp_path / 'mine.py'}:offset", "dpo"))
+    assert own == pytest.approx(stock, rel=0.01)
+
+
 def test_both_compute_the_same():
     config = Config(vocabulary=19, width=8, depth=1, rows=3, length=12)
     spec, rng = model(config), np.random.default_rng(0)

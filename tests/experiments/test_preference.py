@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -209,3 +210,10 @@ def fails_with(named, go, place, capsys):
     assert error.count("\n") == 1
     assert named in error
     assert not (place / "bad").exists()
+
+
+def test_a_loss_of_ones_own_is_one_flag(place, cache, trained):
+    """It is DPO where the data has no margins."""
+    file = Path(script.__file__).parent / "custom_loss.py"
+    out = run(place, "own", "--loss", f"{file}:margin", "--eval-every", 0)
+    np.testing.assert_allclose(losses(out), losses(trained), rtol=1e-6)
