@@ -18,7 +18,7 @@ import tyro
 
 from jaxllm import hf
 from jaxllm.cli import adapter_runs
-from jaxllm.cli.weights import FAMILIES, is_bare_run, open_weights
+from jaxllm.cli.weights import is_bare_run, open_weights, table_of
 from jaxllm.hf import decoders, files, io, table
 from jaxllm.train import mesh as meshes
 from jaxllm.train.checkpoint import Checkpoints
@@ -168,7 +168,7 @@ def _whole(destination: Path) -> Iterator[Path]:
 
 
 def _write_hf(partial: Path, opened: hf.Opened[Any], params: Params, dtype: str, max_shard_bytes: int) -> None:
-    tensors = table.layout(FAMILIES[opened.family].table(opened.config), params)
+    tensors = table.layout(table_of(opened), params)
     announced = {name: (tensor.shape, dtype or opened.dtypes[name]) for name, tensor in tensors.items()}
 
     def get(name: str) -> np.ndarray:
@@ -198,7 +198,7 @@ def _tensors(source: str) -> Mapping[str, Callable[[], np.ndarray]]:
     Of Hugging Face files they are what is in the files; of a run's checkpoint they are made of its parameters.
     """
     opened = open_weights(source)
-    family = FAMILIES[opened.family].table(opened.config)
+    family = table_of(opened)
     if not is_bare_run(source):
         tensors, there = table.layout(family, opened.spec.graphdef.abstract), files.open_folder(opened.folder)
         names = table.match(family, tensors, {name: entry.shape for name, entry in there.items()}).names

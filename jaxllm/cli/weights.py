@@ -35,6 +35,10 @@ def open_weights(source: str, **overrides: Any) -> hf.Opened[Any]:
         raw = read_json(io.fetch(source) / "config.json")
         if raw.get("model_type") in io.TAGGERS:
             return hf.open_tagger(source, labels=tuple(Fields(raw).values["id2label"].values()), **overrides)
+    else:
+        raw = read_json(Path(source).expanduser() / "config.json").get("model", {})
+    if is_scorer(raw):
+        return _own_head(open_scorer(source, **overrides))
     return open_language_model(source, **overrides)
 
 
@@ -69,6 +73,19 @@ def open_scorer(source: str, **overrides: Any) -> hf.Opened[ScorerConfig]:
     return hf.Opened(
         dataclasses.replace(spec, load=load), config, base.family, base.hf_config, base.folder, dtypes, notes
     )
+
+
+def _own_head(opened: hf.Opened[ScorerConfig]) -> hf.Opened[ScorerConfig]:
+    """A reward model whose head is in its file. Raises InputError."""
+    if "score.weight" not in opened.dtypes:
+        raise InputError(f"{opened.folder} has no head for one number, which a reward model has; name a reward model")
+    return opened
+
+
+def table_of(opened: hf.Opened[Any]) -> table.Table:
+    """The names of the tensors on disk."""
+    families: Mapping[str, Family[Any]] = scorers.FAMILIES if isinstance(opened.config, ScorerConfig) else FAMILIES
+    return families[opened.family].table(opened.config)
 
 
 def is_scorer(described: Any) -> bool:

@@ -18,7 +18,7 @@ from jaxllm.data.tokenizers import bpe
 from jaxllm.hf import files
 from jaxllm.models import encoder
 from jaxllm.models.decoder import SHARDING, Config, Decoder
-from jaxllm.models.heads import Tagger, TaggerConfig
+from jaxllm.models.heads import Scorer, ScorerConfig, Tagger, TaggerConfig
 from jaxllm.params import describe
 from jaxllm.train.checkpoint import Checkpoints
 from jaxllm.types import InputError, TrainState
@@ -268,6 +268,22 @@ def test_training_starts_from_another_run(folder, tmp_path):
     assert found.keys() == expected.keys()
     for name, x in expected.items():
         np.testing.assert_array_equal(found[name], x)
+
+
+def test_a_reward_model_goes_to_a_run_and_back(tmp_path):
+    config = ScorerConfig(LLAMA)
+    abstract = describe(lambda rngs: Scorer(config, rngs), ()).graphdef.abstract
+    draw = np.random.default_rng(0)
+    params = {name: jnp.asarray(draw.normal(size=x.shape), x.dtype) for name, x in abstract.items()}
+    hf.export(tmp_path / "reward", params, config, None)
+    convert(str(tmp_path / "reward"), tmp_path / "run", to="run")
+    convert(str(tmp_path / "run"), tmp_path / "back")
+    assert bits(tmp_path / "back") == bits(tmp_path / "reward")
+    count, wrong = verify(str(tmp_path / "run"), tmp_path / "back")
+    assert (count, wrong) == (len(bits(tmp_path / "back")), [])
+    assert open_scorer(str(tmp_path / "run")).config == config
+    with pytest.raises(InputError, match="a reward model, which does not speak"):
+        open_language_model(str(tmp_path / "run"))
 
 
 def test_a_language_model_without_an_export_lends_its_trunk_to_a_reward_model(tmp_path):
