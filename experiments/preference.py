@@ -91,7 +91,8 @@ def find_loss(config: Config) -> Loss | Mixture:
     """The loss with its arguments. Raises InputError for one that is not for preferences or wants a live reference."""
     loss = resolve(config.loss or "", **loss_arguments(config.loss_args))
     parts = [loss.function] if isinstance(loss, Loss) else [part for _, part, _ in loss.parts]
-    if config.loss in names() and not isinstance(parts[0], PreferenceLoss | UnpairedLoss):
+    of_tokens = config.loss in names() and not isinstance(parts[0], PreferenceLoss | UnpairedLoss)
+    if of_tokens or any(getattr(part, "of_tokens", False) for part in parts):
         raise InputError(f"--loss {config.loss} is a loss of tokens, which have no rivals: use experiments/sft.py")
     if any(getattr(part, "read", None) is read_rewards for part in parts):
         raise InputError(f"--loss {config.loss} is a loss of rewards: use experiments/reward.py")

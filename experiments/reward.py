@@ -77,7 +77,9 @@ def main(config: Config) -> None:
     """Reads, trains, evaluates and exports."""
     config = settle(config)
     loss = resolve(config.loss, **loss_arguments(config.loss_args))
-    if ":" not in config.loss and not (isinstance(loss, Loss) and kind_of(loss.function) == "rewards"):
+    kind = kind_of(loss.function) if isinstance(loss, Loss) else "pairs"
+    own = ":" in config.loss and kind == "tokens" and not getattr(loss.function, "of_tokens", False)  # type: ignore[union-attr]
+    if kind != "rewards" and not own:
         raise InputError(f"--loss {config.loss} is no loss of rewards: use bradley_terry, or one of your own")
     session = open_session("reward", config)
     mesh, multiple = session.mesh, row_multiple(session.mesh)

@@ -129,6 +129,7 @@ def _mean_over(
 
     leading = list(inspect.signature(loss, follow_wrapped=False).parameters.values())[:-1]
     loss.__signature__ = inspect.Signature([*leading, *arguments.values()])  # type: ignore[attr-defined]
+    loss.of_tokens = True  # type: ignore[attr-defined]
     return loss
 
 

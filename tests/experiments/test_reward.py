@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import transformers
 
-from experiments import reward
+from experiments import preference, reward
 from jaxllm.cli.script import parse
 from jaxllm.hf import open_scorer
 from jaxllm.params import bind, materialize
@@ -114,6 +114,17 @@ def test_adapters_of_a_reward_model_have_its_head_beside_them(run, tmp_path):
 def test_other_losses_and_data_without_pairs_are_refused(tmp_path):
     with pytest.raises(InputError, match="no loss of rewards: use bradley_terry"):
         reward.main(parse(reward.Config, ["--loss", "sigmoid", "--out", str(tmp_path / "a")]))
+    (tmp_path / "mine.py").write_text(
+        "import jax.numpy as jnp\nfrom jaxllm.losses.preference import preference_loss\n"
+        "from jaxllm.losses.tokens import token_loss\n"
+        "@preference_loss\ndef pairs(p, *, beta=0.1):\n    return -p.delta_B\n"
+        "@token_loss\ndef tokens(logits_NV, targets_N):\n    return jnp.zeros(len(targets_N))\n"
+    )
+    for name in ("pairs", "tokens"):
+        with pytest.raises(InputError, match=f"{name} is no loss of rewards"):
+            reward.main(parse(reward.Config, ["--loss", f"{tmp_path}/mine.py:{name}", "--out", str(tmp_path / "a")]))
+    with pytest.raises(InputError, match="tokens is a loss of tokens"):
+        preference.find_loss(preference.settle(preference.Config(loss=f"{tmp_path}/mine.py:tokens")))
     judged = tmp_path / "judged.jsonl"
     judged.write_text(json.dumps({"prompt": "a", "completion": "b", "label": True}) + "\n")
     with pytest.raises(InputError, match="a reward model wants pairs"):
