@@ -42,8 +42,8 @@ def client() -> Any | None:
     return distributed.global_state.client if _connected.is_set() else None
 
 
-def exchange(text: str, timeout_s: float = TIMEOUT_S) -> list[str]:
-    """The texts of all processes, by process. Every process calls this, in one order of calls.
+def exchange(text: str, timeout_s: float = TIMEOUT_S, processes: int = 0) -> list[str]:
+    """The texts of all processes (or of the first so many), by process. All call this, in one order of calls.
 
     Raises InputError that names the first process which leaves no text in time.
     """
@@ -52,7 +52,7 @@ def exchange(text: str, timeout_s: float = TIMEOUT_S) -> list[str]:
         return [text]
     key = f"jaxllm/exchange/{next(_calls)}"
     store.key_value_set(f"{key}/{index()}", text)
-    return [_read(store, f"{key}/{i}", i, timeout_s) for i in range(count())]
+    return [_read(store, f"{key}/{i}", i, timeout_s) for i in range(processes or count())]
 
 
 def broadcast(text: str, timeout_s: float = TIMEOUT_S) -> str:

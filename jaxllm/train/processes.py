@@ -47,7 +47,9 @@ def join(place: Place, environ: Mapping[str, str], *, cpu: bool) -> None:
             return
         board.connected()
         preemption.connect()
-        notes = [json.loads(text) for text in board.exchange(json.dumps(_note(place, claimed, cpu)), 60)]
+        note = json.dumps(_note(place, claimed, cpu))
+        there = json.loads(board.broadcast(note, 60))["processes"]  # one who thinks of more would wait for them
+        notes = [json.loads(text) for text in board.exchange(note, 60, there)]
     if problem := disagreement(notes):
         raise InputError(problem)
     watch.connect()

@@ -108,7 +108,7 @@ def test_alone_a_process_agrees_with_itself():
 MISFITS = {
     "command": (("--seed", "1"), {}, r"command of process 1 \(\S+\) is .*--seed 1, of process 0 .*: give every"),
     "devices": ((), {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}, r"process 1 \(\S+\) has 3 devices"),
-    "count": ((), {"JAXLLM_PROCESSES": "3"}, r"processes"),
+    "count": ((), {"JAXLLM_PROCESSES": "3"}, r"processes of process 1 \(\S+\) is 3, of process 0 \(\S+\) 2: start"),
 }  # fmt: skip
 
 
