@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import copy
 import logging
 import sys
 from collections.abc import Iterator, Mapping
@@ -108,7 +109,8 @@ class Checkpoints:
         return restored
 
     def save(self, position: int, state: TrainState, meta: Mapping[str, Any], best: int | None = None) -> None:
-        """Saves in the background; a checkpoint of this position that is there stays. `best` is never deleted.
+        """Saves in the background, as things are now; a checkpoint of this position that is there stays. `best` is
+        never deleted.
 
         Raises RunError if this cannot be saved, or what was being saved in the background could not.
         """
@@ -118,17 +120,16 @@ class Checkpoints:
             return
         opt_state = _flat(state.opt_state)
         arrays = {"params": _shapes(state.params), "opt_state": _shapes(opt_state)}
+        now = {**copy.deepcopy(dict(meta)), "step": int(state.step), "position": position, "arrays": arrays}
         with self._saving(position):
             saved = self._manager.save(
                 position,
                 args=ocp.args.Composite(
                     params=ocp.args.StandardSave(state.params),
                     opt_state=ocp.args.StandardSave(opt_state),
-                    meta=ocp.args.JsonSave({
-                        **meta, "step": int(state.step), "position": position, "arrays": arrays
-                    }),
+                    meta=ocp.args.JsonSave(now),
                 ),
-            )  # fmt: skip
+            )
         if not saved:
             raise RuntimeError(f"checkpoint {position} was not saved: {self.folder} has a newer one")
         self._sealing = self._sealer.submit(self._seal, position)

@@ -2,6 +2,7 @@
 
 import resource
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -251,13 +252,29 @@ def test_files_that_the_kernel_refuses_are_said_in_one_line_and_nothing_is_lost(
     assert "\n" not in str(error.value)
     checkpoints.close()
     assert not strays, "no traceback beside the line"
-    checkpoints = Checkpoints(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["3"]
+    for _ in range(100):  # writes of this process may still be under way there
+        checkpoints = Checkpoints(tmp_path)
+        if [path.name for path in tmp_path.iterdir()] == ["3"]:
+            break
+        checkpoints.close()
+        time.sleep(0.1)
+    else:
+        raise AssertionError("what was half written stays")
     state, position, _ = checkpoints.newest(shapes(small()))
     assert (position, state.params["w"][0]) == (3, 3)
     checkpoints.save(6, large, {})
     checkpoints.close()
     np.testing.assert_array_equal(Checkpoints(tmp_path, write=False).params(6, large.params)["w9"], noise)
+
+
+def test_what_is_saved_is_as_it_was_when_save_was_called(tmp_path):
+    """The loop goes on adding to its sums while they are written."""
+    checkpoints, sums = Checkpoints(tmp_path), {"loss": [[1.0, 2.0, 3.0]]}
+    checkpoints.save(3, small(), {"sums": sums})
+    sums["loss"][0][1] = 9.0
+    checkpoints.wait()
+    assert checkpoints.meta(3)["sums"] == {"loss": [[1.0, 2.0, 3.0]]}
+    checkpoints.close()
 
 
 def test_what_could_not_be_saved_in_the_background_is_said_later(tmp_path, monkeypatch):
