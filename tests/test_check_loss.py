@@ -10,6 +10,8 @@ from jaxllm.losses.preference import preference_loss
 from jaxllm.losses.tokens import over_tokens, token_logprobs
 from jaxllm.types import InputError, Mean
 
+pytestmark = pytest.mark.slow
+
 QUICK = ("dft", "sigmoid", "kto", "bradley_terry")
 
 

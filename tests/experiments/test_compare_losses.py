@@ -11,6 +11,8 @@ from experiments import compare_losses as script
 from jaxllm.cli.script import parse
 from jaxllm.types import InputError
 
+pytestmark = pytest.mark.slow
+
 SHAPE = {"vocab_size": 300, "width": 8, "depth": 1, "heads": 2, "mlp_width": 8, "max_positions": 256, "tied": True}
 
 

@@ -11,6 +11,8 @@ from jaxllm.check_loss import check_loss
 from jaxllm.loss_bench import PACKED, SINGLE, bench
 from jaxllm.losses import resolve
 
+pytestmark = pytest.mark.slow
+
 FILE = Path(__file__).parents[2] / "experiments" / "custom_loss.py"
 LOSSES = {"confident": "tokens", "margin": "pairs", "entropy_bonus": "tokens"}
 

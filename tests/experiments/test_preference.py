@@ -11,6 +11,8 @@ from experiments import preference as script
 from jaxllm.cli.script import input_errors, parse
 from jaxllm.train.log import read_jsonl
 
+pytestmark = pytest.mark.slow
+
 SHAPE = {"vocab_size": 400, "width": 16, "depth": 1, "heads": 2, "mlp_width": 24, "max_positions": 256, "tied": True}
 WORDS = ["red", "green", "blue", "round", "flat", "long", "short", "old", "new", "warm", "cold", "soft", "hard"]
 

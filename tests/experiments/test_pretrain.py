@@ -15,6 +15,8 @@ from jaxllm.data.documents import open_documents
 from jaxllm.train.checkpoint import Checkpoints
 from jaxllm.train.log import read_jsonl
 
+pytestmark = pytest.mark.slow
+
 FAST = ("--log-to", "jsonl", "--log-every", "2", "--vocab-size", "300", "--model", "tiny", "--max-length", "32",
         "--sample-tokens", "8")  # fmt: skip
 SCHEDULE = ("--schedule", "constant", "--warmup", "2", "--eval-every", "3", "--checkpoint-every", "3")

@@ -16,6 +16,8 @@ from jaxllm.train.log import read_jsonl
 from jaxllm.train.mesh import make_mesh, shardings
 from jaxllm.types import Batch, InputError
 
+pytestmark = pytest.mark.slow
+
 torch = pytest.importorskip("torch")
 
 torch.set_num_threads(1)

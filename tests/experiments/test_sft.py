@@ -11,6 +11,8 @@ from jaxllm.cli.script import input_errors, parse
 from jaxllm.data import questions
 from jaxllm.train.log import read_jsonl
 
+pytestmark = pytest.mark.slow
+
 FAST = ("--log-to", "none", "--log-every", "1", "--vocab-size", "400", "--model", "tiny", "--samples", "4",
         "--sample-tokens", "4", "--max-length", "64", "--batch-size", "16", "--eval-batch-size", "16")  # fmt: skip
 

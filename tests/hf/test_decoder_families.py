@@ -18,6 +18,8 @@ from jaxllm.hf.save import export
 from jaxllm.params import bind, materialize
 from jaxllm.types import Batch, InputError, value
 
+pytestmark = pytest.mark.slow
+
 torch = pytest.importorskip("torch")
 
 torch.set_num_threads(1)  # on a busy machine its threads wait for each other, a hundred times longer than they work

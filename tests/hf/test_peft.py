@@ -15,6 +15,8 @@ from jaxllm.models import lora
 from jaxllm.params import bind, materialize
 from jaxllm.types import Batch, InputError
 
+pytestmark = pytest.mark.slow
+
 torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
 

@@ -14,6 +14,8 @@ from jaxllm.params import split
 from jaxllm.train.step import make_train_step
 from jaxllm.types import Batch, InputError, TrainState, value
 
+pytestmark = pytest.mark.slow
+
 
 @dataclasses.dataclass(frozen=True)
 class Given:

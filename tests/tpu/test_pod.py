@@ -5,6 +5,8 @@ import shlex
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 POD = "tpu/pod.sh"
 AWKWARD = ["it's", 'a "b"', "$HOME `date` \\", "two\nlines", "*", ""]
 """Words that come through whole only if every layer quotes them."""

@@ -21,6 +21,8 @@ from jaxllm.train.mesh import make_mesh, replicated, shardings
 from jaxllm.train.step import make_train_step
 from jaxllm.types import TrainState, value
 
+pytestmark = pytest.mark.slow
+
 B, T = 8, 16
 KEEP = optax.trace(0.0)
 """An optimizer whose state is the gradient."""

@@ -18,6 +18,8 @@ from jaxllm.train.optimizers import OPTIMIZERS, gradient_at
 from jaxllm.train.step import make_train_step
 from jaxllm.types import InputError, TrainState, value
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(0)
 FLAT = {
     "embeddings.tokens.embedding": (150, 128), "blocks.mlp.up.kernel": (128, 144), "blocks.mlp.up.bias": (144,),
