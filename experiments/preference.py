@@ -28,8 +28,9 @@ from jaxllm.cli import adapters
 from jaxllm.cli.adapters import LoraFlags
 from jaxllm.cli.chat_start import start_chat
 from jaxllm.cli.common import fit_arguments, loss_arguments, optim_config
-from jaxllm.cli.pairs import PairFlags, dropped_of, groups_of, key_of, layout_of, lines_of, read_pairs, texts_of
+from jaxllm.cli.pairs import PairFlags, dropped_of, groups_of, layout_of, lines_of, read_pairs, texts_of
 from jaxllm.cli.reference import Reference, starting
+from jaxllm.cli.rows import key_of
 from jaxllm.cli.script import run as run_script
 from jaxllm.cli.session import open_session, shown
 from jaxllm.data.answers import AnswerBatches, AnswerRows, Group, mismatched
@@ -124,7 +125,7 @@ def main(config: Config) -> None:
     session = open_session("preference", config)
     console, mesh, multiple = session.console, session.mesh, row_multiple(session.mesh)
     splits = read_pairs(config)
-    base = start_chat(config, texts_of(splits["train"]), key_of(splits["train"]))
+    base = start_chat(config, texts_of(splits["train"]), key_of(texts_of(splits["train"])))
     begin = adapters.apply(base, config)
     layout, notes = layout_of(config, begin)
     groups = {name: fitting(part, loss, config) for name, part in groups_of(splits, config, begin).items()}

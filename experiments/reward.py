@@ -26,7 +26,8 @@ from jaxllm.cli import adapters
 from jaxllm.cli.adapters import LoraFlags
 from jaxllm.cli.chat_start import start_chat
 from jaxllm.cli.common import fit_arguments, loss_arguments, optim_config
-from jaxllm.cli.pairs import PairFlags, dropped_of, groups_of, key_of, layout_of, lines_of, read_pairs, texts_of
+from jaxllm.cli.pairs import PairFlags, dropped_of, groups_of, layout_of, lines_of, read_pairs, texts_of
+from jaxllm.cli.rows import key_of
 from jaxllm.cli.script import run as run_script
 from jaxllm.cli.session import open_session
 from jaxllm.cli.start import SCORE
@@ -86,7 +87,7 @@ def main(config: Config) -> None:
     splits = read_pairs(config)
     if len(splits["train"].found[0].answers) == 1:
         raise InputError(f"--dataset {config.dataset} has judged answers without rivals: a reward model wants pairs")
-    start = start_chat(config, texts_of(splits["train"]), key_of(splits["train"]), SCORE)
+    start = start_chat(config, texts_of(splits["train"]), key_of(texts_of(splits["train"])), SCORE)
     begin = adapters.apply(start, config)
     layout, notes = layout_of(config, begin, closed=True)
     groups = groups_of(splits, config, begin)

@@ -27,7 +27,8 @@ from jaxllm.cli import adapters
 from jaxllm.cli.adapters import LoraFlags
 from jaxllm.cli.chat_start import start_chat
 from jaxllm.cli.common import fit_arguments, optim_config, token_loss
-from jaxllm.cli.dialogues import DialogueFlags, Split, examples_of, key_of, lines_of, read_dialogues, texts_of
+from jaxllm.cli.dialogues import DialogueFlags, Split, examples_of, lines_of, read_dialogues, texts_of
+from jaxllm.cli.rows import key_of
 from jaxllm.cli.script import run as run_script
 from jaxllm.cli.session import open_session
 from jaxllm.cli.start import Start
@@ -124,7 +125,7 @@ def main(config: Config) -> None:
     loss = token_loss(config)
     session = open_session("sft", config)
     splits = read_dialogues(config)
-    begin = adapters.apply(start_chat(config, texts_of(splits["train"]), key_of(splits["train"])), config)
+    begin = adapters.apply(start_chat(config, texts_of(splits["train"]), key_of(texts_of(splits["train"]))), config)
     examples = {name: examples_of(split, config, begin) for name, split in splits.items()}
     multiple = row_multiple(session.mesh)
     plan = make_plan(

@@ -12,6 +12,7 @@ import tyro
 from jaxllm.data.loader import Steps
 from jaxllm.losses import Loss, resolve
 from jaxllm.losses.catalogue import kind_of
+from jaxllm.train.log import LOG_TO
 from jaxllm.train.optim import OptimConfig
 from jaxllm.train.optimizers import OPTIMIZERS
 from jaxllm.train.run import operational
@@ -128,7 +129,7 @@ def check(config: Common) -> None:
     _one_of("--on-nan", config.on_nan, ("stop", "skip"))
     _one_of("--export-dtype", config.export_dtype, ("", "float32", "bfloat16", "float16"))
     for log in config.log_to:
-        _one_of("--log-to", log, ("terminal", "none", "jsonl", "tensorboard", "wandb"))
+        _one_of("--log-to", log, LOG_TO)
     for name in ("batch_size", "eval_batch_size", "microbatches", "max_length", "log_every", "keep"):
         if getattr(config, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} {getattr(config, name)}: at least 1 is needed")

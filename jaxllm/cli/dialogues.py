@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Iterator
 
 from jaxllm.cli.chat_start import ChatFlags
-from jaxllm.cli.rows import open_rows
+from jaxllm.cli.rows import check, hold_out, open_rows
 from jaxllm.cli.start import Start
 from jaxllm.data import instructions, questions
 from jaxllm.data.instructions import Dialogue
@@ -39,6 +38,9 @@ class Split:
     places: list[str]
     report: Report = dataclasses.field(default_factory=Report)
 
+    def __len__(self) -> int:
+        return len(self.dialogues)
+
     def every(self, period: int) -> tuple[Split, Split]:
         """All but every `period`-th row, and these."""
 
@@ -51,19 +53,13 @@ class Split:
 
 def read_dialogues(config: DialogueFlags) -> dict[str, Split]:
     """The splits train and, where there are any, dev and test. Raises InputError that names what is wrong by row."""
-    if not 0 <= config.holdout < 1:
-        raise InputError(f"--holdout {config.holdout}: give a share from 0 to below 1")
-    if config.cut not in CUTS:
-        raise InputError(f"--cut {config.cut}: give one of {', '.join(CUTS)}")
+    check(config.holdout, config.cut, CUTS)
     if config.train_on not in ("answers", "all"):
         raise InputError(f"--train-on {config.train_on}: give answers or all")
     splits = {}
     for name, rows in open_rows(config, questions.sft).items():
         splits[name] = Split(instructions.dialogues(rows, where=rows.where), [rows.where(i) for i in range(len(rows))])
-    period = max(2, round(1 / config.holdout)) if config.holdout else 0
-    if "dev" not in splits and 0 < period <= len(splits["train"].dialogues):
-        splits["train"], splits["dev"] = splits["train"].every(period)
-    return splits
+    return hold_out(splits, config.holdout)
 
 
 def texts_of(split: Split) -> Iterator[str]:
@@ -71,14 +67,6 @@ def texts_of(split: Split) -> Iterator[str]:
     for dialogue in split.dialogues:
         yield from (message["content"] for message in dialogue.messages)
         yield from (text for text in (dialogue.prompt, dialogue.completion) if text)
-
-
-def key_of(split: Split) -> str:
-    """Changes when the texts do."""
-    digest = hashlib.sha256()
-    for text in texts_of(split):
-        digest.update(f"{len(text)} {text}".encode(errors="surrogatepass"))
-    return digest.hexdigest()
 
 
 def examples_of(split: Split, config: DialogueFlags, begin: Start) -> list[Example]:

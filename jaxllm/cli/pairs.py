@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Iterator, Mapping
 
 import jax
 
 from jaxllm.cli.chat_start import ChatFlags
-from jaxllm.cli.rows import open_rows
+from jaxllm.cli.rows import check, hold_out, open_rows
 from jaxllm.cli.start import Start, trunk_of
 from jaxllm.data import questions
 from jaxllm.data.answers import Group, Layout
 from jaxllm.data.pairs import CUTS, Comparison, Report, comparisons, encode
-from jaxllm.types import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +37,9 @@ class Split:
     places: list[str]
     report: Report
 
+    def __len__(self) -> int:
+        return len(self.found)
+
     def every(self, period: int) -> tuple[Split, Split]:
         """All but every `period`-th row, and these."""
 
@@ -52,16 +53,9 @@ class Split:
 
 def read_pairs(config: PairFlags) -> dict[str, Split]:
     """The splits train and, where there are any, dev and test. Raises InputError that names what is wrong by row."""
-    if not 0 <= config.holdout < 1:
-        raise InputError(f"--holdout {config.holdout}: give a share from 0 to below 1")
-    if config.cut not in CUTS:
-        raise InputError(f"--cut {config.cut}: give one of {', '.join(CUTS)}")
+    check(config.holdout, config.cut, CUTS)
     rows = open_rows(config, questions.preference)
-    splits = {name: Split(*comparisons(part)) for name, part in rows.items()}
-    period = max(2, round(1 / config.holdout)) if config.holdout else 0
-    if "dev" not in splits and 0 < period <= len(splits["train"].found):
-        splits["train"], splits["dev"] = splits["train"].every(period)
-    return splits
+    return hold_out({name: Split(*comparisons(part)) for name, part in rows.items()}, config.holdout)
 
 
 def texts_of(split: Split) -> Iterator[str]:
@@ -69,14 +63,6 @@ def texts_of(split: Split) -> Iterator[str]:
     for one in split.found:
         for part in (one.prompt, *one.answers):
             yield from [part] if isinstance(part, str) else (message["content"] for message in part)
-
-
-def key_of(split: Split) -> str:
-    """Changes when the texts do."""
-    digest = hashlib.sha256()
-    for text in texts_of(split):
-        digest.update(f"{len(text)} {text}".encode(errors="surrogatepass"))
-    return digest.hexdigest()
 
 
 def groups_of(splits: Mapping[str, Split], config: PairFlags, begin: Start) -> dict[str, list[Group]]:

@@ -83,10 +83,6 @@ class Reference:
                     all_of_it += more
         return found
 
-    def release(self) -> None:
-        """Gives the reference's parameters back, if they were needed."""
-        self._runner = None
-
     def _kept(self, groups: Sequence[Group], what: str) -> list[Logps]:
         self._weights = self._weights or weights_key(self.begin, self.seed)
         path = references.place(references.key(groups, self._weights), self.root)

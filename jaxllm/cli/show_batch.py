@@ -17,6 +17,7 @@ from jaxllm.cli.chat_start import start_chat
 from jaxllm.cli.common import check
 from jaxllm.cli.dialogues import DialogueFlags
 from jaxllm.cli.pairs import PairFlags
+from jaxllm.cli.rows import key_of
 from jaxllm.cli.start import Start
 from jaxllm.data import sources
 from jaxllm.data.answers import AnswerRows
@@ -137,7 +138,7 @@ def resolved(config: Config) -> Config:
 def _sft(config: Config, multiple: int) -> Shown:
     splits = dialogues.read_dialogues(config)
     split = splits["train"]
-    begin = start_chat(config, dialogues.texts_of(split), dialogues.key_of(split))
+    begin = start_chat(config, dialogues.texts_of(split), key_of(dialogues.texts_of(split)))
     examples = dialogues.examples_of(split, config, begin)
     plan = _plan(config, lengths(examples), multiple)
     kept = _kept(split.places, split.report)
@@ -148,7 +149,7 @@ def _sft(config: Config, multiple: int) -> Shown:
 
 def _preference(config: Config, multiple: int) -> Shown:
     split = pairs.read_pairs(config)["train"]
-    begin = start_chat(config, pairs.texts_of(split), pairs.key_of(split))
+    begin = start_chat(config, pairs.texts_of(split), key_of(pairs.texts_of(split)))
     layout, notes = pairs.layout_of(config, begin)
     groups = pairs.groups_of({"train": split}, config, begin)["train"]
     rows = AnswerRows(groups, layout)
