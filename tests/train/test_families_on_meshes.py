@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import re
 
 import jax
 import numpy as np
@@ -132,6 +133,13 @@ def test_a_vocabulary_that_the_mesh_does_not_divide(kind, fields, monkeypatch):
     found, numbers = take_step(spec, params, batch, mesh)
     assert numbers["loss"] == pytest.approx(metrics["loss"], rel=1e-6)
     assert_close(found, gradients)
+    hidden = jax.ShapeDtypeStruct((8, spec.graphdef.abstract["norm.scale"].shape[0]), np.float32)
+    shapes = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at[n]) for n, x in spec.graphdef.abstract.items()}
+    with jax.set_mesh(mesh):
+        head = jax.jit(lambda params, hidden: bind(spec.graphdef, params).head(hidden).max())
+        text = head.lower(shapes, hidden).compile().as_text()
+    products = {int(re.search(r"(\d+)\]", line)[1]) for line in text.splitlines() if re.search(r" dot\(", line)}
+    assert products == {-(-fields["vocab_size"] // 2)}
 
 
 def test_such_a_vocabulary_is_saved_and_exported_as_it_is(tmp_path):
