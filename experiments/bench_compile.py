@@ -16,10 +16,10 @@ import time
 import jax
 import jax.numpy as jnp
 
-from jaxllm.cli.script import run as run_script
 from jaxllm.losses.tokens import cross_entropy
 from jaxllm.models.decoder import PRESETS, SHARDING, Decoder
 from jaxllm.params import describe
+from jaxllm.recipes.script import run as run_script
 from jaxllm.train.optim import OptimConfig, make_optimizer, make_schedule
 from jaxllm.train.step import make_train_step
 from jaxllm.types import Batch, InputError, TrainState

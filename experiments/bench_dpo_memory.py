@@ -19,11 +19,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxllm.cli.script import run as run_script
 from jaxllm.losses import resolve
 from jaxllm.models.decoder import SHARDING, Decoder
 from jaxllm.models.decoder import Config as Shape
 from jaxllm.params import ModelSpec, describe
+from jaxllm.recipes.script import run as run_script
 from jaxllm.train.step import make_train_step
 from jaxllm.types import Answers, Batch, LossFn, Mean, Metrics, TrainState
 

@@ -21,9 +21,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxllm.cli.script import run as run_script
 from jaxllm.losses import tokens
 from jaxllm.models.layers import matmul
+from jaxllm.recipes.script import run as run_script
 from jaxllm.types import Batch, InputError, Metrics
 
 

@@ -17,8 +17,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from jaxllm.cli.bench import run, tokens_per_s
-from jaxllm.cli.script import input_errors, parse
+from jaxllm.recipes.benchmark import run, tokens_per_s
+from jaxllm.recipes.script import input_errors, parse
 
 HERE = Path(__file__).parent
 

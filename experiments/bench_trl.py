@@ -25,21 +25,23 @@ import jax
 import numpy as np
 
 from jaxllm import hf
-from jaxllm.cli import dialogues, pairs
-from jaxllm.cli.bench import run, tokens_per_s
-from jaxllm.cli.script import input_errors, parse
-from jaxllm.data import instructions, lessons, sources, tokenizers
-from jaxllm.data.answers import AnswerRows
-from jaxllm.data.chat_templates import give_pad, give_template
-from jaxllm.data.instructions import Dialogue
+from jaxllm.data import sources, tokenizers
+from jaxllm.data.chat import examples
+from jaxllm.data.chat import rows as instructions
+from jaxllm.data.chat.rows import Dialogue
+from jaxllm.data.chat.templates import give_pad, give_template
 from jaxllm.data.loader import lengths
 from jaxllm.data.packing import make_plan
-from jaxllm.data.pairs import Comparison, comparisons, encode
+from jaxllm.data.preference.answers import AnswerRows
+from jaxllm.data.preference.pairs import Comparison, comparisons, encode
 from jaxllm.data.report import Report
 from jaxllm.models.decoder import SHARDING, Decoder
 from jaxllm.models.decoder import Config as Shape
 from jaxllm.params import describe
-from jaxllm.train.log import read_jsonl
+from jaxllm.recipes import dialogues, pairs
+from jaxllm.recipes.benchmark import run, tokens_per_s
+from jaxllm.recipes.script import input_errors, parse
+from jaxllm.run.metrics import read_jsonl
 
 HERE = Path(__file__).parent
 SHAPE = Shape(vocab_size=4096, width=256, depth=4, heads=4, mlp_width=688, max_positions=512)
@@ -101,7 +103,7 @@ def prepare(config: Config, folder: Path, shape: Shape = SHAPE) -> Prepared:
 
     options: Any = {"where": str, "report": Report()}
     if config.stage == "sft":
-        sizes = lengths(lessons.examples(asked[:whole], tokenizer, config.max_length, **options))
+        sizes = lengths(examples.examples(asked[:whole], tokenizer, config.max_length, **options))
     else:
         sizes = AnswerRows(encode(found[:whole], tokenizer, config.max_length, **options)).lengths
     assert len(sizes) == whole, "a row was left out"

@@ -27,8 +27,8 @@ from pathlib import Path
 from rich.console import Console
 
 from experiments import preference
-from jaxllm.cli.script import run as run_script
 from jaxllm.losses import resolve
+from jaxllm.recipes.script import run as run_script
 from jaxllm.types import InputError
 
 MEASURES = {

@@ -33,9 +33,9 @@ import numpy as np
 import tyro
 from victim import PATIENCE_S, STEPS, Look, Victim, differences
 
-from jaxllm.cli.script import run as run_script
-from jaxllm.train import snapshot
-from jaxllm.train.checkpoint import Checkpoints
+from jaxllm.checkpoint import compare
+from jaxllm.checkpoint.store import Checkpoints
+from jaxllm.recipes.script import run as run_script
 from jaxllm.types import InputError
 
 PHASES = ("start-up", "compiling", "training", "saving", "evaluating")
@@ -87,7 +87,7 @@ def blows(config: Config, strike: Callable[[Child, Look, int, random.Random, int
             lost += bool(wrong)
             print(json.dumps(landed[-1]), flush=True)
         position, wrong = differences(out, whole, STEPS)
-        wrong += snapshot.log_differences(whole, out)
+        wrong += compare.log_differences(whole, out)
         lost += bool(wrong)
         print(f"run {lives} is through: {'; '.join(wrong) or 'as the uninterrupted one'}", flush=True)
     where = collections.Counter(blow["phase"] for blow in landed)
@@ -179,7 +179,7 @@ def damage(config: Config) -> None:
     rng = random.Random(config.seed)
     victim = Victim(Path(config.work))
     whole, folder = victim.whole(), victim.work / "damaged" / "checkpoints"
-    sound = {position: snapshot.read(whole, position) for position in (STEPS - 1, STEPS)}
+    sound = {position: compare.read(whole, position) for position in (STEPS - 1, STEPS)}
     wrong = 0
     how: collections.Counter[str] = collections.Counter()
     for trial in range(config.trials + config.trials // 3):
@@ -190,14 +190,14 @@ def damage(config: Config) -> None:
         path = harm(folder / str(STEPS), kind, rng, by_bytes=bool(trial % 2))
         checkpoints = Checkpoints(folder)
         named = checkpoints.problem(STEPS)
-        restored = checkpoints.newest(snapshot.like(sound[STEPS].meta))
+        restored = checkpoints.newest(compare.like(sound[STEPS].meta))
         checkpoints.close()
         assert restored is not None
         state, position, meta = restored
         items = {"params": state.params, "opt_state": state.opt_state}
         arrays = {f"{item}/{name}": x for item, part in items.items() for name, x in part.items()}
-        here = snapshot.Snapshot({name: np.asarray(x) for name, x in arrays.items()}, meta)
-        if (differs := snapshot.differences(sound[position], here)) or position == STEPS or not named:
+        here = compare.Snapshot({name: np.asarray(x) for name, x in arrays.items()}, meta)
+        if (differs := compare.differences(sound[position], here)) or position == STEPS or not named:
             wrong += 1
             print(f"{kind} {path.relative_to(folder)}: took {position}: {named}; {'; '.join(differs)}", flush=True)
         how[kind] += 1
@@ -205,7 +205,7 @@ def damage(config: Config) -> None:
     harm(out / "checkpoints" / str(STEPS // 2), "flipped", rng, by_bytes=True)
     victim.log(out).unlink(missing_ok=True)
     victim.end(victim.start(out), out)
-    found = differences(out, whole, STEPS)[1] + snapshot.log_differences(whole, out)
+    found = differences(out, whole, STEPS)[1] + compare.log_differences(whole, out)
     said = victim.log(out).read_text().strip()
     print(f"the run said: {said}: {'; '.join(found) or 'and went on'}")
     wrong += bool(found) or f"checkpoint {STEPS // 2} of" not in said
@@ -217,15 +217,15 @@ def move(config: Config) -> None:
     """A run on fsdp=8 goes on from its middle on one device, on data=2,tensor=4 and in two processes of two devices."""
     work, middle, wrong = Path(config.work), STEPS // 2, 0
     whole = Victim(work, devices=8).whole("--mesh", "fsdp=8")
-    wanted = snapshot.read(whole)
+    wanted = compare.read(whole)
     for processes, devices, mesh in ((1, 1, "data=1"), (1, 8, "data=2,tensor=4"), (2, 2, "data=2,fsdp=2")):
         victim = Victim(work, processes, devices)
         out = begun(whole, victim.work / f"moved-{processes}x{devices}", middle)
         victim.end(victim.start(out, "--mesh", mesh), out)
-        here = snapshot.read(out)
-        found = snapshot.differences(wanted, here, 1e-5) + snapshot.log_differences(whole, out, 1e-5)
-        far = max(snapshot.distance(x, here.arrays[name]) for name, x in wanted.arrays.items())
-        losses = [[line["loss"] for line in snapshot.read_jsonl(run / "metrics.jsonl") if "loss" in line]
+        here = compare.read(out)
+        found = compare.differences(wanted, here, 1e-5) + compare.log_differences(whole, out, 1e-5)
+        far = max(compare.distance(x, here.arrays[name]) for name, x in wanted.arrays.items())
+        losses = [[line["loss"] for line in compare.read_jsonl(run / "metrics.jsonl") if "loss" in line]
                   for run in (whole, out)]  # fmt: skip
         apart = max(abs(x - y) for x, y in zip(*losses, strict=True))
         print(f"{processes} processes of {devices} devices, {mesh}: losses of steps {middle + 1} to {STEPS} to "
@@ -255,7 +255,7 @@ def full_disk(config: Config) -> None:
                 found.append(f"status {status}")
             subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
             victim.end(victim.start(out), out)
-            found += differences(out, whole, STEPS)[1] + snapshot.log_differences(whole, out)
+            found += differences(out, whole, STEPS)[1] + compare.log_differences(whole, out)
             print(f"{size} KB, full after {position}: {' / '.join(said)}: {'; '.join(found) or 'went on'}", flush=True)
             wrong += bool(found)
         finally:

@@ -23,21 +23,23 @@ from pathlib import Path
 from typing import Any
 
 from jaxllm import hf
-from jaxllm.cli.common import Common, fit_arguments, optim_config, token_loss
-from jaxllm.cli.rows import open_rows
-from jaxllm.cli.script import run as run_script
-from jaxllm.cli.session import open_session
-from jaxllm.cli.start import Start
 from jaxllm.cli.tag import show, tag_words
-from jaxllm.data import builtin, ner, schemes
+from jaxllm.data.builtin import ner as builtin
 from jaxllm.data.loader import EvalBatches, lengths, loader, token_dropout
 from jaxllm.data.packing import make_plan
+from jaxllm.data.tagging import examples as ner
+from jaxllm.data.tagging import schemes
+from jaxllm.distributed.mesh import row_multiple
 from jaxllm.evals import ner as ner_eval
 from jaxllm.models import encoder
 from jaxllm.models.heads import SHARDING, Tagger, TaggerConfig
 from jaxllm.params import describe
+from jaxllm.recipes.flags import Common, fit_arguments, optim_config, token_loss
+from jaxllm.recipes.rows import open_rows
+from jaxllm.recipes.script import run as run_script
+from jaxllm.recipes.session import open_session
+from jaxllm.recipes.start import Start
 from jaxllm.train.fit import fit
-from jaxllm.train.mesh import row_multiple
 
 PRESETS: dict[str, dict[str, int]] = {
     "tiny": {"width": 128, "depth": 4, "heads": 4, "mlp_width": 384, "max_positions": 256},

@@ -10,8 +10,9 @@ Paper: Rafailov et al. 2023, Direct Preference Optimization; the README lists th
 Expected: see experiments/README.md, which has the numbers and the time they took.
 
 Rows are pairs (prompt, chosen, rejected), or judged answers (prompt, completion, label) for losses such as kto;
-data/pairs.py has the shapes. Both answers of a pair lie in one row of the batch and share their prompt. What the
-reference says of the data is computed once, before training, into a file that later runs find (data/references.py).
+data/preference/pairs.py has the shapes. Both answers of a pair lie in one row of the batch and share their prompt. The
+reference's log-probabilities are computed once, before training, into a file that later runs find
+(data/preference/reference_cache.py).
 
 With no flags a small Llama that has learnt nothing yet is given questions about functions and classes of Python's
 standard library, each with its answer and with one of the other kind: what a function does, what a class is. There is
@@ -24,18 +25,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from jaxllm.cli import adapters
-from jaxllm.cli.adapters import LoraFlags
-from jaxllm.cli.chat_start import start_chat
-from jaxllm.cli.common import fit_arguments, loss_arguments, optim_config
-from jaxllm.cli.pairs import PairFlags, dropped_of, groups_of, layout_of, lines_of, read_pairs, texts_of
-from jaxllm.cli.reference import Reference, starting
-from jaxllm.cli.rows import key_of
-from jaxllm.cli.script import run as run_script
-from jaxllm.cli.session import open_session, shown
-from jaxllm.data.answers import AnswerBatches, AnswerRows, Group, mismatched
-from jaxllm.data.chat_templates import end_ids
+from jaxllm.data.chat.templates import end_ids
 from jaxllm.data.packing import make_plan
+from jaxllm.data.preference.answers import AnswerBatches, AnswerRows, Group, mismatched
+from jaxllm.distributed.mesh import row_multiple
 from jaxllm.evals.preference import drift, evaluator, log_ratios
 from jaxllm.losses import Loss, Mixture, names, resolve
 from jaxllm.losses.objective import PreferenceLoss
@@ -43,10 +36,18 @@ from jaxllm.losses.reward import read_rewards
 from jaxllm.losses.unpaired import UnpairedLoss
 from jaxllm.models.decoder import PRESETS
 from jaxllm.models.teacher import taught
+from jaxllm.recipes import adapters
+from jaxllm.recipes.adapters import LoraFlags
+from jaxllm.recipes.chat_start import start_chat
+from jaxllm.recipes.flags import fit_arguments, loss_arguments, optim_config
+from jaxllm.recipes.pairs import PairFlags, dropped_of, groups_of, layout_of, lines_of, read_pairs, texts_of
+from jaxllm.recipes.reference import Reference, starting
+from jaxllm.recipes.rows import key_of
+from jaxllm.recipes.script import run as run_script
+from jaxllm.recipes.session import open_session, shown
+from jaxllm.run.folder import operational
 from jaxllm.train.fit import fit
 from jaxllm.train.forward import Runner
-from jaxllm.train.mesh import row_multiple
-from jaxllm.train.run import operational
 from jaxllm.types import InputError
 
 RECIPES: dict[str, dict[str, Any]] = {

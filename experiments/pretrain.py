@@ -11,7 +11,7 @@ Expected: see experiments/README.md, which has the numbers and the time they too
 
 With no flags a small Llama learns the source and documentation of Python's standard library, with a byte-level BPE
 tokenizer trained on them. Text is tokenised once, into a file below ~/.cache/jaxllm that later runs map into memory, so
-a corpus may be larger than memory is; `data/documents.py` says which files are read piece by piece.
+a corpus may be larger than memory is; `data/text/documents.py` says which files are read piece by piece.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from jaxllm.cli.common import fit_arguments, optim_config, token_loss
 from jaxllm.cli.generate import continue_text, encode
-from jaxllm.cli.script import run as run_script
-from jaxllm.cli.session import open_session
-from jaxllm.cli.start import DecoderFlags, Start, start_decoder
-from jaxllm.data.corpus import Corpus, Marks, open_corpus
-from jaxllm.data.documents import Documents, open_documents, weighted
-from jaxllm.data.text import Concatenated, Packed, Rows, TextBatches, text_loader
+from jaxllm.data.text.documents import Documents, open_documents, weighted
+from jaxllm.data.text.rows import Concatenated, Packed, Rows, TextBatches, text_loader
+from jaxllm.data.text.token_cache import Corpus, Marks, open_corpus
+from jaxllm.distributed.mesh import row_multiple
 from jaxllm.evals import loss as loss_eval
 from jaxllm.evals.generate import Sampling
+from jaxllm.recipes.flags import fit_arguments, optim_config, token_loss
+from jaxllm.recipes.script import run as run_script
+from jaxllm.recipes.session import open_session
+from jaxllm.recipes.start import DecoderFlags, Start, start_decoder
+from jaxllm.run.folder import operational
 from jaxllm.train.fit import fit
-from jaxllm.train.mesh import row_multiple
-from jaxllm.train.run import operational
 from jaxllm.types import InputError, Numbers
 
 DEMO_STEPS = 400

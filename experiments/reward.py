@@ -22,23 +22,23 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from jaxllm.cli import adapters
-from jaxllm.cli.adapters import LoraFlags
-from jaxllm.cli.chat_start import start_chat
-from jaxllm.cli.common import fit_arguments, loss_arguments, optim_config
-from jaxllm.cli.pairs import PairFlags, dropped_of, groups_of, layout_of, lines_of, read_pairs, texts_of
-from jaxllm.cli.rows import key_of
-from jaxllm.cli.script import run as run_script
-from jaxllm.cli.session import open_session
-from jaxllm.cli.start import SCORE
-from jaxllm.data.answers import AnswerBatches, AnswerRows
 from jaxllm.data.packing import make_plan
+from jaxllm.data.preference.answers import AnswerBatches, AnswerRows
+from jaxllm.distributed.mesh import row_multiple
 from jaxllm.evals.preference import evaluator
 from jaxllm.losses import Loss, resolve
 from jaxllm.losses.catalogue import kind_of
 from jaxllm.models.decoder import PRESETS
+from jaxllm.recipes import adapters
+from jaxllm.recipes.adapters import LoraFlags
+from jaxllm.recipes.chat_start import start_chat
+from jaxllm.recipes.flags import fit_arguments, loss_arguments, optim_config
+from jaxllm.recipes.pairs import PairFlags, dropped_of, groups_of, layout_of, lines_of, read_pairs, texts_of
+from jaxllm.recipes.rows import key_of
+from jaxllm.recipes.script import run as run_script
+from jaxllm.recipes.session import open_session
+from jaxllm.recipes.start import SCORE
 from jaxllm.train.fit import fit
-from jaxllm.train.mesh import row_multiple
 from jaxllm.types import InputError
 
 RECIPES: dict[str, dict[str, Any]] = {

@@ -10,8 +10,8 @@ Papers: Wei et al. 2021, Finetuned Language Models Are Zero-Shot Learners; Ouyan
 Expected: see experiments/README.md, which has the numbers and the time they took.
 
 The loss is on the assistant's turns, or completions, and on the token that ends them; on all of a plain text.
-data/instructions.py has the shapes of rows, data/chat.py how answers are told from prompts. Several dialogues share a
-row of the batch and see nothing of each other. With no flags a small Llama that has learnt nothing yet is asked about
+data/chat/rows.py has the shapes of rows, data/chat/encode.py how answers are told from prompts. Several dialogues share
+a row of the batch and see nothing of each other. With no flags a small Llama that has learnt nothing yet is asked about
 Python's standard library.
 """
 
@@ -23,25 +23,25 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from jaxllm.cli import adapters
-from jaxllm.cli.adapters import LoraFlags
-from jaxllm.cli.chat_start import start_chat
-from jaxllm.cli.common import fit_arguments, optim_config, token_loss
-from jaxllm.cli.dialogues import DialogueFlags, Split, examples_of, lines_of, read_dialogues, texts_of
-from jaxllm.cli.rows import key_of
-from jaxllm.cli.script import run as run_script
-from jaxllm.cli.session import open_session
-from jaxllm.cli.start import Start
-from jaxllm.data.chat import prompt_of_text, prompt_tokens
-from jaxllm.data.chat_templates import end_ids
+from jaxllm.data.chat.encode import prompt_of_text, prompt_tokens
+from jaxllm.data.chat.templates import end_ids
 from jaxllm.data.loader import EvalBatches, lengths, loader
 from jaxllm.data.packing import Example, make_plan
+from jaxllm.distributed.mesh import row_multiple
 from jaxllm.evals import answers
 from jaxllm.evals.answers import Question
 from jaxllm.models.decoder import PRESETS
+from jaxllm.recipes import adapters
+from jaxllm.recipes.adapters import LoraFlags
+from jaxllm.recipes.chat_start import start_chat
+from jaxllm.recipes.dialogues import DialogueFlags, Split, examples_of, lines_of, read_dialogues, texts_of
+from jaxllm.recipes.flags import fit_arguments, optim_config, token_loss
+from jaxllm.recipes.rows import key_of
+from jaxllm.recipes.script import run as run_script
+from jaxllm.recipes.session import open_session
+from jaxllm.recipes.start import Start
+from jaxllm.run.folder import operational
 from jaxllm.train.fit import fit
-from jaxllm.train.mesh import row_multiple
-from jaxllm.train.run import operational
 from jaxllm.types import Numbers
 
 RECIPES: dict[str, dict[str, Any]] = {

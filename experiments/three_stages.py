@@ -26,19 +26,19 @@ from rich.console import Console
 from rich.markup import escape
 
 from experiments import preference, pretrain, sft
-from jaxllm.cli.chat_start import ChatFlags, start_chat
-from jaxllm.cli.common import check
-from jaxllm.cli.dialogues import Split, read_dialogues
-from jaxllm.cli.pairs import PairFlags, groups_of, layout_of, read_pairs
-from jaxllm.cli.reference import starting
-from jaxllm.cli.script import run as run_script
-from jaxllm.data import rivals
-from jaxllm.data.answers import AnswerBatches, AnswerRows
-from jaxllm.data.chat_templates import end_ids
+from jaxllm.data.builtin import preferences
+from jaxllm.data.chat.templates import end_ids
 from jaxllm.data.packing import make_plan
+from jaxllm.data.preference.answers import AnswerBatches, AnswerRows
+from jaxllm.distributed.mesh import make_mesh, row_multiple
 from jaxllm.evals import answers
 from jaxllm.evals.preference import likelier
-from jaxllm.train.mesh import make_mesh, row_multiple
+from jaxllm.recipes.chat_start import ChatFlags, start_chat
+from jaxllm.recipes.dialogues import Split, read_dialogues
+from jaxllm.recipes.flags import check
+from jaxllm.recipes.pairs import PairFlags, groups_of, layout_of, read_pairs
+from jaxllm.recipes.reference import starting
+from jaxllm.recipes.script import run as run_script
 from jaxllm.types import InputError
 
 HERE = {"sft": 1e-3, "preference": 1e-4}
@@ -134,7 +134,7 @@ def stages(config: Config, preferences: str) -> list[Stage]:
 
 def made_of(splits: dict[str, Split], folder: Path) -> None:
     """Writes pairs made of dialogues as a data set. Raises InputError for a split that has none to make."""
-    rows = {name: [*rivals.pairs(split.dialogues)] for name, split in splits.items()}
+    rows = {name: [*preferences.pairs(split.dialogues)] for name, split in splits.items()}
     if empty := [name for name, found in rows.items() if not found]:
         raise InputError(
             f"{empty[0]} has no two questions with answers of their own to make pairs of: name some by --preferences"

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxllm.data import builtin
-from jaxllm.train import manifest, snapshot
+from jaxllm.checkpoint import compare, manifest
+from jaxllm.data.builtin import ner as builtin
 from jaxllm.types import InputError
 
 STEPS, EVAL_EVERY = 60, 20
@@ -103,7 +103,7 @@ class Look:
 
     def lines(self) -> list[dict[str, Any]]:
         """What this start and those before it have logged, as far as it counts."""
-        return snapshot.read_jsonl(self.out / "metrics.jsonl")
+        return compare.read_jsonl(self.out / "metrics.jsonl")
 
     def taken(self) -> int:
         """The last step that was logged, 0 before this start has opened the log."""
@@ -142,9 +142,9 @@ def differences(out: Path, whole: Path, floor: int) -> tuple[int, list[str]]:
     """
     found: list[str] = []
     try:
-        here = snapshot.read(out)
+        here = compare.read(out)
     except InputError as error:
         return 0, [str(error)] if floor else []
     if here.position < floor:
         found.append(f"checkpoint {floor} was complete, and {here.position} is what is left")
-    return here.position, found + snapshot.differences(snapshot.read(whole, here.position), here)
+    return here.position, found + compare.differences(compare.read(whole, here.position), here)

@@ -6,7 +6,7 @@ import difflib
 import importlib
 import sys
 
-from jaxllm.cli.script import input_errors, parse, set_up
+from jaxllm.recipes.script import input_errors, parse, set_up
 from jaxllm.types import InputError
 
 COMMANDS = {

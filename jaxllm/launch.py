@@ -23,7 +23,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import IO
 
-from jaxllm.cli.script import input_errors, parse
+from jaxllm.recipes.script import input_errors, parse
 from jaxllm.types import InputError
 
 NOISE = re.compile(r"\[Gloo\] Rank \d+ is connected")

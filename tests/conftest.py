@@ -16,6 +16,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import jax
 import pytest
 
+pytest_plugins = ["shared_fixtures"]
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(Path(tempfile.gettempdir()) / "jaxllm-test-cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

@@ -7,8 +7,8 @@ import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
+from jaxllm.distributed.mesh import make_mesh, shardings
 from jaxllm.params import bind, count, describe, materialize, select, split
-from jaxllm.train.mesh import make_mesh, shardings
 from jaxllm.types import InputError
 
 

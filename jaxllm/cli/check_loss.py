@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from jaxllm.cli.common import loss_arguments
+from jaxllm.recipes.flags import loss_arguments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ def main(config: Config) -> None:
     flag = "--xla_force_host_platform_device_count"
     if flag not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}=8".strip()
-    from jaxllm.check_loss import check_loss
+    from jaxllm.report_card.checks import check_loss
 
     arguments: dict[str, Any] = {**loss_arguments(config.loss_args)}
     card = check_loss(config.loss, **arguments)

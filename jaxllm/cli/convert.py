@@ -17,11 +17,11 @@ import numpy as np
 import tyro
 
 from jaxllm import hf
-from jaxllm.cli import adapter_runs
-from jaxllm.cli.weights import is_bare_run, open_weights, table_of
+from jaxllm.checkpoint.store import Checkpoints
+from jaxllm.distributed import mesh as meshes
 from jaxllm.hf import decoders, files, io, table
-from jaxllm.train import mesh as meshes
-from jaxllm.train.checkpoint import Checkpoints
+from jaxllm.recipes import adapter_runs
+from jaxllm.recipes.weights import is_bare_run, open_weights, table_of
 from jaxllm.types import InputError, Params, TrainState
 
 KEPT = ("*.jinja", "tokenizer*", "generation_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")

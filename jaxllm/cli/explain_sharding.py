@@ -16,13 +16,13 @@ from jax.sharding import AbstractMesh, AxisType
 from rich.console import Console
 
 from jaxllm.axes import AXES
-from jaxllm.cli.architecture import architecture
-from jaxllm.cli.weights import open_weights
+from jaxllm.distributed.mesh import shardings
+from jaxllm.distributed.topology import parse_mesh
 from jaxllm.models.decoder import SHARDING, Decoder
 from jaxllm.params import ModelSpec, describe
-from jaxllm.train.mesh import shardings
+from jaxllm.recipes.architecture import architecture
+from jaxllm.recipes.weights import open_weights
 from jaxllm.train.optim import OptimConfig, make_optimizer
-from jaxllm.train.topology import parse_mesh
 from jaxllm.types import InputError
 
 LARGE = 0.01

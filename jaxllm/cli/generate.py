@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from jaxllm.data.corpus import Marks
+from jaxllm.data.text.token_cache import Marks
 from jaxllm.evals.generate import Sampling, generate
 from jaxllm.params import GraphDef
 from jaxllm.types import InputError
@@ -153,10 +153,10 @@ def in_turn(begins: Sequence[str], show: Callable[[str], None]) -> Callable[[int
 def main(config: Config) -> None:
     """Loads the model, continues the prompts, prints."""
     from jaxllm import hf
-    from jaxllm.cli.weights import open_language_model
+    from jaxllm.distributed import mesh as meshes
     from jaxllm.models.decoder import PRESETS
     from jaxllm.params import materialize
-    from jaxllm.train import mesh as meshes
+    from jaxllm.recipes.weights import open_language_model
 
     if not config.prompts:
         raise InputError("no prompt: give one or more after the model")

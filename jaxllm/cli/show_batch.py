@@ -12,21 +12,21 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from jaxllm.cli import dialogues, pairs
-from jaxllm.cli.chat_start import start_chat
-from jaxllm.cli.common import check
-from jaxllm.cli.dialogues import DialogueFlags
-from jaxllm.cli.pairs import PairFlags
-from jaxllm.cli.rows import key_of
-from jaxllm.cli.start import Start
 from jaxllm.data import sources
-from jaxllm.data.answers import AnswerRows
 from jaxllm.data.loader import Loader, lengths, loader
 from jaxllm.data.packing import Plan, make_plan
+from jaxllm.data.preference.answers import AnswerRows
 from jaxllm.data.report import Report
+from jaxllm.distributed.mesh import make_mesh, row_multiple
 from jaxllm.hf.config import read_json
-from jaxllm.train.mesh import make_mesh, row_multiple
-from jaxllm.train.run import read_config
+from jaxllm.recipes import dialogues, pairs
+from jaxllm.recipes.chat_start import start_chat
+from jaxllm.recipes.dialogues import DialogueFlags
+from jaxllm.recipes.flags import check
+from jaxllm.recipes.pairs import PairFlags
+from jaxllm.recipes.rows import key_of
+from jaxllm.recipes.start import Start
+from jaxllm.run.folder import read_config
 from jaxllm.types import Answers, Batch, InputError
 
 OPEN, CLOSE = "⟦", "⟧"

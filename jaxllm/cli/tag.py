@@ -11,13 +11,13 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from jaxllm.data import ner
 from jaxllm.data.loader import EvalBatches, lengths
 from jaxllm.data.packing import make_plan
-from jaxllm.data.windows import stitch
+from jaxllm.data.tagging import examples as ner
+from jaxllm.data.tagging.windows import stitch
+from jaxllm.distributed.mesh import row_multiple
 from jaxllm.evals.ner import outputs
 from jaxllm.train.forward import Runner
-from jaxllm.train.mesh import row_multiple
 from jaxllm.types import InputError
 
 WORD = re.compile(r"\w+|[^\w\s]")
@@ -104,8 +104,8 @@ def main(config: Config) -> None:
     from rich.console import Console
 
     from jaxllm import hf
+    from jaxllm.distributed import mesh as meshes
     from jaxllm.params import materialize
-    from jaxllm.train import mesh as meshes
 
     if not config.text:
         raise InputError("no text to tag: give one or more after the model")

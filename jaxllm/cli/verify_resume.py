@@ -28,9 +28,9 @@ from typing import Annotated
 import jax
 import tyro
 
-from jaxllm.cli.script import parse
+from jaxllm.checkpoint import compare
 from jaxllm.launch import split
-from jaxllm.train import snapshot
+from jaxllm.recipes.script import parse
 from jaxllm.types import InputError, RunError
 
 TOLERANCE = 1e-5
@@ -130,7 +130,7 @@ class Script:
             if (out / "summary.json").exists() or status == 0:
                 break
             _judge(status, out, -number, 128 + number)
-            last = max((line["step"] for line in snapshot.read_jsonl(out / "metrics.jsonl")), default=0)
+            last = max((line["step"] for line in compare.read_jsonl(out / "metrics.jsonl")), default=0)
             done.append(f"{number.name}, last line of step {last}, newest checkpoint {_complete(out)}")
         return done
 
@@ -162,7 +162,7 @@ def _verify(config: Config, script: Script, work: Path) -> bool:
     straight, rng, same = work / "straight", random.Random(config.seed), True
     began = time.monotonic()
     script.finish(straight)
-    wanted = snapshot.read(straight)
+    wanted = compare.read(straight)
     _say("straight", f"{wanted.position} steps in {time.monotonic() - began:.0f} s")
     for i, text in enumerate(("", *config.on)):
         flags, out = shlex.split(text), work / (f"on-{i}" if i else "killed")
@@ -179,12 +179,12 @@ def _verify(config: Config, script: Script, work: Path) -> bool:
     return same
 
 
-def _compare(straight: Path, wanted: snapshot.Snapshot, out: Path, flags: str) -> bool:
+def _compare(straight: Path, wanted: compare.Snapshot, out: Path, flags: str) -> bool:
     """Prints in what the run differs from the straight one, and returns whether in nothing."""
-    tolerance, here = TOLERANCE if flags else 0.0, snapshot.read(out)
-    found = snapshot.differences(wanted, here, tolerance) + snapshot.log_differences(straight, out, tolerance)
-    lines = len(snapshot.read_jsonl(out / "metrics.jsonl"))
-    what = f"{len(here.arrays)} arrays, {', '.join(snapshot.COUNTERS)}, {lines} lines of metrics"
+    tolerance, here = TOLERANCE if flags else 0.0, compare.read(out)
+    found = compare.differences(wanted, here, tolerance) + compare.log_differences(straight, out, tolerance)
+    lines = len(compare.read_jsonl(out / "metrics.jsonl"))
+    what = f"{len(here.arrays)} arrays, {', '.join(compare.COUNTERS)}, {lines} lines of metrics"
     if found:
         for text in found[:10]:
             _say("DIFFERS", text)
@@ -194,7 +194,7 @@ def _compare(straight: Path, wanted: snapshot.Snapshot, out: Path, flags: str) -
     if not flags:
         _say("equal", f"bit for bit: {what}")
         return True
-    far = max(snapshot.distance(x, here.arrays[name]) for name, x in wanted.arrays.items())
+    far = max(compare.distance(x, here.arrays[name]) for name, x in wanted.arrays.items())
     _say("equal", f"within {TOLERANCE:g} under {flags}: {what}; arrays to {far:.1e}")
     return True
 

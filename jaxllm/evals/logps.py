@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxllm.data.answers import AnswerBatches, Logps
+from jaxllm.data.preference.answers import AnswerBatches, Logps
 from jaxllm.losses.tokens import over_tokens, token_logprobs
 from jaxllm.types import Answers
 

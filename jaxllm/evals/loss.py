@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxllm.data.text import TextBatches
+from jaxllm.data.text.rows import TextBatches
 from jaxllm.losses.tokens import over_tokens, token_logprobs
 from jaxllm.types import Batch, Numbers
 

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from rich.table import Table
 
-from jaxllm.data import schemes
-from jaxllm.data.ner import Sentence, Windows, stitch
 from jaxllm.data.packing import Place
+from jaxllm.data.tagging import schemes
+from jaxllm.data.tagging.examples import Sentence, Windows, stitch
 from jaxllm.types import Batch, InputError, Numbers
 
 Batches = Iterable[tuple[Batch, list[Place]]]

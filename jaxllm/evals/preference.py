@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxllm.data.answers import Answer, AnswerBatches, AnswerRows, Group
 from jaxllm.data.packing import make_plan
+from jaxllm.data.preference.answers import Answer, AnswerBatches, AnswerRows, Group
+from jaxllm.distributed.mesh import row_multiple
 from jaxllm.evals.generate import Sampling, generate
 from jaxllm.evals.logps import answer_logps
+from jaxllm.run.metrics import Sums
 from jaxllm.train.forward import Runner
-from jaxllm.train.log import Sums
-from jaxllm.train.mesh import row_multiple
 from jaxllm.types import LossFn, Metrics, Numbers
 
 

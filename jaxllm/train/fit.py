@@ -11,20 +11,21 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from jaxllm.checkpoint.policy import Saver
 from jaxllm.data.loader import Loader
+from jaxllm.distributed import mesh as meshes
+from jaxllm.distributed import messages
 from jaxllm.params import ModelSpec, count, materialize, select
-from jaxllm.train import board, preemption, watch
-from jaxllm.train import mesh as meshes
-from jaxllm.train.begin import begin, check_rows, compile_step, lay_out, open_checkpoints, put
-from jaxllm.train.best import parse_best
-from jaxllm.train.blame import Blame
+from jaxllm.run import preemption, watchdog
+from jaxllm.run.best import parse_best
+from jaxllm.run.folder import Run, claim, start_run
+from jaxllm.run.metrics import Clock, Sums, Writer, open_writers, read_jsonl, say
+from jaxllm.run.preemption import Terminated
+from jaxllm.run.spikes import Spikes
 from jaxllm.train.forward import Runner
-from jaxllm.train.log import Clock, Sums, Writer, open_writers, read_jsonl, say
+from jaxllm.train.nonfinite import Blame
 from jaxllm.train.optim import OptimConfig, make_optimizer, make_schedule
-from jaxllm.train.preemption import Terminated
-from jaxllm.train.run import Run, claim, start_run
-from jaxllm.train.saver import Saver
-from jaxllm.train.spikes import Spikes
+from jaxllm.train.setup import begin, check_rows, compile_step, lay_out, open_checkpoints, put
 from jaxllm.train.step import make_train_step
 from jaxllm.types import InputError, LossFn, Numbers, RunError, value
 
@@ -124,13 +125,13 @@ def fit(
         writers = open_writers(log_to, run.folder, position=start, steps=steps, config=run.config)
         for writer in writers:
             leaving.callback(writer.close)
-        log = json.loads(board.broadcast(json.dumps(_evaluations(read_jsonl(log_path, start), evals))))
+        log = json.loads(messages.broadcast(json.dumps(_evaluations(read_jsonl(log_path, start), evals))))
         top.recall(log, store.positions())
         sums, spikes = Sums(meta.get("sums")), Spikes(meta.get("spikes", ()))
         position = start
 
         def between() -> None:
-            watch.step(position)
+            watchdog.step(position)
             if preemption.reached():
                 raise _Interrupted
 
@@ -151,7 +152,7 @@ def fit(
             top.add(position, numbers)
 
         def save(owed: bool = False) -> None:
-            with clock.paused(), watch.paused():
+            with clock.paused(), watchdog.paused():
                 clock.sync()
                 now = {"sums": sums.state, "owed": owed, "tokens": clock.total, "spikes": spikes.state}
                 saver.save(position, state, now, top.step)
@@ -168,8 +169,8 @@ def fit(
         leaving.callback(blame.close)
         for position in todo:
             if position == start + 2:  # the first is compiled
-                leaving.enter_context(watch.loop(hang_timeout))
-            watch.step(position)
+                leaving.enter_context(watchdog.loop(hang_timeout))
+            watchdog.step(position)
             batch = next(batches)
             clock.count(batch)
             state, metrics = train(state, put(batch, mesh, rows, local, strategy), frozen)

@@ -9,8 +9,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from jaxllm.distributed.mesh import put_batch, replicated
 from jaxllm.params import GraphDef, bind
-from jaxllm.train.mesh import put_batch, replicated
 from jaxllm.types import Params
 
 Forward = Callable[[Any, Any], Any]

@@ -12,15 +12,15 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from jaxllm import hf
+from jaxllm.checkpoint.store import Checkpoints
 from jaxllm.cli.convert import convert, verify
-from jaxllm.cli.weights import open_language_model, open_scorer, open_weights
 from jaxllm.data.tokenizers import bpe
 from jaxllm.hf import files
 from jaxllm.models import encoder
 from jaxllm.models.decoder import SHARDING, Config, Decoder
 from jaxllm.models.heads import Scorer, ScorerConfig, Tagger, TaggerConfig
 from jaxllm.params import describe
-from jaxllm.train.checkpoint import Checkpoints
+from jaxllm.recipes.weights import open_language_model, open_scorer, open_weights
 from jaxllm.types import InputError, TrainState
 
 LLAMA = Config(vocab_size=300, width=24, depth=2, heads=3, mlp_width=32, kv_heads=1, max_positions=64, tied=True)

@@ -8,14 +8,14 @@ import pytest
 from rich.console import Console
 
 from jaxllm.cli import show_batch as command
-from jaxllm.cli.script import input_errors, parse
 from jaxllm.cli.show_batch import Piece, painted, pieces, runs
 from jaxllm.data import tokenizers
-from jaxllm.data.answers import Answer, AnswerRows, Group, Layout
-from jaxllm.data.chat import Encoded
-from jaxllm.data.lessons import example
+from jaxllm.data.chat.encode import Encoded
+from jaxllm.data.chat.examples import example
 from jaxllm.data.packing import collate
-from jaxllm.train.run import open_run, start_run
+from jaxllm.data.preference.answers import Answer, AnswerRows, Group, Layout
+from jaxllm.recipes.script import input_errors, parse
+from jaxllm.run.folder import open_run, start_run
 
 TURNS = [{"question": "Who was it?", "answer": "The postman."}, {"question": "Why?", "answer": "Letters."}]
 SHOWN = ["<|endoftext|>User: Who was it?\nAssistant:⟦ The postman.<|endoftext|>⟧",

@@ -9,8 +9,8 @@ SCRIPT = '''
 """Adds up its steps; `--forget 1` begins anew with the arrays where it is started again."""
 import argparse, json, pathlib, time
 import jax.numpy as jnp
-from jaxllm.train.checkpoint import Checkpoints
-from jaxllm.train.snapshot import like
+from jaxllm.checkpoint.store import Checkpoints
+from jaxllm.checkpoint.compare import like
 from jaxllm.types import TrainState
 
 parser = argparse.ArgumentParser()

@@ -1,6 +1,7 @@
 import pytest
 
-from jaxllm.data import questions, tokenizers
+from jaxllm.data import tokenizers
+from jaxllm.data.builtin import questions
 
 
 @pytest.fixture(scope="session")

@@ -9,10 +9,10 @@ import pytest
 from jaxllm.data import tokenizers
 from jaxllm.data.loader import EvalBatches, lengths
 from jaxllm.data.packing import Example, make_plan
+from jaxllm.distributed import mesh as meshes
 from jaxllm.evals.answers import Question, answer, evaluate, score, token_f1
 from jaxllm.models.decoder import SHARDING, Config, Decoder
 from jaxllm.params import bind, describe, materialize
-from jaxllm.train import mesh as meshes
 from jaxllm.train.forward import Runner
 
 

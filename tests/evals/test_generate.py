@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from jaxllm.distributed.mesh import make_mesh, shardings
 from jaxllm.evals.generate import Sampling, _step, generate, restrict
 from jaxllm.models.decoder import SHARDING, Config, Decoder
 from jaxllm.params import bind, describe
-from jaxllm.train.mesh import make_mesh, shardings
 from jaxllm.types import Batch, InputError
 
 torch = pytest.importorskip("torch")

@@ -6,14 +6,14 @@ import jax
 import numpy as np
 import pytest
 
-from jaxllm.data.answers import Answer, AnswerBatches, AnswerRows, Group, Layout
 from jaxllm.data.packing import make_plan
+from jaxllm.data.preference.answers import Answer, AnswerBatches, AnswerRows, Group, Layout
+from jaxllm.distributed.mesh import make_mesh
 from jaxllm.evals.logps import answer_logps
 from jaxllm.models.decoder import SHARDING, Decoder
 from jaxllm.models.decoder_config import Config
 from jaxllm.params import describe
 from jaxllm.train.forward import Runner
-from jaxllm.train.mesh import make_mesh
 
 SHAPE = Config(vocab_size=50, width=16, depth=2, heads=2, mlp_width=24, max_positions=32, init_std=0.3)
 

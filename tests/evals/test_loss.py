@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from jaxllm.data import tokenizers
-from jaxllm.data.corpus import open_corpus
-from jaxllm.data.documents import Documents, Fragment
-from jaxllm.data.text import Concatenated, Packed, TextBatches
+from jaxllm.data.text.documents import Documents, Fragment
+from jaxllm.data.text.rows import Concatenated, Packed, TextBatches
+from jaxllm.data.text.token_cache import open_corpus
+from jaxllm.distributed.mesh import make_mesh
 from jaxllm.evals.loss import evaluate
 from jaxllm.losses import tokens as token_losses
 from jaxllm.models.decoder import SHARDING, Config, Decoder
 from jaxllm.params import bind, describe
 from jaxllm.train.forward import Runner
-from jaxllm.train.mesh import make_mesh
 from jaxllm.types import Batch
 
 TEXTS = ["the cat é", "a", "on the mat, the cat sat and sat" * 2]

@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 from seqeval.metrics import classification_report
 
-from jaxllm.data.ner import Sentence, Windows
 from jaxllm.data.packing import Example, Place, collate
+from jaxllm.data.tagging.examples import Sentence, Windows
 from jaxllm.evals import ner
 from jaxllm.types import InputError
 

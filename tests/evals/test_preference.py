@@ -4,14 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxllm.data.answers import Answer, AnswerBatches, AnswerRows, Group
 from jaxllm.data.packing import make_plan
+from jaxllm.data.preference.answers import Answer, AnswerBatches, AnswerRows, Group
+from jaxllm.distributed.mesh import make_mesh
 from jaxllm.evals.preference import likelier
 from jaxllm.models.decoder import SHARDING, Decoder
 from jaxllm.models.decoder_config import Config
 from jaxllm.params import describe
 from jaxllm.train.forward import Runner
-from jaxllm.train.mesh import make_mesh
 
 
 def test_the_likelier_answer_is_found_per_token():

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from experiments import bench_trl, preference, sft
-from jaxllm.cli.script import parse
 from jaxllm.models.decoder import Config as Shape
-from jaxllm.train.log import read_jsonl
+from jaxllm.recipes.script import parse
+from jaxllm.run.metrics import read_jsonl
 
 pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[bench]'")
 pytest.importorskip("trl", reason="TRL is not installed: pip install -e '.[bench]'")

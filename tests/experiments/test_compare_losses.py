@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import compare_losses as script
-from jaxllm.cli.script import parse
+from jaxllm.recipes.script import parse
 from jaxllm.types import InputError
 
 pytestmark = pytest.mark.slow

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxllm.check_loss import check_loss
-from jaxllm.loss_bench import PACKED, SINGLE, bench
 from jaxllm.losses import resolve
+from jaxllm.report_card.checks import check_loss
+from jaxllm.report_card.toy import PACKED, SINGLE, bench
 
 pytestmark = pytest.mark.slow
 

@@ -12,14 +12,14 @@ import pytest
 from experiments import ner as script
 from jaxllm import hf
 from jaxllm.cli import tag
-from jaxllm.cli.script import input_errors, parse
-from jaxllm.data import builtin
-from jaxllm.data import ner as ner_data
+from jaxllm.data.builtin import ner as builtin
 from jaxllm.data.packing import collate
+from jaxllm.data.tagging import examples as ner_data
+from jaxllm.distributed import mesh as meshes
 from jaxllm.params import bind, materialize
-from jaxllm.train import mesh as meshes
+from jaxllm.recipes.script import input_errors, parse
+from jaxllm.run.metrics import read_jsonl
 from jaxllm.train.forward import Runner
-from jaxllm.train.log import read_jsonl
 
 FAST = ("--log-to", "none", "--log-every", "2", "--vocab-size", "600")
 

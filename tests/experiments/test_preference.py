@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from experiments import preference as script
-from jaxllm.cli.script import input_errors, parse
-from jaxllm.train.log import read_jsonl
+from jaxllm.recipes.script import input_errors, parse
+from jaxllm.run.metrics import read_jsonl
 
 pytestmark = pytest.mark.slow
 

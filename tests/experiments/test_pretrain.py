@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from experiments import pretrain as script
-from jaxllm.cli.script import input_errors, parse
-from jaxllm.data.documents import open_documents
-from jaxllm.train.checkpoint import Checkpoints
-from jaxllm.train.log import read_jsonl
+from jaxllm.checkpoint.store import Checkpoints
+from jaxllm.data.text.documents import open_documents
+from jaxllm.recipes.script import input_errors, parse
+from jaxllm.run.metrics import read_jsonl
 
 pytestmark = pytest.mark.slow
 

@@ -7,10 +7,10 @@ import jax
 import pytest
 
 from experiments import pretrain as script
-from jaxllm.cli import session
-from jaxllm.cli.script import parse
-from jaxllm.train.log import read_jsonl
-from jaxllm.train.mesh import make_mesh
+from jaxllm.distributed.mesh import make_mesh
+from jaxllm.recipes import session
+from jaxllm.recipes.script import parse
+from jaxllm.run.metrics import read_jsonl
 
 DENSE = {"vocab_size": 300, "width": 16, "depth": 2, "heads": 4, "kv_heads": 2, "mlp_width": 32, "max_positions": 64}
 MIXTURE = {**DENSE, "experts": 4, "experts_per_token": 2}

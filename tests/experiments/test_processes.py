@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from jaxllm.train.log import read_jsonl
+from jaxllm.run.metrics import read_jsonl
 
 ROOT = Path(__file__).parents[2]
 SHAPE = {"vocab_size": 300, "width": 16, "depth": 2, "heads": 2, "mlp_width": 32, "max_positions": 64}

@@ -9,11 +9,11 @@ import pytest
 import transformers
 
 from experiments import preference, reward
-from jaxllm.cli.script import parse
+from jaxllm.distributed.mesh import make_mesh, shardings
 from jaxllm.hf import open_scorer
 from jaxllm.params import bind, materialize
-from jaxllm.train.log import read_jsonl
-from jaxllm.train.mesh import make_mesh, shardings
+from jaxllm.recipes.script import parse
+from jaxllm.run.metrics import read_jsonl
 from jaxllm.types import Batch, InputError
 
 pytestmark = pytest.mark.slow

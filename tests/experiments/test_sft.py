@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from experiments import sft as script
-from jaxllm.cli.script import input_errors, parse
-from jaxllm.data import questions
-from jaxllm.train.log import read_jsonl
+from jaxllm.data.builtin import questions
+from jaxllm.recipes.script import input_errors, parse
+from jaxllm.run.metrics import read_jsonl
 
 pytestmark = pytest.mark.slow
 

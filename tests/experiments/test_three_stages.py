@@ -9,10 +9,10 @@ from jax.sharding import SingleDeviceSharding
 from experiments import pretrain
 from experiments import three_stages as script
 from jaxllm import hf
-from jaxllm.cli.script import input_errors, parse
 from jaxllm.data.tokenizers import bpe
 from jaxllm.models import decoder
 from jaxllm.params import describe, materialize
+from jaxllm.recipes.script import input_errors, parse
 
 WORDS = ("red", "green", "blue", "round", "flat", "long")
 

@@ -1,12 +1,7 @@
 """A random torch model of any encoder family, saved."""
 
-import sys
-from pathlib import Path
-
 import pytest
 from transformers import CONFIG_MAPPING, AutoModelForTokenClassification
-
-sys.path.insert(0, str(Path(__file__).parent))  # for decoder_cases
 
 LABELS = ("O", "B-place", "I-place")
 SMALL = {"vocab_size": 41, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 10,

@@ -140,8 +140,8 @@ MEMORY = """
 import sys, threading, time
 from pathlib import Path
 import jax, numpy as np
-from jaxllm.cli.weights import open_weights
-from jaxllm.train.mesh import make_mesh, shardings
+from jaxllm.recipes.weights import open_weights
+from jaxllm.distributed.mesh import make_mesh, shardings
 
 def anonymous():
     status = Path("/proc/self/status").read_text()

@@ -14,10 +14,10 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForTokenClassification, pipeline
 
 from jaxllm import hf
+from jaxllm.distributed import mesh as meshes
 from jaxllm.models import encoder
 from jaxllm.models.heads import SHARDING, Tagger, TaggerConfig
 from jaxllm.params import describe, materialize
-from jaxllm.train import mesh as meshes
 from jaxllm.types import InputError
 
 torch = pytest.importorskip("torch")

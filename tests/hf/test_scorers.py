@@ -8,9 +8,9 @@ import transformers
 from decoder_cases import CASES, ONE_EACH
 from safetensors.numpy import load_file
 
+from jaxllm.distributed.mesh import make_mesh, shardings
 from jaxllm.hf import export, open_decoder, open_scorer
 from jaxllm.params import bind, materialize
-from jaxllm.train.mesh import make_mesh, shardings
 from jaxllm.types import Batch
 
 torch = pytest.importorskip("torch")

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxllm.distributed.mesh import make_mesh, put_batch
 from jaxllm.losses import resolve
 from jaxllm.losses.pairs import PairLogps, read_pairs
 from jaxllm.params import bind, split
-from jaxllm.train.mesh import make_mesh, put_batch
 from jaxllm.types import InputError, value
 
 

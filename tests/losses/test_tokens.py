@@ -13,11 +13,11 @@ from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxllm.distributed.mesh import make_mesh, put_batch
 from jaxllm.losses import tokens
 from jaxllm.losses.tokens import cross_entropy, over_tokens, token_logprobs, token_loss
 from jaxllm.models.layers import matmul
 from jaxllm.params import bind, split
-from jaxllm.train.mesh import make_mesh, put_batch
 from jaxllm.types import Batch, Mean, value
 
 B, T, D, V = 8, 13, 4, 11

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxllm.distributed.mesh import make_mesh
 from jaxllm.models.attention import Tokens, attention, visible
-from jaxllm.train.mesh import make_mesh
 
 
 def tokens(length, parts, branches=None):

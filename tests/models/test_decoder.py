@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from jaxllm.distributed.mesh import make_mesh, put_batch, shardings, specs_of
 from jaxllm.models.attention import Tokens
 from jaxllm.models.decoder import PRESETS, SHARDING, Cache, Config, Decoder
 from jaxllm.params import bind, describe, split
-from jaxllm.train.mesh import make_mesh, put_batch, shardings, specs_of
 from jaxllm.types import Batch, value
 
 SMALL = Config(vocab_size=64, width=24, depth=2, heads=4, mlp_width=40, kv_heads=2, max_positions=64)

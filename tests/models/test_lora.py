@@ -10,12 +10,12 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from jaxllm.distributed.mesh import make_mesh, shardings
 from jaxllm.evals.generate import Sampling, generate
 from jaxllm.losses import resolve
 from jaxllm.models import decoder, encoder, lora
 from jaxllm.models.heads import SHARDING, Tagger, TaggerConfig
 from jaxllm.params import bind, describe
-from jaxllm.train.mesh import make_mesh, shardings
 from jaxllm.train.step import make_train_step
 from jaxllm.types import Answers, Batch, InputError, TrainState, value
 

@@ -9,8 +9,8 @@ import pytest
 from jax.sharding import NamedSharding
 
 from jaxllm.axes import TOKENS, cuts
+from jaxllm.distributed.mesh import make_mesh
 from jaxllm.models.attention import Tokens, attention
-from jaxllm.train.mesh import make_mesh
 
 B, T, N, K, H = 4, 24, 4, 2, 8
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})

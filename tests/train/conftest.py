@@ -1,68 +1,13 @@
-"""A tiny tagger and batches whose rows weigh very differently."""
+"""These tests compare programs with each other; none of them is in a hurry to run."""
 
-import dataclasses
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import jax
-import numpy as np
 import pytest
-
-from jaxllm.data.packing import Example, collate
-from jaxllm.models import encoder
-from jaxllm.models.heads import SHARDING, Tagger, TaggerConfig
-from jaxllm.params import ModelSpec, describe
-from jaxllm.types import Batch
-
-sys.path.insert(0, str(Path(__file__).parent))  # for toy_run
-
-VOCAB, LABELS = 24, ("O", "B-X", "I-X", "B-Y", "I-Y")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_compiles() -> Iterator[None]:
-    """These tests compare programs with each other; none of them is in a hurry to run."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.fixture(scope="session")
-def tagger() -> Callable[..., ModelSpec]:
-    """tagger(dropout=0.0, width=16) -> the description of a BERT of two layers."""
-
-    def make(dropout: float = 0.0, width: int = 16) -> ModelSpec:
-        rates = ("embedding", "attention", "attention_output", "mlp_output")
-        shape = encoder.Config(
-            vocab_size=VOCAB, width=width, depth=2, heads=2, mlp_width=2 * width, max_positions=32, unroll=1,
-            **{f"{name}_dropout": dropout for name in rates},
-        )  # fmt: skip
-        config = TaggerConfig(shape, LABELS, classifier_dropout=dropout)
-        return describe(lambda rngs: Tagger(config, rngs), SHARDING)
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def examples() -> list[Example]:
-    """60 sequences of 3 to 14 tokens; the label follows from the token; many tokens weigh nothing."""
-    rng = np.random.default_rng(0)
-    made = []
-    for _ in range(60):
-        tokens = rng.integers(0, VOCAB, rng.integers(3, 15)).astype(np.int32)
-        weights = (rng.random(len(tokens)) < 0.7).astype(np.float32)
-        made.append(Example(tokens, tokens % len(LABELS), weights))
-    return made
-
-
-@pytest.fixture(scope="session")
-def uneven(examples: list[Example]) -> Batch:
-    """16 rows of 16, packed, whose sums of weights go from 0 to many: the first three rows learn nothing."""
-    spare = [example for example in examples[16:] if len(example.tokens) <= 6]
-    rows = [[example, *([spare.pop()] if len(example.tokens) <= 10 else [])] for example in examples[:16]]
-    batch = collate(rows, 16, 16)
-    rng = np.random.default_rng(1)
-    density = np.concatenate([np.zeros(3), np.linspace(0.1, 1.0, 13)])[:, None]
-    weights = (rng.random(batch.weights_BT.shape) < density) * rng.uniform(0.2, 3.0, batch.weights_BT.shape)
-    return dataclasses.replace(batch, weights_BT=(weights * (batch.segments_BT > 0)).astype(np.float32))

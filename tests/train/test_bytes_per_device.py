@@ -8,14 +8,14 @@ import optax
 import pytest
 from families import DECODERS, ENCODERS
 
+from jaxllm.distributed.mesh import make_mesh
 from jaxllm.hf import decoders
 from jaxllm.hf.config import Fields
 from jaxllm.hf.io import TAGGERS
 from jaxllm.models import decoder, heads, lora
 from jaxllm.params import describe
-from jaxllm.train.begin import lay_out
-from jaxllm.train.mesh import make_mesh
 from jaxllm.train.optim import OptimConfig, make_optimizer
+from jaxllm.train.setup import lay_out
 
 LABELS = ("O", *(f"{side}-{kind}" for kind in ("PER", "ORG", "LOC", "MISC") for side in "BI"))
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from test_step_on_meshes import CASES
+from step_cases import CASES
 
 from jaxllm.losses import resolve
 from jaxllm.params import describe

@@ -11,14 +11,14 @@ import optax
 import pytest
 from families import DECODERS, ENCODERS, LABELS, VOCAB, family
 
+from jaxllm.checkpoint.store import Checkpoints, read_params
 from jaxllm.data.packing import Example, collate
+from jaxllm.distributed.mesh import make_mesh, replicated, shardings
 from jaxllm.hf.save import export
 from jaxllm.losses import resolve, tokens
 from jaxllm.models.vocabulary import AXES
 from jaxllm.params import bind
-from jaxllm.train.begin import compile_step, put
-from jaxllm.train.checkpoint import Checkpoints, read_params
-from jaxllm.train.mesh import make_mesh, replicated, shardings
+from jaxllm.train.setup import compile_step, put
 from jaxllm.train.step import make_train_step
 from jaxllm.types import TrainState, value
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from toy_run import STEPS, Data, corpus, dev_loss, go, log_of, saved, terminate
 
-from jaxllm.train.checkpoint import Checkpoints
+from jaxllm.checkpoint.store import Checkpoints
+from jaxllm.run.metrics import read_jsonl
 from jaxllm.train.fit import Terminated
-from jaxllm.train.log import read_jsonl
 from jaxllm.types import InputError
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from toy_run import Data, go, poison, saved, scripted, terminate, toy
 
-from jaxllm.train.checkpoint import Checkpoints, read_params
+from jaxllm.checkpoint.store import Checkpoints, read_params
 from jaxllm.train.fit import Terminated
 
 

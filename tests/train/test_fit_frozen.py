@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from toy_run import STEPS, Data, go, log_of, saved, terminate, toy
 
+from jaxllm.distributed.mesh import make_mesh, shardings
 from jaxllm.losses import resolve
 from jaxllm.models.teacher import taught
 from jaxllm.params import materialize
 from jaxllm.train.fit import Terminated
-from jaxllm.train.mesh import make_mesh, shardings
 
 
 def pair(rate=0.5):

@@ -10,10 +10,10 @@ import pytest
 from flax import nnx
 from toy_run import Data, Toy, corpus, go, toy
 
-from jaxllm.cli.script import input_errors
 from jaxllm.data.loader import Loader
 from jaxllm.data.packing import make_plan
 from jaxllm.params import describe
+from jaxllm.recipes.script import input_errors
 from jaxllm.train.optim import OptimConfig
 
 
@@ -84,7 +84,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, capsys, below):
 
 def test_two_runs_in_one_folder(tmp_path, capsys):
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom jaxllm.train.lock import hold\n"
+        "import sys, time\nfrom pathlib import Path\nfrom jaxllm.run.lock import hold\n"
         "with hold(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(600)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True) as other:

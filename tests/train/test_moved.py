@@ -6,16 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import toy_run
 from toy_run import STEPS, Data, go, terminate
 
-from jaxllm.train import snapshot
+from jaxllm.checkpoint import compare
 from jaxllm.train.fit import Terminated
 
 SCRIPT = """
 import sys, types
 
 sys.path.insert(0, {here!r})
-from jaxllm.cli.script import set_up
+from jaxllm.recipes.script import set_up
 
 set_up(types.SimpleNamespace(coordinator="", processes=0, process_id=-1))
 import jax
@@ -38,8 +39,8 @@ def test_a_run_of_eight_devices_goes_on_in_two_processes_of_two(tmp_path):
     go(whole, mesh="fsdp=8")
     with pytest.raises(Terminated):
         go(out, Data(7, terminate), mesh="fsdp=8")
-    before = snapshot.read(out, 7)
-    here, arrays = str(Path(__file__).parent), tmp_path / "restored.npz"
+    before = compare.read(out, 7)
+    here, arrays = str(Path(toy_run.__file__).parent), tmp_path / "restored.npz"
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(here=here, out=str(out), arrays=str(arrays)))
     several = ["-m", "jaxllm.launch", "--processes", "2", "--devices-per-process", "2", str(script)]
@@ -50,8 +51,8 @@ def test_a_run_of_eight_devices_goes_on_in_two_processes_of_two(tmp_path):
     assert len(restored.files) == 2
     for name in restored.files:
         np.testing.assert_array_equal(restored[name], before.arrays[f"params/{name}"])
-    after = snapshot.read(out)
+    after = compare.read(out)
     assert after.position == STEPS
     assert after.meta["mesh"]["data"] == 2
-    assert snapshot.differences(snapshot.read(whole), after, 1e-5) == []
-    assert snapshot.log_differences(whole, out, 1e-5) == []
+    assert compare.differences(compare.read(whole), after, 1e-5) == []
+    assert compare.log_differences(whole, out, 1e-5) == []

@@ -8,11 +8,11 @@ import pytest
 import toy_run
 from jax.sharding import PartitionSpec as P
 
+from jaxllm.checkpoint.store import Checkpoints
+from jaxllm.distributed.mesh import make_mesh, replicated, shardings
 from jaxllm.losses.tokens import cross_entropy
 from jaxllm.models.decoder import SHARDING
 from jaxllm.params import bind, materialize
-from jaxllm.train.checkpoint import Checkpoints
-from jaxllm.train.mesh import make_mesh, replicated, shardings
 from jaxllm.train.optim import OptimConfig, make_optimizer
 from jaxllm.train.optimizers import OPTIMIZERS, gradient_at
 from jaxllm.train.step import make_train_step

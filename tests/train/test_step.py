@@ -8,11 +8,11 @@ import numpy as np
 import optax
 import pytest
 
+from jaxllm.distributed.mesh import make_mesh, put_batch, replicated, shardings
 from jaxllm.losses import resolve
 from jaxllm.losses.tokens import cross_entropy
 from jaxllm.params import bind, materialize, select
 from jaxllm.train.fit import compile_step
-from jaxllm.train.mesh import make_mesh, put_batch, replicated, shardings
 from jaxllm.train.optim import OptimConfig, make_optimizer
 from jaxllm.train.step import make_train_step
 from jaxllm.types import Mean, TrainState, value

@@ -1,0 +1,52 @@
+"""When a run is saved, and what beside its arrays: all that is needed to go on as if nothing had been."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from jaxllm.checkpoint.store import Checkpoints
+from jaxllm.distributed import replicas
+from jaxllm.types import TrainState
+
+
+@dataclasses.dataclass
+class Saver:
+    """Saves every `every` steps and, looked at when a line is logged, after `minutes` (0: never, both)."""
+
+    checkpoints: Checkpoints
+    mesh: Mesh
+    every: int
+    minutes: float
+    about: Mapping[str, Any]
+    """The same in every checkpoint: the experiment, its data, the seed."""
+    compare: bool = True
+    """First see that devices agree on what they hold in common."""
+    _saved: float = dataclasses.field(default_factory=time.monotonic)
+
+    def due(self, position: int, logged: bool) -> bool:
+        """Whether to save at this position. All processes call it, and hear the same."""
+        late = False
+        if self.minutes and logged:
+            late = time.monotonic() - self._saved > 60 * self.minutes
+            if jax.process_count() > 1:
+                late = bool(multihost_utils.broadcast_one_to_all(np.asarray(late)))
+        return late or bool(self.every and position % self.every == 0)
+
+    def save(self, position: int, state: TrainState, meta: Mapping[str, Any], best: int | None) -> None:
+        """Saves in the background. meta: what differs from checkpoint to checkpoint. Raises RunError."""
+        if self.compare and self.mesh.size > 1:
+            leaves = jax.tree_util.tree_leaves_with_path((state.params, state.opt_state))
+            named = {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
+            replicas.check(named, self.mesh, position)
+        key = jax.random.fold_in(jax.random.key(self.about["seed"]), int(state.step))
+        random = np.asarray(jax.random.key_data(key)).tolist()
+        self.checkpoints.save(position, state, {**self.about, **meta, "random": random}, best)
+        self._saved = time.monotonic()

@@ -1,0 +1,1 @@
+"""The embedded corpora, which need no network."""

@@ -1,0 +1,1 @@
+"""Conversations and instructions for supervised fine-tuning."""

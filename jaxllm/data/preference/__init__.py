@@ -1,0 +1,1 @@
+"""Compared and judged answers for preference tuning."""

@@ -1,0 +1,1 @@
+"""Tagged words for token classification."""

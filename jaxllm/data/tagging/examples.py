@@ -1,0 +1,178 @@
+"""Tagged words as examples for a token classifier, and predictions back as words, or as entities of raw text.
+
+A sentence over the maximum length is cut into overlapping windows, each an example of its own; every word is answered
+for, in training and in evaluation, by the window where it has most context.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxllm.data.sources import Row, Rows
+from jaxllm.data.tagging.windows import Body, Windows, cut, stitch, tokenize
+from jaxllm.types import InputError
+
+__all__ = ["Sentence", "Text", "Windows", "encode", "encode_text", "group_entities", "label_set", "sentences", "stitch"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sentence:
+    """Words and their tags (None where untagged); where they stand, for messages, and where each word does."""
+
+    words: list[str]
+    tags: list[str] | None
+    where: str
+    word_where: Callable[[int], str] | None = dataclasses.field(default=None, compare=False, repr=False)
+
+    def at(self, word: int) -> str:
+        """The place of a word, counted from 0, for messages."""
+        return self.word_where(word) if self.word_where else f"{self.where}, word {word + 1}"
+
+
+def sentences(rows: Rows) -> list[Sentence]:
+    """Sentences of rows with `tokens` (strings) and, if tagged, `ner_tags`, `tags` or `labels`.
+
+    Tags are names, or numbers where the rows know the names of their classes. Raises InputError that names the row.
+    """
+    return [_sentence(row, i, rows) for i, row in enumerate(rows)]
+
+
+def _sentence(row: Row, i: int, rows: Rows) -> Sentence:
+    words = row.get("tokens")
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        fault = "'tokens' must be a list of strings" if "tokens" in row else f"no 'tokens' among {', '.join(row)}"
+        raise InputError(f"{rows.where(i)}: {fault}; give the words of the sentence")
+    column = next((name for name in ("ner_tags", "tags", "labels") if row.get(name) is not None), None)
+    tags = _tags(row[column], column, len(words), i, rows) if column else None
+    return Sentence(words, tags, rows.where(i), functools.partial(rows.where, i))
+
+
+def _tags(tags: Any, column: str, words: int, i: int, rows: Rows) -> list[str]:
+    if not isinstance(tags, list) or len(tags) != words:
+        count = f"{len(tags)} {column}" if isinstance(tags, list) else f"{column} that are no list"
+        raise InputError(f"{rows.where(i)}: {count} for {words} tokens; give one tag to each word")
+    if all(isinstance(tag, str) for tag in tags):
+        return tags
+    return [_name(tag, rows.class_names.get(column), f"{rows.where(i, j)}: {column}") for j, tag in enumerate(tags)]
+
+
+def _name(tag: Any, names: Sequence[str] | None, place: str) -> str:
+    if not isinstance(tag, int) or isinstance(tag, bool):
+        raise InputError(f"{place} hold {tag!r}; tags are all names, or all numbers of classes")
+    if not names:
+        raise InputError(f"{place} are numbers and nothing names their classes; give names, such as B-person")
+    if not 0 <= tag < len(names):
+        raise InputError(f"{place} hold {tag}, and the classes are 0 to {len(names) - 1}; mend the tag")
+    return names[tag]
+
+
+def label_set(sentences: Sequence[Sentence]) -> tuple[str, ...]:
+    """The labels of tagged sentences: "O", which is class 0, then the others sorted."""
+    for sentence in sentences:
+        if sentence.tags is None:
+            raise InputError(f"{sentence.where}: no tags; give them as 'ner_tags' to train or evaluate")
+    return ("O", *sorted({tag for sentence in sentences for tag in sentence.tags or ()} - {"O"}))
+
+
+def encode(sentences: Sequence[Sentence], tokenizer: Any, labels: Sequence[str], max_length: int) -> Windows:
+    """Examples of at most `max_length` tokens, special tokens included, cut between words.
+
+    tokenizer: a fast tokenizer of transformers. Targets are label numbers, with weight 1, on the first sub-word of the
+    words a window answers for, and 0 elsewhere; all weights are 0 for untagged sentences. A word of which the tokenizer
+    leaves nothing is answered for by no window; one longer than a window loses its last sub-words.
+    Raises InputError for a tag that is not among the labels, naming its place, and for a `max_length` too small.
+    """
+    number_of = {label: number for number, label in enumerate(labels)}
+    windows = Windows([], [], [], [], [len(sentence.words) for sentence in sentences])
+    encodings = tokenize(_as_in_text([sentence.words for sentence in sentences], tokenizer), tokenizer, split=True)
+    for number, (sentence, encoding) in enumerate(zip(sentences, encodings, strict=True)):
+        for i, tag in enumerate(sentence.tags or ()):
+            if tag not in number_of:
+                raise InputError(f"{sentence.at(i)}: label {tag!r} is unseen in training; add examples or mend the tag")
+        body = Body.of(encoding, max_length)
+        words = np.asarray([encoding.word_ids[i] for i in body.at], np.int64)
+        starts = np.flatnonzero(np.diff(words, prepend=-1))
+        if len(words) > body.room:  # a single word may be longer than a window
+            fits = np.arange(len(words)) - np.repeat(starts, np.diff(starts, append=len(words))) < body.room
+            body, words = dataclasses.replace(body, tokens=body.tokens[fits]), words[fits]
+            starts = np.flatnonzero(np.diff(words, prepend=-1))
+        for low, high, units in cut(starts, len(words), body.room):
+            answered = words[starts[units]]
+            example, positions = body.example(low, high, starts[units])
+            if sentence.tags is not None:
+                example.targets[positions] = [number_of[sentence.tags[word]] for word in answered]
+                example.weights[positions] = 1
+            windows.append(example, number, answered, positions)
+    return windows
+
+
+def _as_in_text(words: list[list[str]], tokenizer: Any) -> list[list[str]]:
+    """Gives each word the space before it, where the tokenizer needs it to see words as it does in running text.
+
+    Byte-level tokenizers such as RoBERTa's do; loaded with `add_prefix_space=True` they put it there themselves.
+    """
+    running, apart = tokenize(["a a"], tokenizer, split=False), tokenize([["a", "a"]], tokenizer, split=True)
+    if running[0].ids == apart[0].ids:
+        return words
+    return [[f" {word}" if word else word for word in sentence] for sentence in words]
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """A raw text and its tokens: ids and [start, end) characters (int32 [n], [n, 2]), without special tokens."""
+
+    text: str
+    ids: np.ndarray
+    offsets: np.ndarray
+
+
+def encode_text(texts: Sequence[str], tokenizer: Any, max_length: int) -> tuple[Windows, list[Text]]:
+    """Windows over raw text, answering for every token, and the tokens. Targets and weights are 0.
+
+    A text that fits is tokenized as transformers' pipeline does; of a longer one the pipeline would see the beginning.
+    """
+    windows, tokenized = Windows([], [], [], [], []), []
+    for number, (text, encoding) in enumerate(zip(texts, tokenize(list(texts), tokenizer, split=False), strict=True)):
+        body = Body.of(encoding, max_length)
+        tokenized.append(Text(text, body.tokens, np.asarray(encoding.offsets, np.int32).reshape(-1, 2)[body.at]))
+        windows.counts.append(len(body.tokens))
+        for low, high, units in cut(np.arange(len(body.tokens)), len(body.tokens), body.room):
+            example, positions = body.example(low, high, units)
+            windows.append(example, number, units, positions)
+    return windows, tokenized
+
+
+def group_entities(
+    text: Text, predicted: np.ndarray, scores: np.ndarray, labels: Sequence[str], tokenizer: Any
+) -> list[dict[str, Any]]:
+    """Entities of a text, as `pipeline("token-classification", aggregation_strategy="simple")` gives them.
+
+    predicted: label number of each token. scores: its probability. Returns, per entity, entity_group, score (the mean),
+    word (as the tokenizer decodes it), start and end (characters).
+    """
+    groups: list[tuple[str, list[int]]] = []  # entity type, tokens
+    for i, number in enumerate(predicted):
+        label = labels[int(number)]
+        kind = label[2:] if label.startswith(("B-", "I-")) else label
+        if groups and groups[-1][0] == kind and not label.startswith("B-"):
+            groups[-1][1].append(i)
+        else:
+            groups.append((kind, [i]))
+    entities = []
+    for _, tokens in groups:
+        name = labels[int(predicted[tokens[0]])].split("-", 1)[-1]
+        if name == "O":
+            continue
+        start, end = int(text.offsets[tokens[0], 0]), int(text.offsets[tokens[-1], 1])
+        pieces = tokenizer.convert_ids_to_tokens(text.ids[tokens].tolist())
+        for j, i in enumerate(tokens):
+            if text.ids[i] == tokenizer.unk_token_id:
+                pieces[j] = text.text[slice(*text.offsets[i])]
+        word, score = tokenizer.convert_tokens_to_string(pieces), float(scores[tokens].mean())
+        entities.append({"entity_group": name, "score": score, "word": word, "start": start, "end": end})
+    return entities

@@ -1,0 +1,1 @@
+"""Text for pretraining: reading, tokenizing once, rows of a batch."""

@@ -1,0 +1,229 @@
+"""Corpora as rows of a batch: which row stands in which step, and what is in it.
+
+Packed, a document lies in a row with others and sees none of them; one longer than a row is cut into pieces. Or, with
+documents concatenated, rows are cut from one endless stream, from another offset in every epoch (where nanoGPT draws
+offsets at random, this sees every token once an epoch). Either way the row at any step of a run follows from the seed
+and the step alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from jaxllm.data.loader import Loader
+from jaxllm.data.packing import Example, best_fit, collate
+from jaxllm.data.text.token_cache import Corpus
+from jaxllm.types import Batch, InputError
+
+CYCLE = 1000
+"""Rows over which a mixture keeps its weights, to the nearest row."""
+
+
+class Rows(Protocol):
+    """A corpus cut into rows."""
+
+    corpus: Corpus
+    length: int
+
+    def __len__(self) -> int:
+        """Rows of an epoch."""
+
+    def row(self, index: int, offset: float) -> list[Example]:
+        """What stands in a row; `offset` in [0, 1) is drawn anew for each epoch."""
+
+    def in_order(self) -> Iterator[list[Example]]:
+        """Every token once, for evaluations."""
+
+
+class Packed:
+    """Documents packed into rows of `length` tokens by best fit, or with `pack=False` a piece of a document in each."""
+
+    def __init__(self, corpus: Corpus, length: int, pack: bool = True):
+        self.corpus, self.length = corpus, length
+        sizes = corpus.ends - corpus.starts
+        # The last token of a document predicts nothing: a piece of it alone would be idle.
+        counts = -(-(sizes - 1) // length)
+        first = np.cumsum(counts) - counts
+        nth = np.arange(counts.sum()) - np.repeat(first, counts)
+        starts = np.repeat(corpus.starts, counts) + nth * length
+        lengths = np.minimum(length, np.repeat(corpus.ends, counts) - starts)
+        order, row_ends = _layout(lengths, length) if pack else (np.arange(len(lengths)), np.arange(len(lengths)) + 1)
+        self._starts, self._lengths, self._row_ends = starts[order], lengths[order], row_ends
+
+    def __len__(self) -> int:
+        return len(self._row_ends)
+
+    def row(self, index: int, offset: float = 0.0) -> list[Example]:
+        """The pieces of documents in a row."""
+        low, high = (self._row_ends[index - 1] if index else 0), self._row_ends[index]
+        return [self._piece(int(self._starts[i]), int(self._lengths[i])) for i in range(low, high)]
+
+    def in_order(self) -> Iterator[list[Example]]:
+        """All rows."""
+        return (self.row(i) for i in range(len(self)))
+
+    def _piece(self, start: int, length: int) -> Example:
+        ends, stop = self.corpus.ends, start + length
+        whole = self.corpus.tokens[start : stop + 1].astype(np.int32)
+        weights = np.ones(length, np.float32)
+        targets = np.zeros(length, np.int32)
+        if ends[np.searchsorted(ends, stop)] == stop:  # nothing of the document follows
+            weights[-1] = 0.0
+            targets[:-1] = whole[1:length]
+        else:
+            targets[:] = whole[1:]
+        return Example(whole[:length], targets, weights)
+
+
+class Concatenated:
+    """Rows of `length` tokens cut from the documents end to end, as one segment; the stream closes to a ring."""
+
+    def __init__(self, corpus: Corpus, length: int):
+        self.corpus, self.length = corpus, length
+
+    def __len__(self) -> int:
+        return len(self.corpus.tokens) // self.length
+
+    def row(self, index: int, offset: float = 0.0) -> list[Example]:
+        """The one example of a row."""
+        size = len(self.corpus.tokens)
+        start = (int(offset * size) + index * self.length) % size
+        tokens = self.corpus.tokens[start : start + self.length + 1]
+        if len(tokens) <= self.length:
+            tokens = np.concatenate([tokens, self.corpus.tokens[: self.length + 1 - len(tokens)]])
+        return [_shifted(tokens)]
+
+    def in_order(self) -> Iterator[list[Example]]:
+        """The stream from its first token to its last, in rows of which the last may be shorter."""
+        tokens = self.corpus.tokens
+        return ([_shifted(tokens[i : i + self.length + 1])] for i in range(0, len(tokens) - 1, self.length))
+
+
+def _shifted(tokens: np.ndarray) -> Example:
+    tokens = tokens.astype(np.int32)
+    return Example(tokens[:-1], tokens[1:], np.ones(len(tokens) - 1, np.float32))
+
+
+def _layout(lengths: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pieces in the order of rows, and how many lie up to the end of each row."""
+    full = np.flatnonzero(lengths == length)
+    # In random order, for best fit would put neighbours of one length together.
+    short = np.random.default_rng(0).permutation(np.flatnonzero(lengths < length))
+    rows = best_fit(lengths[short].tolist(), length, length)
+    order = np.concatenate([full, *(short[row] for row in rows)])
+    sizes = np.concatenate([np.ones(len(full), np.int64), np.array([len(row) for row in rows], np.int64)])
+    return order, np.cumsum(sizes)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TextPlan:
+    """Which rows stand in each step: `rows` of them, from several corpora by weight.
+
+    A corpus is read in a new order each time it has been read whole, whatever the step. `steps` are those of an epoch:
+    as many rows as all corpora have together.
+    """
+
+    parts: tuple[Rows, ...]
+    weights: tuple[float, ...]
+    rows: int
+    seed: int
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch."""
+        return -(-sum(len(part) for part in self.parts) // self.rows)
+
+    def step(self, index: int) -> list[list[int]]:
+        """The rows of a step counted from the start of the run, as (corpus, epoch of it, row)."""
+        return [self._row(index * self.rows + r) for r in range(self.rows)]
+
+    def _row(self, number: int) -> list[int]:
+        cycle, slot = divmod(number, CYCLE)
+        who, nth = self._cycle(cycle)
+        part = int(who[slot])
+        epoch, at = divmod(cycle * self._shares[part] + int(nth[slot]), len(self.parts[part]))
+        return [part, epoch, int(self._order(part, epoch)[at])]
+
+    @functools.cached_property
+    def _shares(self) -> list[int]:
+        """Rows of each corpus in a cycle, by largest remainder."""
+        exact = np.array(self.weights) * CYCLE / sum(self.weights)
+        shares = exact.astype(np.int64)
+        shares[np.argsort(shares - exact, kind="stable")[: CYCLE - shares.sum()]] += 1
+        return shares.tolist()
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019  (a plan lives as long as its run)
+    def _cycle(self, cycle: int) -> tuple[np.ndarray, np.ndarray]:
+        """Whose row each slot of a cycle is, and the how-manieth of its own there."""
+        who = np.repeat(np.arange(len(self.parts)), self._shares)
+        np.random.default_rng((self.seed, 1, cycle)).shuffle(who)
+        nth = np.empty(CYCLE, np.int64)
+        for part, share in enumerate(self._shares):
+            nth[who == part] = np.arange(share)
+        return who, nth
+
+    @functools.lru_cache(maxsize=32)  # noqa: B019
+    def _order(self, part: int, epoch: int) -> np.ndarray:
+        return np.random.default_rng((self.seed, 2, part, epoch)).permutation(len(self.parts[part]))
+
+    def example_row(self, part: int, epoch: int, row: int) -> list[Example]:
+        """What stands in a row of a step."""
+        return self.parts[part].row(row, np.random.default_rng((self.seed, 3, part, epoch)).random())
+
+    @property
+    def length(self) -> int:
+        """Tokens of a row."""
+        return self.parts[0].length
+
+    def describe(self) -> str:
+        """One line for the terminal."""
+        tokens = sum(len(part.corpus.tokens) for part in self.parts)
+        return f"{self.rows} rows of {self.length} a step, {self.steps:,} steps an epoch of {tokens:,} tokens"
+
+
+def text_loader(parts: Sequence[Rows], weights: Sequence[float], *, batch_size: int, seed: int) -> Loader:
+    """A loader of rows of these corpora, `batch_size` a step. Raises InputError for one that does not
+    fill a row, or that no row would come from."""
+    for part in parts:
+        if (tokens := len(part.corpus.tokens)) <= part.length:
+            raise InputError(
+                f"{part.corpus.name}: {tokens} tokens do not fill one row of {part.length}; give more text, or a "
+                "smaller --max-length"
+            )
+    plan = TextPlan(tuple(parts), tuple(weights), batch_size, seed)
+    for part, share in zip(parts, plan._shares, strict=True):
+        if not share:
+            raise InputError(f"{part.corpus.name}: its weight is below one row in {CYCLE}; raise it or leave it out")
+
+    def build(rows: list[list[int]], count: int) -> Batch:
+        return collate([plan.example_row(*row) if row else [] for row in rows], plan.length, count)
+
+    return Loader(plan, build)
+
+
+@dataclasses.dataclass(frozen=True)
+class TextBatches:
+    """Every token of these corpora once, in batches of `rows` rows."""
+
+    parts: Sequence[Rows]
+    rows: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the texts."""
+        return sum(part.corpus.size for part in self.parts)
+
+    def __iter__(self) -> Iterator[Batch]:
+        held: list[list[Example]] = []
+        for row in (row for part in self.parts for row in part.in_order()):
+            held.append(row)
+            if len(held) == self.rows:
+                yield collate(held, self.parts[0].length, self.rows)
+                held = []
+        if held:
+            yield collate(held, self.parts[0].length, self.rows)

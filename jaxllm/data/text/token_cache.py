@@ -1,0 +1,176 @@
+"""Text as tokens, once: a file of them on disk that every later run maps into memory.
+
+A corpus is one long array of tokens. Each document begins with the tokenizer's begin token and ends with its end token;
+where the two are one (GPT-2), it stands once between documents and once before the first. So every token of the text is
+predicted from something, and the number of bits a text costs is exact.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxllm.data.text.documents import Documents, Fragment
+from jaxllm.data.tokenizers import alone, cache_root, keep
+from jaxllm.types import InputError
+
+VERSION = 1
+"""Of the files written here: a change of what is in them changes the number."""
+
+BATCH = 2**22
+"""Characters that are tokenised together."""
+
+
+class Marks(NamedTuple):
+    """The tokens that documents begin and end with."""
+
+    begin: int
+    end: int
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> Marks:
+        """Those of a tokenizer; one that has no begin token uses its end token. Raises InputError without an end."""
+        end, begin = tokenizer.eos_token_id, tokenizer.bos_token_id
+        if end is None:
+            raise InputError("the tokenizer has no end-of-text token (eos_token); name another by --tokenizer")
+        return cls(end if begin is None else begin, end)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Corpus:
+    """The tokens of one split of one data set."""
+
+    name: str
+    tokens: np.ndarray
+    """All of them, mapped from disk: uint16 where the vocabulary fits, else uint32."""
+    starts: np.ndarray
+    """Where each document begins (its begin token), int64."""
+    ends: np.ndarray
+    """One past the end token of each document, int64."""
+    size: int
+    """Bytes of the texts in UTF-8."""
+
+    def describe(self) -> str:
+        """One line for the terminal."""
+        amount = f"{len(self.tokens):,} tokens, {len(self.ends):,} documents, {self.size:,} bytes"
+        return f"{self.name}: {amount}"
+
+
+def open_corpus(
+    documents: Documents,
+    tokenizer: Any,
+    vocab_size: int,
+    *,
+    root: Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Corpus:
+    """The tokens of these documents, tokenised unless an earlier run has done so.
+
+    root: where tokens are kept, by default below `cache_root()`; the folder's name depends on the data, the tokenizer
+    and nothing else. It appears when it is complete. say: is told of the progress now and then. Raises InputError where
+    there is no text, and for a token that is not below `vocab_size`.
+    """
+    marks = Marks.of(tokenizer)
+    encoder = _encoder(tokenizer)
+    key = hashlib.sha256(json.dumps([VERSION, documents.key, encoder.to_str(), marks]).encode()).hexdigest()[:20]
+    folder = (cache_root() if root is None else root) / "tokens" / key
+    with alone(folder):
+        if (corpus := _open(folder, documents.name, marks, vocab_size)) is not None:
+            return corpus
+        shutil.rmtree(folder, ignore_errors=True)  # damaged, if it is there
+        partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix="partial-"))
+        try:
+            _write(partial, documents, encoder, marks, say)
+            keep(partial, folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    corpus = _open(folder, documents.name, marks, vocab_size)
+    assert corpus is not None
+    return corpus
+
+
+def _encoder(tokenizer: Any) -> Any:
+    """The tokenizer's own engine, which cuts and pads nothing and takes what a text says for text, even where it spells
+    a special token."""
+    from tokenizers import Tokenizer
+
+    encoder = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    encoder.no_padding()
+    encoder.no_truncation()
+    encoder.encode_special_tokens = True
+    return encoder
+
+
+def _open(folder: Path, name: str, marks: Marks, vocab_size: int) -> Corpus | None:
+    """The corpus in a folder, None where it is not there or not whole."""
+    try:
+        meta = json.loads((folder / "meta.json").read_text())
+        tokens = np.memmap(folder / "tokens.bin", meta["dtype"], mode="r")
+        ends = np.load(folder / "ends.npy", mmap_mode="r")
+    except (OSError, ValueError, KeyError):
+        return None
+    if len(tokens) != meta["tokens"] or len(ends) != meta["documents"]:
+        return None
+    shared = marks.begin == marks.end
+    starts = np.concatenate([[int(shared)], ends[:-1]]) - int(shared)
+    if meta["largest"] >= vocab_size:
+        raise InputError(
+            f"{name}: token id {meta['largest']} is beyond the model's vocabulary of {vocab_size}; "
+            "use the model's own tokenizer"
+        )
+    return Corpus(name, tokens, starts, ends, meta["bytes"])
+
+
+def _write(folder: Path, documents: Documents, encoder: Any, marks: Marks, say: Callable[[str], None]) -> None:
+    dtype = np.dtype(np.uint16 if max(encoder.get_vocab_size() - 1, *marks) < 2**16 else np.uint32)
+    shared = marks.begin == marks.end
+    ends: list[int] = []
+    written, size, largest, told = 0, 0, max(marks), time.monotonic()
+    begun = False  # whether anything of the document has been written
+    with (folder / "tokens.bin").open("wb") as file:
+        for batch in _batches(documents):
+            encoded = encoder.encode_batch_fast([fragment.text for fragment in batch], add_special_tokens=False)
+            for fragment, encoding in zip(batch, encoded, strict=True):
+                ids = list(encoding.ids)
+                size += len(fragment.text.encode())
+                largest = max(largest, *ids, 0)
+                if ids and not begun:
+                    ids = ids if shared and written else [marks.begin, *ids]
+                    begun = True
+                if fragment.last and begun:
+                    ids.append(marks.end)
+                    ends.append(written + len(ids))
+                    begun = False
+                file.write(np.asarray(ids, dtype).tobytes())
+                written += len(ids)
+            if time.monotonic() > told + 10:
+                say(f"tokenising {documents.name}: {written / 1e6:,.0f} million tokens of {len(ends):,} documents")
+                told = time.monotonic()
+    if not ends:
+        raise InputError(f"{documents.name}: there is no text in it; check the data")
+    np.save(folder / "ends.npy", np.array(ends, np.int64))
+    meta = {"tokens": written, "documents": len(ends), "bytes": size, "largest": largest, "dtype": dtype.name}
+    (folder / "meta.json").write_text(json.dumps(meta))
+
+
+def _batches(documents: Documents) -> Iterator[list[Fragment]]:
+    """Fragments, some millions of characters together."""
+    batch: list[Fragment] = []
+    held = 0
+    for fragment in documents:
+        batch.append(fragment)
+        held += len(fragment.text)
+        if held >= BATCH:
+            yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch

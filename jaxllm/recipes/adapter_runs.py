@@ -1,0 +1,86 @@
+"""A run of adapters that has no export yet: its model with them, from its newest checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxllm import hf
+from jaxllm.checkpoint.store import newest_sound, read_params
+from jaxllm.data import tokenizers
+from jaxllm.distributed import mesh as meshes
+from jaxllm.hf.config import read_json
+from jaxllm.params import materialize
+from jaxllm.recipes import adapters
+from jaxllm.recipes.adapters import LoraFlags
+from jaxllm.recipes.chat_start import ChatFlags, start_chat
+from jaxllm.recipes.start import LANGUAGE, SCORE, Start
+from jaxllm.recipes.weights import is_bare_run, is_scorer
+from jaxllm.types import InputError, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class _Flags(ChatFlags, LoraFlags):
+    """What of a run's flags says which model it trains."""
+
+
+def is_adapted(source: str) -> bool:
+    """Whether this is a run of adapters without an export."""
+    if not is_bare_run(source):
+        return False
+    flags = read_json(Path(source).expanduser() / "config.json").get("config", {})
+    return bool(flags.get("lora_rank") or flags.get("lora_from"))
+
+
+def open_run(source: str, device: jax.Device) -> tuple[Start, Params, str]:
+    """What the run started from, with its adapters; all parameters, on a device; and which step they are of.
+
+    Raises InputError where the base or the tokenizer is gone, and without a sound checkpoint.
+    """
+    run = Path(source).expanduser()
+    written = read_json(run / "config.json")
+    position = newest_sound(run)
+    own = {"model", "tokenizer", "chat_template", *(field.name for field in dataclasses.fields(LoraFlags))}
+    flags: dict[str, Any] = {
+        name: tuple(x) if isinstance(x, list) else x for name, x in written["config"].items() if name in own
+    }
+    if flags["tokenizer"] in tokenizers.KINDS:
+        raise InputError(f"{run} has no export (hf/), and its tokenizer was trained on its data; let the run end first")
+    config = _Flags(max_length=1, **flags)
+    begin = adapters.apply(start_chat(config, (), "", SCORE if is_scorer(written.get("model")) else LANGUAGE), config)
+    spec, mesh = begin.model, meshes.make_mesh(devices=[device])
+    at = meshes.shardings(spec.graphdef.abstract, mesh, spec.rules)
+    shapes = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at[n]) for n, x in spec.trained.items()}
+    frozen = materialize(spec, {name: at[name] for name in spec.frozen}, 0)
+    return (
+        begin,
+        frozen | read_params(run, shapes, position),
+        f"the checkpoint of step {position}: the run has no export",
+    )
+
+
+def write_merged(folder: Path, source: str, device: jax.Device, dtype: str, max_shard_bytes: int) -> list[str]:
+    """The base with the adapters in its weights, and its tokenizer; what there is to say."""
+    begin, params, note = open_run(source, device)
+    hf.export(
+        folder, adapters.merged(begin.model, params), begin.config, begin.tokenizer,
+        source=begin.source, dtype=dtype or None, tokens=begin.tokens, max_shard_bytes=max_shard_bytes,
+    )  # fmt: skip
+    return [note, "its adapters are merged into the weights"]
+
+
+def write_adapter(folder: Path, source: str, device: jax.Device) -> list[str]:
+    """The adapters of a run for `peft`: those that it exported, or of its newest checkpoint. Raises InputError."""
+    done = Path(source).expanduser() / "adapter"
+    if (done / "adapter_config.json").is_file():
+        shutil.copytree(done, folder, dirs_exist_ok=True)
+        return ["the adapters that the run exported"]
+    if not is_adapted(source):
+        raise InputError(f"--adapter: {source} is no run with adapters; leave --adapter out, or name a run with a rank")
+    begin, params, note = open_run(source, device)
+    adapters.write(folder, begin, params)
+    return [note]

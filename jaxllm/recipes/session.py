@@ -1,0 +1,152 @@
+"""What every training script says and does around its training: the run's folder, a header, an ending."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jax.sharding import Mesh
+from rich.console import Console
+
+from jaxllm import hf
+from jaxllm.checkpoint.store import newest_meta
+from jaxllm.distributed import messages
+from jaxllm.distributed.mesh import make_mesh, row_multiple
+from jaxllm.params import count
+from jaxllm.recipes import adapters
+from jaxllm.recipes.flags import Common, check
+from jaxllm.recipes.start import Start
+from jaxllm.run.folder import Run, open_run, report
+from jaxllm.run.metrics import read_jsonl
+from jaxllm.train.fit import Fitted
+from jaxllm.train.nonfinite import SKIPPED
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """One call of a script."""
+
+    config: Common
+    run: Run
+    mesh: Mesh
+    console: Console
+    began: float
+    """On the monotonic clock."""
+
+    @property
+    def first_multiple(self) -> int:
+        """What the rows of a batch divided by on the mesh that the run began with, times --microbatches."""
+        return int(self.run.config["row_multiple"]) * self.config.microbatches
+
+    def finished(self, steps: int) -> bool:
+        """Whether the run has nothing left to do for so many steps; then it says so, with the final numbers."""
+        if not json.loads(
+            messages.broadcast(json.dumps(self.run.finished(steps)))
+        ):  # not every host may have the folder
+            return False
+        self.console.print(f"{self.run.folder} is finished ({steps} steps); give --steps for more, or another --out")
+        for name, x in ((self.run.summary or {}).get("final") or {}).items():
+            if _is_shown(name):
+                self.console.print(f"  {name} {shown(x)}")
+        return True
+
+    def header(self, begin: Start, lines: Sequence[tuple[str, str]]) -> None:
+        """Prints the run's folder, the model with its notes, then lines of (word, text)."""
+        parameters = count(begin.model.graphdef.abstract)
+        self._line("run", str(self.run.folder))
+        self._line("model", f"{self.config.model}, {parameters:,} parameters, on {describe_mesh(self.mesh)}")
+        for note in begin.notes:
+            self._line("", note)
+        for word, text in lines:
+            self._line(word, text)
+
+    def _line(self, word: str, text: str) -> None:
+        self.console.print(f"{word:<8} {text}", markup=False)
+
+    def describing(self, begin: Start) -> Run:
+        """The run with its model in config.json, so that a checkpoint can be converted while the run goes on."""
+        described = hf.config_json(begin.config, begin.tokenizer, begin.source, begin.tokens)
+        more = {"model": described, "tokenizer": str(begin.tokenizer.name_or_path)}
+        return dataclasses.replace(self.run, config={**self.run.config, **more})
+
+    def finish(
+        self, begin: Start, fitted: Fitted, steps: int, finals: Mapping[str, float] | None = None, **summary: Any
+    ) -> None:
+        """Exports, draws report.png and writes summary.json.
+
+        finals: final numbers, beside those that the evaluations gave at the step that is kept, unless `dev/` ones are
+        among them. summary: more for summary.json.
+        """
+        config = self.config
+        chosen = {k: x for line in fitted.log if line["step"] == fitted.position for k, x in line.items()}
+        finals = dict(finals or {})
+        if not any(name.startswith("dev/") for name in finals):
+            finals = {name: x for name, x in chosen.items() if name.startswith("dev/")} | finals
+            self.console.print(f"\nstep {fitted.position}")
+            for name, x in finals.items():
+                self.console.print(f"  {name} {shown(x)}")
+        if config.export:
+            script = self.run.config["script"]
+            if adapters.write(self.run.folder / "adapter", begin, fitted.model.params):
+                self.console.print(f"for peft: {self.run.folder / 'adapter'}")
+            params = adapters.merged(begin.model, fitted.model.params)
+            hf.export(
+                self.run.folder / "hf", params, begin.config, begin.tokenizer,
+                source=begin.source, dtype=config.export_dtype or None, card=card(script, config, finals),
+                tokens=begin.tokens,
+            )  # fmt: skip
+            self.console.print(f"for transformers: {self.run.folder / 'hf'}")
+        report(self.run.folder)
+        self.run.write_summary({
+            "finished": True, "steps": steps, "best_step": fitted.position, "final": dict(finals),
+            "last": {k: x for line in fitted.log for k, x in line.items()}, "best": chosen,
+            "skipped": len(read_jsonl(self.run.folder / SKIPPED)),
+            "compile_s": fitted.compile_s, "wall_s": time.monotonic() - self.began, **summary,
+        })  # fmt: skip
+        wall = time.monotonic() - self.began
+        self.console.print(f"curves: {self.run.folder / 'report.png'}   all of it: {wall:.0f} s")
+
+
+def open_session(script: str, config: Common) -> Session:
+    """Checks the common flags, finds or names the run's folder, makes the mesh. Writes nothing. Raises InputError."""
+    began = time.monotonic()
+    check(config)
+    run, mesh = open_run(script, config, config.out), make_mesh(config.mesh)
+    multiple = _written(run, config.checkpoints).get("row_multiple", row_multiple(mesh))
+    run = dataclasses.replace(run, config={**run.config, "row_multiple": multiple})
+    console = Console(soft_wrap=True, highlight=False, quiet="none" in config.log_to or messages.index() > 0)
+    return Session(config, run, mesh, console, began)
+
+
+def _written(run: Run, checkpoints: str) -> dict[str, Any]:
+    """config.json as it stands, or as the newest checkpoint has it where the folder was lost."""
+    path = run.folder / "config.json"
+    written = json.loads(messages.broadcast(path.read_text() if messages.index() == 0 and path.is_file() else "{}"))
+    return written or (newest_meta(checkpoints).get("run", {}) if checkpoints else {})
+
+
+def describe_mesh(mesh: Mesh) -> str:
+    """Devices and the axes that are longer than 1."""
+    axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)
+    device = mesh.devices.flat[0].device_kind
+    return f"{mesh.size} x {device}" + (f" ({axes})" if axes else "")
+
+
+def card(script: str, config: Any, numbers: Mapping[str, float]) -> str:
+    """The model card of a run."""
+    rows = "\n".join(f"| {name} | {shown(x)} |" for name, x in numbers.items() if _is_shown(name))
+    flags = json.dumps(dataclasses.asdict(config), indent=2)
+    return f"Trained by `experiments/{script}.py` of jaxllm.\n\n| | |\n|---|---|\n{rows}\n\n```json\n{flags}\n```\n"
+
+
+def shown(x: float | None) -> str:
+    """A number for a reader; what is not finite stands in files as null."""
+    return "not finite" if x is None else f"{x:.4f}"
+
+
+def _is_shown(name: str) -> bool:
+    """Whether a number stands for its evaluation; others are parts, such as the F1 of each kind of entity."""
+    return name.count("/") == 1 or "/rewards/" in name

@@ -1,0 +1,239 @@
+"""The report card of a loss: what must hold for any of them, tried on small random data.
+
+A loss sees no model but `hidden` and `head`, so a toy stands in for one: every check takes a fraction of a second. The
+same examples are laid out in several ways, and the loss and its gradient must not care.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxllm.distributed.mesh import make_mesh, put_batch, replicated
+from jaxllm.losses import resolve
+from jaxllm.report_card.toy import EXAMPLES, LENGTH, PACKED, SINGLE, VOCABULARY, Bench, bench, kind_by_trial
+from jaxllm.train.step import make_train_step
+from jaxllm.types import InputError, LossFn, Params, TrainState, terms, value
+
+STOCK = {
+    "tokens": "cross_entropy", "pairs": "sigmoid", "pairs alone": "simpo", "answers": "apo_zero_unpaired",
+    "rewards": "bradley_terry",
+}  # fmt: skip
+"""What a loss of each kind is measured against."""
+
+SAME = 2e-5
+"""Largest difference of what must be equal in float32, relative to the largest."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One line of the card."""
+
+    check: str
+    passed: bool
+    found: str
+    wanted: str
+
+
+def check_loss(spec: str | LossFn, /, *, timed: bool = True, **arguments: Any) -> list[Finding]:
+    """The card of a loss, given as `resolve` takes it or as a function.
+
+    timed: measure time too, which runs a larger batch. Eight devices are tried where there are eight. Raises InputError
+    for what is no loss, and whatever the loss raises on a plain batch.
+    """
+    loss: LossFn = resolve(spec, **arguments) if isinstance(spec, str) else spec
+    kind = kind_by_trial(loss)
+    on = bench(loss, kind)
+    gradient = jax.jit(jax.value_and_grad(on))
+    plain = on.lay(SINGLE, LENGTH)
+    expected = gradient(on.params, plain)
+
+    def same(check: str, found: Any, wanted: str = f"a difference of at most {SAME:g}") -> Finding:
+        gap = _gap(found, expected)
+        return Finding(check, gap <= SAME, f"{gap:.1e}", wanted)
+
+    rng = np.random.default_rng(3)
+    shuffled = rng.permutation(EXAMPLES).tolist()
+    return [
+        *_extremes(on, gradient, plain),
+        _finite_differences(on, plain),
+        same("targets of weight 0 change", gradient(on.params, _other_targets(on, plain, rng))),
+        same("more padding", gradient(on.params, on.lay(SINGLE, LENGTH + 24))),
+        same("packed rows", gradient(on.params, on.lay(PACKED, LENGTH))),
+        same("another order", gradient(on.params, on.lay(tuple((i,) for i in shuffled), LENGTH))),
+        _counts(on, plain),
+        _microbatches(on, plain),
+        *_devices(on, plain, same),
+        _bfloat16(on, plain, expected),
+        *_cost(on, timed),
+    ]
+
+
+def _gap(found: Any, expected: Any) -> float:
+    """The largest difference of loss and gradients, relative to the largest of each."""
+    gaps = []
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        gaps.append(float(np.max(np.abs(a - b))) / max(float(np.max(np.abs(b))), 1e-6))
+    return max(gaps)
+
+
+def _extremes(on: Bench, gradient: Any, plain: Any) -> Iterator[Finding]:
+    """Logits of thousands, and all alike."""
+    for check, scale in (("logits in the thousands", 2e3), ("all logits alike", 0.0)):
+        name = "out"
+        found = gradient({**on.params, name: scale * on.params[name]}, plain)
+        bad = sum(int(np.sum(~np.isfinite(x))) for x in jax.tree.leaves(found))
+        yield Finding(check, bad == 0, f"{bad} not finite", "loss and gradient finite")
+
+
+def _finite_differences(on: Bench, plain: Any) -> Finding:
+    """The gradient along random directions, in float64. What the loss stops the gradient of is held fixed."""
+    with jax.enable_x64(True), jax.disable_jit():
+        wide = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), (on.params, on.teacher))
+        params, on = wide[0], dataclasses.replace(on, teacher=wide[1])
+        rng = np.random.default_rng(5)
+        stops: list[Any] = []
+        with _stopped(stops, record=True):
+            on(params, plain)
+        slopes, worst, largest = [], 0.0, 0.0
+        with jax.disable_jit(False):
+            gradient = jax.grad(on)(params, plain)
+        for _ in range(3):
+            along = {name: jnp.asarray(rng.normal(size=x.shape)) for name, x in params.items()}
+            ends = []
+            for sign in (1, -1):
+                moved = {name: x + sign * 1e-5 * along[name] for name, x in params.items()}
+                with _stopped(stops, record=False):
+                    ends.append(float(on(moved, plain)))
+            slopes.append((ends[0] - ends[1]) / 2e-5)
+            expected = float(sum(jnp.sum(gradient[name] * along[name]) for name in params))
+            worst, largest = max(worst, abs(slopes[-1] - expected)), max(largest, abs(slopes[-1]), abs(expected))
+    error = worst / max(largest, 1e-9)
+    return Finding("gradient against finite differences", error <= 1e-5, f"{error:.1e}", "at most 1e-05, in float64")
+
+
+@contextlib.contextmanager
+def _stopped(stops: list[Any], *, record: bool) -> Iterator[None]:
+    """Notes in order what `jax.lax.stop_gradient` is given; or gives back what was noted, whatever it is given."""
+    replay = iter(stops)
+
+    def stop(x: Any) -> Any:
+        if record:
+            stops.append(x)
+            return x
+        return next(replay)
+
+    with mock.patch.object(jax.lax, "stop_gradient", stop):
+        yield
+
+
+def _other_targets(on: Bench, plain: Any, rng: np.random.Generator) -> Any:
+    """The batch with other targets where nothing is to be learned, and other tokens in an absent pair's answers."""
+    batch = getattr(plain, "batch", plain)
+    idle_BT = np.asarray(batch.weights_BT) == 0
+    if batch is not plain:
+        slot_BT = np.maximum(np.asarray(plain.answer_BT), 0)
+        absent_BT = np.take_along_axis(np.asarray(plain.weight_BA), slot_BT, axis=1) == 0
+        idle_BT |= absent_BT & (np.asarray(plain.answer_BT) >= 0)
+    targets_BT = np.where(idle_BT, rng.integers(0, VOCABULARY, idle_BT.shape), np.asarray(batch.targets_BT))
+    changed = dataclasses.replace(batch, targets_BT=targets_BT.astype(np.int32))
+    return changed if batch is plain else dataclasses.replace(plain, batch=changed)
+
+
+def _counts(on: Bench, plain: Any) -> Finding:
+    """Counts depend on data alone."""
+
+    def counts(params: Params) -> list[float]:
+        found = jax.jit(lambda p: [mean.count for _, mean in terms(on.sums(p, plain)["loss"])])(params)
+        return [float(x) for x in found]
+
+    one, other = counts(on.params), counts(jax.tree.map(lambda x: -2 * x, on.params))
+    return Finding("counts under other parameters", one == other, f"{other}", f"{one}")
+
+
+def _microbatches(on: Bench, plain: Any) -> Finding:
+    """One step of gradient descent from the batch whole, and from it in four parts."""
+    check = "four microbatches"
+    after = []
+    for parts in (1, 4):
+        optimizer = optax.sgd(1.0)
+        try:
+            step = make_train_step(on.graphdef, on.loss, optimizer, seed=0, microbatches=parts)
+        except InputError:
+            return Finding(check, True, "refused", "the same step, or a loss that says it couples the batch")
+        state = TrainState(jnp.int32(0), on.params, optimizer.init(on.params))
+        moved, metrics = jax.jit(step)(state, jax.tree.map(jnp.asarray, plain), on.teacher)
+        gradient = jax.tree.map(lambda new, old: new - old, moved.params, on.params)
+        after.append((value(metrics["loss"]), gradient))
+    gap = _gap(after[1], after[0])
+    return Finding(check, gap <= SAME, f"{gap:.1e}", f"a difference of at most {SAME:g}")
+
+
+def _devices(on: Bench, plain: Any, same: Callable[..., Finding]) -> Iterator[Finding]:
+    """The batch cut over eight devices."""
+    if jax.device_count() < 8:
+        return
+    mesh = make_mesh("data=8", jax.devices()[:8])
+    params = jax.device_put(on.params, replicated(mesh))
+    there = dataclasses.replace(on, teacher=jax.device_put(on.teacher, replicated(mesh)))
+    yield same("eight devices", jax.jit(jax.value_and_grad(there))(params, put_batch(plain, mesh, EXAMPLES)))
+
+
+def _bfloat16(on: Bench, plain: Any, expected: Any) -> Finding:
+    """How far the gradient turns when the model computes in bfloat16."""
+    low = lambda tree: jax.tree.map(lambda x: x.astype(jnp.bfloat16), tree)  # noqa: E731
+    loss = lambda params: dataclasses.replace(on, teacher=low(on.teacher))(low(params), plain)  # noqa: E731
+    found = jax.jit(jax.value_and_grad(loss))(on.params)
+    flat: Any = lambda tree: np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])  # noqa: E731
+    one, other = flat(found), flat(expected)
+    drift = float(np.linalg.norm(one - other)) / max(float(np.linalg.norm(other)), 1e-9)
+    return Finding("drift in bfloat16", drift <= 0.1, f"{drift:.1e}", "at most 1e-01 of the gradient")
+
+
+BIG = {"vocabulary": 8192, "width": 32}
+BIG_LENGTH = 1024
+
+
+def _cost(on: Bench, timed: bool) -> Iterator[Finding]:
+    """Temporary memory, and time, of loss and gradient at a vocabulary of thousands, beside the stock loss."""
+    stock = STOCK[on.kind]
+    temps, seconds = [], []
+    for loss in (on.loss, resolve(stock)):
+        big = bench(loss, on.kind, **BIG)
+        rows = tuple(tuple(row) for row in (SINGLE if on.kind == "tokens" else PACKED))
+        batch = jax.tree.map(jnp.asarray, big.lay(rows, BIG_LENGTH))
+        everywhere = jnp.ones_like(getattr(batch, "batch", batch).weights_BT)
+        if on.kind == "tokens":  # so that no chunk is skipped
+            batch = dataclasses.replace(batch, weights_BT=everywhere)
+        run = jax.jit(jax.value_and_grad(big)).lower(big.params, batch).compile()
+        analysis = run.memory_analysis()
+        assert analysis is not None
+        temps.append(analysis.temp_size_in_bytes)
+        seconds.append(_seconds(functools.partial(run, big.params, batch)) if timed else 1.0)
+    memory = temps[0] / temps[1]
+    found = f"{temps[0] / 2**20:.0f} MB, {memory:.2f} times {stock}'s"
+    yield Finding("temporary memory", memory <= 3, found, "at most 3 times: no logits of all tokens at once")
+    if timed:
+        ratio = seconds[0] / seconds[1]
+        yield Finding("time", True, f"{1e3 * seconds[0]:.0f} ms, {ratio:.2f} times {stock}'s", "told, not judged")
+
+
+def _seconds(run: Callable[[], Any]) -> float:
+    jax.block_until_ready(run())
+    took = []
+    for _ in range(3):
+        began = time.perf_counter()
+        jax.block_until_ready(run())
+        took.append(time.perf_counter() - began)
+    return min(took)

@@ -1,0 +1,126 @@
+"""A toy model and random examples to try a loss on, laid out in rows in any order."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxllm.data.packing import Example, collate
+from jaxllm.data.preference.answers import Answer, AnswerRows, Group, Layout, mismatched
+from jaxllm.losses.catalogue import kind_of
+from jaxllm.models.teacher import Taught
+from jaxllm.params import GraphDef, bind, split
+from jaxllm.types import Batch, InputError, LossFn, Metrics, Params, value
+
+VOCABULARY, WIDTH, EXAMPLES, LENGTH = 13, 6, 8, 64
+
+SINGLE = tuple((i,) for i in range(EXAMPLES))
+PACKED = tuple((i, i + 1) for i in range(0, EXAMPLES, 2))
+
+
+class Toy(nnx.Module):
+    """Logits from a token and its position."""
+
+    def __init__(self, seed: int, vocabulary: int, width: int, out: int):
+        rng = np.random.default_rng(seed)
+        self.embed = nnx.Param(jnp.asarray(rng.normal(size=(vocabulary, width)), jnp.float32))
+        self.out = nnx.Param(jnp.asarray(rng.normal(size=(width, out)), jnp.float32))
+
+    def hidden(self, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, Metrics]:
+        """A nonlinear mix of both, [B, T, D]."""
+        x_BTD = self.embed[...][batch.tokens_BT]
+        return jnp.tanh(x_BTD + jnp.cos(batch.positions_BT)[..., None].astype(x_BTD.dtype)), {}
+
+    def head(self, hidden_ND: jax.Array) -> jax.Array:
+        """logits_NV, float32 or better."""
+        logits_NV = hidden_ND @ self.out[...]
+        return logits_NV.astype(jnp.promote_types(logits_NV.dtype, jnp.float32))
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """A loss with its toy, and examples that can be laid out in rows in any order."""
+
+    loss: LossFn
+    kind: str
+    graphdef: GraphDef
+    params: Params
+    teacher: Params
+    lay: Callable[[Sequence[Sequence[int]], int], Any]
+    """(examples of each row, tokens of a row) -> a batch of EXAMPLES rows, numpy."""
+
+    def sums(self, params: Params, batch: Any) -> Metrics:
+        """The loss's metrics."""
+        model = bind(self.graphdef, {**self.teacher, **params})
+        return self.loss(model, jax.tree.map(jnp.asarray, batch))
+
+    def __call__(self, params: Params, batch: Any) -> jax.Array:
+        return jnp.asarray(value(self.sums(params, batch)["loss"]))
+
+
+def bench(loss: LossFn, kind: str, *, seed: int = 0, vocabulary: int = VOCABULARY, width: int = WIDTH) -> Bench:
+    """A bench for a loss of this kind."""
+    rng = np.random.default_rng(seed)
+    out = 1 if kind == "rewards" else vocabulary
+    model = Taught(Toy(seed + 1, vocabulary, width, out), Toy(seed + 2, vocabulary, width, out))
+    graphdef, params = split(model)
+    teacher = {name: x for name, x in params.items() if name.startswith("teacher.")}
+    lay = _tokens(rng, vocabulary) if kind == "tokens" else _answers(rng, loss, kind, vocabulary)
+    return Bench(loss, kind, graphdef, {n: x for n, x in params.items() if n not in teacher}, teacher, lay)
+
+
+def _tokens(rng: np.random.Generator, vocabulary: int) -> Callable[..., Batch]:
+    examples = []
+    for _ in range(EXAMPLES):
+        length = int(rng.integers(4, 12))
+        tokens, targets = rng.integers(0, vocabulary, (2, length)).astype(np.int32)
+        weights = (rng.random(length) < 0.7).astype(np.float32)
+        weights[0] = 1.0
+        examples.append(Example(tokens, targets, weights))
+    return lambda rows, length: collate([[examples[i] for i in row] for row in rows], length, EXAMPLES)
+
+
+def _answers(rng: np.random.Generator, loss: LossFn, kind: str, vocabulary: int) -> Callable[..., Any]:
+    def text(low: int, high: int) -> np.ndarray:
+        return rng.integers(0, vocabulary, int(rng.integers(low, high))).astype(np.int32)
+
+    def answer(side: int) -> Answer:
+        tokens = text(2, 6)
+        return Answer(tokens, np.ones(len(tokens), bool), side)
+
+    groups = [Group(text(2, 5), (answer(1), answer(-1)), margin=float(rng.random())) for _ in range(EXAMPLES)]
+    # An absent pair: of weight 0, so that nothing may be learned from it.
+    groups[-1] = dataclasses.replace(groups[-1], weight=0.0)
+    if "mismatched" in getattr(loss, "needs", ()):
+        groups = mismatched(groups, 16)
+    layout = Layout(share=False, closed=kind == "rewards")
+    sizes = [[layout.size(answer) for answer in group.answers] for group in groups]
+    logps = [[-rng.exponential(2.0, size).astype(np.float32) for size in group] for group in sizes]
+    rows = AnswerRows(groups, layout, logps)
+    slots = 2 * max(len(group.answers) for group in groups)
+    return lambda layout, length: rows.collate(layout, length, EXAMPLES, slots)
+
+
+def kind_by_trial(loss: LossFn) -> str:
+    """What a loss is a function of; of one that does not say, what it runs on."""
+    function = getattr(loss, "function", loss)
+    first = getattr(loss, "parts", ((0, function, {}),))[0][1]  # of a mixture
+    kind = kind_of(first)
+    if kind != "tokens":
+        return kind
+    failures = []
+    for kind in ("tokens", "pairs"):
+        on = bench(loss, kind)
+        try:
+            jax.eval_shape(on, on.params, on.lay(SINGLE, LENGTH))
+        except Exception as error:  # whatever a function of somebody's raises
+            failures.append(f"on {'a Batch' if kind == 'tokens' else 'Answers'}: {type(error).__name__}: {error}")
+        else:
+            return kind
+    raise InputError("the loss runs neither " + ", nor ".join(" ".join(text.split())[:200] for text in failures))

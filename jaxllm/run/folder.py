@@ -1,0 +1,192 @@
+"""The run folder: config.json, summary.json, report.png, and the rules by which a run continues."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxllm.distributed import messages
+from jaxllm.run.lock import hold
+from jaxllm.run.metrics import read_jsonl
+from jaxllm.types import InputError
+
+PACKAGES = ("jaxllm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
+
+
+def operational(default: Any) -> Any:
+    """A config field that does not define the experiment: it may change when a run continues."""
+    if isinstance(default, tuple | str | int | float | bool | type(None)):
+        return dataclasses.field(default=default, metadata={"operational": True})
+    return dataclasses.field(default_factory=lambda: default, metadata={"operational": True})
+
+
+def split_config(config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A config's fields (JSON values): those that define the experiment, and the operational ones."""
+    defining: dict[str, Any] = {}
+    rest: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        x = json.loads(json.dumps(getattr(config, field.name), default=str))
+        (rest if field.metadata.get("operational") else defining)[field.name] = x
+    return defining, rest
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run's folder."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    defining: tuple[str, ...] = ()
+    """Fields that define the experiment."""
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """summary.json, None before the end."""
+        path = self.folder / "summary.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def finished(self, steps: int) -> bool:
+        """Whether the run has nothing left to do for so many steps."""
+        return bool((summary := self.summary) and summary.get("finished") and summary["steps"] >= steps)
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Writes summary.json whole or not at all; of several processes the first."""
+        if messages.index() > 0:
+            return
+        write_json(self.folder / "summary.json", summary)
+
+
+def open_run(script: str, config: Any, out: str | None) -> Run:
+    """Creates the run's folder, or finds it and checks that this is the same experiment.
+
+    Raises InputError that names each defining field which differs from the folder's config.json. `steps` may differ.
+    """
+    defining, rest = split_config(config)
+    text = json.dumps({k: v for k, v in defining.items() if k != "steps"}, sort_keys=True)
+    folder = Path(out or f"runs/{script}-{hashlib.sha256(text.encode()).hexdigest()[:8]}")
+    full = {"script": script, "config": {**defining, **rest}, "versions": versions(), "git": _git()}
+    run = Run(folder, full, tuple(defining))
+    path = folder / "config.json"
+    if "://" in str(out or ""):
+        raise InputError(f"--out {out}: give a folder; --checkpoints may be a bucket")
+    if path.exists():
+        there_script, there = read_config(path)
+        if differs := differences({"script": there_script, "config": there}, run):
+            raise InputError(f"{folder} holds another experiment ({'; '.join(differs)}): give another --out")
+    elif folder.is_file():
+        raise InputError(f"--out {folder} is a file: give a folder")
+    return run
+
+
+def differences(there: Mapping[str, Any], run: Run) -> list[str]:
+    """In what another config.json is of another experiment. `steps` may differ, and a field may be new."""
+    here = run.config
+    found = [f"script {there['script']!r} there, {here['script']!r} here"] if differ(there, here, "script") else []
+    other, own = there.get("config", {}), here["config"]
+    return found + [
+        f"{name} {other[name]!r} there, {own[name]!r} here"
+        for name in run.defining
+        if name != "steps" and differ(other, own, name)
+    ]
+
+
+def differ(there: Mapping[str, Any], here: Mapping[str, Any], name: str) -> bool:
+    """Whether both have a value of this name, and not the same."""
+    return name in there and there[name] != here[name]
+
+
+def read_config(path: Path) -> tuple[str, dict[str, Any]]:
+    """The script and the fields of a run's config.json. Raises InputError if it is none."""
+    try:
+        there = json.loads(path.read_text())
+        return there["script"], dict(there["config"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a run's config.json ({type(error).__name__}: {error})") from None
+
+
+@contextlib.contextmanager
+def claim(run: Run) -> Iterator[None]:
+    """Holds the run's folder, which it makes. Raises InputError where that cannot be, or another process is there."""
+    error = None
+    if messages.index() == 0:
+        try:
+            run.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as why:
+            error = f"--out {run.folder}: cannot write there ({why.strerror}); give another folder"
+    if error := messages.agree(error):
+        raise InputError(error)
+    with hold(run.folder):
+        yield
+
+
+def start_run(run: Run) -> None:
+    """Writes config.json: from now on the folder belongs to this experiment. Of several processes the first writes."""
+    if messages.index() > 0:
+        return
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        write_json(run.folder / "config.json", run.config)
+    except OSError as error:
+        raise InputError(f"--out {run.folder}: cannot write there ({error.strerror}); give another folder") from None
+
+
+def write_json(path: Path, x: Any) -> None:
+    """Writes JSON whole or not at all."""
+    partial = path.with_name(path.name + ".tmp")
+    partial.write_text(json.dumps(x, indent=2) + "\n")
+    os.replace(partial, path)
+
+
+def report(folder: Path) -> None:
+    """Draws report.png from metrics.jsonl: the curves of the run; of several processes the first."""
+    if messages.index() > 0:
+        return
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    lines = read_jsonl(folder / "metrics.jsonl")
+    names = list(dict.fromkeys(key for line in lines for key in line))
+    wanted = ("f1", "loss", "accuracy", "perplexity", "rewards/accuracies", "rewards/margins")
+    evals = [name for name in names if name.partition("/")[2] in wanted]
+    shown = [n for n in ("loss", "grad_norm", "learning_rate", "tokens_per_s") if n in names] + evals
+    if not shown:
+        return
+    columns = min(3, len(shown))
+    rows = -(-len(shown) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(4.2 * columns, 2.8 * rows), squeeze=False, layout="constrained")
+    for axis in axes.flat[len(shown) :]:
+        axis.set_visible(False)
+    for axis, name in zip(axes.flat, shown, strict=False):
+        points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+        axis.plot(*zip(*points, strict=True), marker="o" if len(points) < 20 else None, markersize=3, linewidth=1.2)
+        axis.set_title(name, fontsize=10)
+        axis.set_xlabel("step", fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.3)
+    figure.savefig(folder / "report.png", dpi=110)
+    plt.close(figure)
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that matter."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def _git() -> str | None:
+    """The revision of the code, with a + if files differ from it; None outside a repository."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--abbrev=40"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None if found.returncode == 0 else None

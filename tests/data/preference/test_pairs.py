@@ -1,0 +1,214 @@
+"""Rows that compare answers: what is recognised, what is refused by row, what is left out and counted, what is cut."""
+
+import numpy as np
+import pytest
+
+from jaxllm.data import files, sources, tokenizers
+from jaxllm.data.preference.pairs import Report, comparison, comparisons, encode
+from jaxllm.types import InputError
+
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}"
+    "{{ '\\n' }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    found = tokenizers.bpe(["what is it now and then, a cat or a dog"] * 3, 300)
+    found.chat_template = TEMPLATE
+    return found
+
+
+def rows_of(*rows):
+    return sources.Rows([files.Part("train.jsonl", list(rows), range(1, len(rows) + 1), "line")])
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def said(text):
+    return {"role": "assistant", "content": text}
+
+
+def texts(group, tokenizer):
+    """The prompt, and of each answer all of it and the part that is trained on."""
+    decode = tokenizer.decode
+    return decode(group.prompt), [(decode(a.tokens), decode(a.tokens[a.trained])) for a in group.answers]
+
+
+def groups_of(tokenizer, *rows, max_length=100, cut="answer"):
+    found, places, report = comparisons(rows_of(*rows))
+    return encode(found, tokenizer, max_length, where=places.__getitem__, report=report, cut=cut), report
+
+
+END = tokenizers.END
+
+PLAIN = ("What is it?", " a cat", " a dog")
+TALK = ([user("What is it?")], [said("a cat")], [said("a dog")])
+SHAPES = {
+    "standard": ({"prompt": PLAIN[0], "chosen": PLAIN[1], "rejected": PLAIN[2]}, PLAIN),
+    "conversational": ({"prompt": TALK[0], "chosen": TALK[1], "rejected": TALK[2]}, TALK),
+    "conversational that repeats its prompt": (
+        {"prompt": "What is it?", "chosen": TALK[0] + TALK[1], "rejected": TALK[0] + TALK[2]},
+        TALK,
+    ),
+    "text prompt, messages as answers": ({"prompt": "What is it?", "chosen": TALK[1], "rejected": TALK[2]}, TALK),
+    "implicit messages": ({"chosen": TALK[0] + TALK[1], "rejected": TALK[0] + TALK[2]}, TALK),
+    "implicit text": ({"chosen": "Q: it? A: a cat", "rejected": "Q: it? A: a car"}, ("Q: it? A: a", " cat", " car")),
+    "implicit text after a line end": ({"chosen": "Q: it?\nyes", "rejected": "Q: it?\nno"}, ("Q: it?\n", "yes", "no")),
+    "Alpaca": (
+        {"instruction": "Name it.", "input": "meow", "output": "x", "chosen": "a cat", "rejected": "a dog"},
+        ([user("Name it.\n\nmeow")], TALK[1], TALK[2]),
+    ),
+    "question": ({"question": "What is it?", "chosen": "a cat", "rejected": "a dog"}, TALK),
+    "ShareGPT": (
+        {
+            "chosen": [{"from": "human", "value": "What is it?"}, {"from": "gpt", "value": "a cat"}],
+            "rejected": [{"from": "human", "value": "What is it?"}, {"from": "gpt", "value": "a dog"}],
+        },
+        TALK,
+    ),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_shapes_are_recognised(shape):
+    row, (prompt, chosen, rejected) = SHAPES[shape]
+    found = comparison(row, "here")
+    assert (found.prompt, found.answers) == (prompt, (chosen, rejected))
+    assert (found.sides, found.weight, found.margin) == ((1, -1), 1.0, 0.0)
+
+
+def test_unpaired_rows_have_one_answer_of_either_side():
+    good = comparison({"prompt": "Why?", "completion": "so", "label": True}, "here")
+    bad = comparison({"prompt": [user("Why?")], "completion": [said("so")], "label": 0}, "here")
+    whole = comparison({"completion": [user("Why?"), said("so")], "label": 1}, "here")
+    assert (good.prompt, good.answers, good.sides) == ("Why?", ("so",), (1,))
+    assert (bad.prompt, bad.answers, bad.sides) == ([user("Why?")], ([said("so")],), (-1,))
+    assert (whole.prompt, whole.answers) == (bad.prompt, bad.answers)
+
+
+def test_weight_and_margin_come_from_columns(tokenizer):
+    row = {**SHAPES["standard"][0], "weight": 2, "margin": 0.5}
+    (group,), _ = groups_of(tokenizer, row)
+    assert (group.weight, group.margin) == (2.0, 0.5)
+
+
+def test_text_becomes_prompt_and_answers_that_end(tokenizer):
+    (group,), _ = groups_of(tokenizer, SHAPES["standard"][0])
+    prompt, answers = texts(group, tokenizer)
+    assert prompt == END + "What is it?"
+    assert answers == [(x := " a cat" + END, x), (x := " a dog" + END, x)]
+
+
+def test_messages_train_the_answer_and_its_end_and_not_the_turns_before(tokenizer):
+    before = [user("Hi"), said("Hello"), user("What is it?")]
+    (group,), _ = groups_of(tokenizer, {"prompt": before, "chosen": "a cat", "rejected": "a dog"})
+    prompt, answers = texts(group, tokenizer)
+    assert prompt == f"<user>Hi\n<assistant>Hello{END}\n<user>What is it?\n<assistant>"
+    assert answers == [(f"a cat{END}\n", f"a cat{END}"), (f"a dog{END}\n", f"a dog{END}")]
+
+
+def test_an_answer_of_several_turns_trains_each_of_the_assistants(tokenizer):
+    more = [said("a cat"), user("Sure?"), said("yes")]
+    (group,), _ = groups_of(tokenizer, {"prompt": [user("It?")], "chosen": more, "rejected": [said("a dog")]})
+    _, answers = texts(group, tokenizer)
+    assert answers[0][1] == f"a cat{END}yes{END}"
+
+
+def test_what_two_answers_begin_with_alike_still_belongs_to_each(tokenizer):
+    (group,), _ = groups_of(tokenizer, {"prompt": "It?", "chosen": " a cat", "rejected": " a cat or a dog"})
+    _, answers = texts(group, tokenizer)
+    assert [whole for whole, _ in answers] == [" a cat" + END, " a cat or a dog" + END]
+
+
+def test_a_token_over_the_boundary_shortens_the_prompt_and_is_trained_on(tokenizer):
+    (group,), _ = groups_of(tokenizer, {"prompt": "what is a c", "chosen": "at", "rejected": "ow"})
+    prompt, answers = texts(group, tokenizer)
+    assert [prompt + whole for whole, _ in answers] == [END + "what is a cat" + END, END + "what is a cow" + END]
+    assert all(trained.endswith(end + END) for (_, trained), end in zip(answers, ("at", "ow"), strict=True))
+
+
+def test_rows_without_a_choice_are_left_out_and_counted_by_row(tokenizer):
+    good = SHAPES["standard"][0]
+    rows = [good, {**good, "rejected": good["chosen"]}, {**good, "chosen": " "}, good, {**good, "rejected": " a cat"}]
+    found, report = groups_of(tokenizer, *rows)
+    assert len(found) == report.kept == 2
+    assert report.lines() == [
+        "2 left out, chosen equals rejected: train.jsonl, line 2, line 5",
+        "1 left out, chosen is empty: train.jsonl, line 3",
+    ]
+
+
+def test_what_is_over_the_length_is_cut_and_counted(tokenizer):
+    row = {"prompt": "what is it now", "chosen": " a cat or a dog now and then", "rejected": " a dog"}
+    (whole,), report = groups_of(tokenizer, row)
+    n, m = len(whole.prompt), len(whole.answers[0].tokens)
+    assert not report.lines()
+    (cut,), report = groups_of(tokenizer, row, max_length=n + m - 3)
+    assert len(cut.prompt) == n
+    assert np.array_equal(cut.answers[0].tokens, whole.answers[0].tokens[:-3])
+    assert np.array_equal(cut.answers[1].tokens, whole.answers[1].tokens)
+    assert report.cut == {"chosen answers": 1}
+    (cut,), report = groups_of(tokenizer, row, max_length=n + m - 3, cut="prompt")
+    assert np.array_equal(cut.prompt, whole.prompt[3:])
+    assert np.array_equal(cut.answers[0].tokens, whole.answers[0].tokens)
+    assert report.lines() == ["cut to --max-length: 1 prompts"]
+    (cut,), report = groups_of(tokenizer, row, max_length=4, cut="prompt")
+    assert np.array_equal(cut.prompt, whole.prompt[-1:])
+    assert report.cut == {"prompts": 1, "chosen answers": 1}
+
+
+def test_a_prompt_that_fills_the_length_is_left_out_by_row(tokenizer):
+    long = {"prompt": "what is it now and then " * 9, "chosen": " a cat", "rejected": " a dog"}
+    found, report = groups_of(tokenizer, SHAPES["standard"][0], long, max_length=20)
+    assert len(found) == 1
+    assert report.dropped == {"the prompt fills --max-length 20": ["train.jsonl, line 2"]}
+    same = {"prompt": "it", "chosen": " a" * 30 + " cat", "rejected": " a" * 30 + " dog"}
+    _, report = groups_of(tokenizer, SHAPES["standard"][0], same, max_length=20)
+    assert report.dropped == {"chosen equals rejected in the first 20 tokens": ["train.jsonl, line 2"]}
+
+
+def asked(*prompt):
+    return {"prompt": list(prompt), "chosen": "c", "rejected": "d"}
+
+
+GOOD = SHAPES["standard"][0]
+BAD = {
+    "missing column": ([GOOD, {"prompt": "a", "chosen": "b"}], "line 2: it has no rejected"),
+    "columns of another kind": ([{"text": "a"}], "completion and no label, its columns are text"),
+    "no prompt": ([{"chosen": "yes", "rejected": "no"}], "line 1: chosen and rejected have no beginning in common"),
+    "paired in part": ([GOOD, {"prompt": "a", "completion": "b", "label": True}], "line 2: some rows have chosen"),
+    "label": ([{"prompt": "a", "completion": "b", "label": "yes"}], "line 1: its label is 'yes'"),
+    "weight": ([{**GOOD, "weight": 0}], "line 1: its weight is 0"),
+    "margin": ([{**GOOD, "margin": "much"}], "line 1: its margin is 'much'"),
+    "number for text": ([{**GOOD, "chosen": 3}], "line 1: its chosen is 3"),
+    "text and messages": ([{**GOOD, "chosen": [said("a")]}], "line 1: chosen is text and rejected messages"),
+    "roles": (
+        [GOOD, asked(user("a"), user("b")), GOOD, asked(said("a"))],
+        "line 2: roles out of order (user, user, assistant): wanted assistant, found user; mend the row ... "
+        "and 1 more: line 4",
+    ),
+    "nothing left": ([{**GOOD, "chosen": ""}], "1 left out, chosen is empty: train.jsonl, line 1"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_rows_are_named_in_one_line(case, tokenizer):
+    rows, message = BAD[case]
+    with pytest.raises(InputError) as error:
+        groups_of(tokenizer, *rows)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_long_list_of_rows_is_shortened():
+    report = Report()
+    for i in range(1000):
+        report.drop("chosen is empty", f"x.json, row {i + 1}")
+    assert report.lines() == [
+        "1,000 left out, chosen is empty: x.json, row 1, row 2, row 3, row 4, row 5, row 6, row 7, row 8, row 9, "
+        "... 991 more"
+    ]

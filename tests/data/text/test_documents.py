@@ -1,0 +1,155 @@
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jaxllm.data.text import documents
+from jaxllm.data.text.documents import Fragment, fragments, open_documents, weighted
+from jaxllm.types import InputError
+
+TEXTS = ["first é", "second\nline", "third"]
+
+
+def write(folder, kind, texts=TEXTS, name="train"):
+    path = folder / f"{name}.{kind}"
+    rows = [{"id": i, "text": text} for i, text in enumerate(texts)]
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif kind == "csv":
+        path.write_text("id,text\n" + "".join(f'{i},"{text}"\n' for i, text in enumerate(texts)))
+    elif kind == "json":
+        path.write_text(json.dumps(rows))
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def whole(fragments):
+    """Documents of fragments."""
+    found, parts = [], []
+    for text, last in fragments:
+        parts.append(text)
+        if last:
+            found.append("".join(parts))
+            parts = []
+    assert not parts
+    return found
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "parquet", "csv"])
+def test_every_format_gives_its_texts(kind, tmp_path):
+    found = open_documents(str(write(tmp_path, kind)))
+    assert found.keys() == {"train"}
+    assert whole(found["train"]) == TEXTS
+    assert whole(found["train"]) == TEXTS  # a second time
+
+
+def test_a_text_file_is_one_document_and_its_line_ends_stay(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufeffone\r\n\n two é\n".encode())
+    assert list(open_documents(str(path))["train"]) == [Fragment("one\r\n\n two é\n", True)]
+
+
+def test_a_folder_has_splits_and_shards_or_is_all_train(tmp_path):
+    for name, texts in (("train-0", ["a"]), ("train-1", ["b"]), ("validation", ["c"])):
+        write(tmp_path, "jsonl", texts, name)
+    found = open_documents(str(tmp_path), holdout=0.5)
+    assert whole(found["train"]) == ["a", "b"]
+    assert whole(found["dev"]) == ["c"]
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("x", "y"):
+        (other / f"{name}.txt").write_text(name)
+    assert whole(open_documents(str(other))["train"]) == ["x", "y"]
+
+
+def test_long_documents_come_in_fragments_cut_at_line_ends(monkeypatch, tmp_path):
+    monkeypatch.setattr(documents, "FRAGMENT", 64)
+    text = "\n".join(f"word{i} é" for i in range(100)) + "\n"
+    parts = list(fragments(text))
+    assert "".join(part.text for part in parts) == text
+    assert [part.last for part in parts] == [False] * (len(parts) - 1) + [True]
+    assert all(part.text.endswith("\n") for part in parts)
+    assert max(len(part.text) for part in parts) <= 64
+    path = tmp_path / "a.txt"
+    path.write_text(text)  # a block is four fragments, and é straddles some of their borders
+    assert whole(open_documents(str(path))["train"]) == [text]
+    assert whole(fragments("x" * 1000)) == ["x" * 1000]
+
+
+def test_holdout_of_a_lone_text_is_its_end(tmp_path):
+    path = tmp_path / "a.txt"
+    text = "".join(f"line {i}\n" for i in range(100))
+    path.write_text(text)
+    found = open_documents(str(path), holdout=0.1)
+    (train,), (dev,) = whole(found["train"]), whole(found["dev"])
+    assert train + dev == text
+    assert train.endswith("\n")
+    assert 0.05 < len(dev) / len(text) < 0.1
+    assert found["train"].key != found["dev"].key != open_documents(str(path))["train"].key
+
+
+def test_holdout_of_many_is_every_so_manieth(tmp_path):
+    texts = [f"text {i}" for i in range(25)]
+    found = open_documents(str(write(tmp_path, "jsonl", texts)), holdout=0.1)
+    assert whole(found["dev"]) == ["text 9", "text 19"]
+    assert whole(found["train"]) == [text for text in texts if text not in ("text 9", "text 19")]
+    assert open_documents(str(write(tmp_path, "jsonl", texts[:5])), holdout=0.1).keys() == {"train"}
+
+
+def test_the_key_changes_with_the_file(tmp_path):
+    path = write(tmp_path, "jsonl")
+    before = open_documents(str(path))["train"].key
+    assert before == open_documents(str(path))["train"].key
+    write(tmp_path, "jsonl", [*TEXTS, "more"])
+    assert before != open_documents(str(path))["train"].key
+
+
+def test_weights(tmp_path):
+    assert weighted("a.txt:0.7") == ("a.txt", 0.7)
+    assert weighted("org/name:sample-10BT") == ("org/name:sample-10BT", 1.0)
+    assert weighted("org/name:sample-10BT:2") == ("org/name:sample-10BT", 2.0)
+    assert weighted("a.txt") == ("a.txt", 1.0)
+    (tmp_path / "a:3").write_text("x")
+    assert weighted(str(tmp_path / "a:3")) == (str(tmp_path / "a:3"), 1.0)
+    for spec in ("a.txt:0", "a.txt:-1"):
+        with pytest.raises(InputError, match="above 0"):
+            weighted(spec)
+
+
+BAD = {
+    "no text column": ("train.jsonl", b'{"text": "a"}\n{"body": "b"}\n', "line 2: no 'text' column, there is body"),
+    "no text column in csv": ("a.csv", b"body\nx\n", "line 2: no 'text' column"),
+    "text is null": ("a.json", b'[{"text": null}]', "row 1: 'text' is NoneType"),
+    "not json": ("a.jsonl", b'{"text": "a"}\n{"text": \n', "line 2: not JSON"),
+    "not an object": ("a.jsonl", b"[1]\n", "line 1: list"),
+    "not utf-8 lines": ("a.jsonl", b'{"text": "caf\xe9"}\n', "line 1: not UTF-8"),
+    "not utf-8 text": ("a.txt", b"caf\xe9 \n", "not UTF-8"),
+    "not parquet": ("a.parquet", b"PAR1", "not a parquet file"),
+    "unknown suffix": ("a.conll", b"x", ".conll"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_named(case, tmp_path):
+    name, content, message = BAD[case]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match="(?s)" + message) as error:
+        list(open_documents(str(tmp_path / name))["train"])
+    assert name in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_parquet_without_text_and_missing_paths(tmp_path):
+    pq.write_table(pa.table({"body": ["x"]}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="no 'text' column, there is body"):
+        list(open_documents(str(tmp_path / "a.parquet"))["train"])
+    with pytest.raises(InputError, match="no such file"):
+        open_documents(str(tmp_path / "nowhere.txt"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no file that ends in"):
+        open_documents(str(tmp_path / "empty"))
+    write(tmp_path / "empty", "jsonl", name="dev")
+    with pytest.raises(InputError, match="no train split"):
+        open_documents(str(tmp_path / "empty"))

@@ -1,0 +1,33 @@
+"""Rows that are held out where a data set has no dev split."""
+
+import pytest
+
+from jaxllm.data.chat.rows import Dialogue
+from jaxllm.recipes import dialogues, rows
+from jaxllm.types import InputError
+
+
+def split(n):
+    return dialogues.Split([Dialogue(prompt=str(i), completion="x") for i in range(n)], [f"row {i}" for i in range(n)])
+
+
+def test_every_so_manyth_row_is_held_out_where_there_is_no_dev_split():
+    found = rows.hold_out({"train": split(10)}, 0.25)
+    assert found["dev"].places == ["row 3", "row 7"]
+    assert [one.prompt for one in found["dev"].dialogues] == ["3", "7"]
+    assert sorted(found["train"].places + found["dev"].places) == split(10).places
+    kept = {"train": split(10), "dev": split(2)}
+    assert rows.hold_out(kept, 0.25) == kept
+    assert rows.hold_out({"train": split(10)}, 0.0).keys() == {"train"}
+    assert rows.hold_out({"train": split(3)}, 0.25).keys() == {"train"}, "too few"
+
+
+def test_a_key_is_of_the_texts_and_where_one_ends():
+    assert rows.key_of(["ab", "c"]) == rows.key_of(iter(["ab", "c"]))
+    assert len({rows.key_of(texts) for texts in (["ab", "c"], ["a", "bc"], ["abc"], [])}) == 4
+
+
+@pytest.mark.parametrize(("holdout", "cut", "words"), [(1.0, "answer", "--holdout 1.0"), (0.1, "end", "--cut end")])
+def test_refused(holdout, cut, words):
+    with pytest.raises(InputError, match=words):
+        rows.check(holdout, cut, ("answer", "prompt"))
