@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import toy_run
 from toy_run import STEPS, Data, corpus, dev_loss, go, log_of, saved, terminate
 
 from jaxllm.checkpoint.store import Checkpoints
@@ -158,7 +159,7 @@ def test_fit_refuses(tmp_path, changes, message):
 
 def test_sigterm_ends_a_process_with_143_and_a_checkpoint(tmp_path):
     code = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import toy_run\n"
+        f"import sys; sys.path.insert(0, {str(Path(toy_run.__file__).parent)!r}); import toy_run\n"
         f"toy_run.go({str(tmp_path)!r}, steps=10**6, evals=None, log_every=50, checkpoint_every=0)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
