@@ -17,6 +17,7 @@ LAYERS = (
     ("jaxllm.train",),
     ("jaxllm.evals", "jaxllm.report_card", "jaxllm.plan"),
     ("jaxllm.recipes",),
+    ("jaxllm.api",),
     ("jaxllm", "jaxllm.cli", "jaxllm.launch", "jaxllm.__main__"),
     ("experiments",),
 )

@@ -1,0 +1,1 @@
+"""The library's functions for notebooks and programs; `import jaxllm` gives them all."""

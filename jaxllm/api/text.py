@@ -1,0 +1,114 @@
+"""Using a model on texts: generating, tagging, and scoring."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxllm.api.model import Model
+from jaxllm.cli import tag as tagging
+from jaxllm.cli.generate import continue_texts, end_tokens
+from jaxllm.cli.generate import encode as encode_prompt
+from jaxllm.data.loader import EvalBatches, lengths
+from jaxllm.data.packing import Example, make_plan
+from jaxllm.data.preference.answers import AnswerBatches, AnswerRows, Layout
+from jaxllm.data.preference.pairs import Comparison, encode
+from jaxllm.data.report import Report
+from jaxllm.data.text.token_cache import Marks
+from jaxllm.distributed.mesh import row_multiple
+from jaxllm.evals.generate import Sampling
+from jaxllm.evals.logps import answer_logps
+from jaxllm.losses.tokens import over_tokens, token_logprobs
+from jaxllm.types import Batch, InputError
+
+
+def generate(
+    model: Model,
+    prompts: Sequence[str],
+    *,
+    max_tokens: int = 128,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    stop: Sequence[str] = (),
+    chat: bool = False,
+    seed: int = 0,
+) -> list[str]:
+    """The text that follows each prompt, up to an end token or a text in `stop`, which are not part of it.
+
+    temperature: 0 takes the likeliest token. chat: each prompt is a user's message, put into the chat template.
+    Raises InputError for a prompt that leaves no room in the context.
+    """
+    ids = [encode_prompt(prompt, model.tokenizer, chat=chat) for prompt in prompts]
+    source = model.start.source
+    ends = end_tokens(source.folder if source else Path(), model.tokenizer)
+    sampling = Sampling(temperature, top_k, top_p)
+    with jax.set_mesh(model.mesh):
+        return continue_texts(
+            model.graphdef, model.params, model.tokenizer, ids, sampling, max_tokens=max_tokens, ends=ends, stop=stop,
+            seed=seed,
+        )  # fmt: skip
+
+
+def tag(model: Model, texts: Sequence[str], *, max_length: int = 512) -> list[list[dict[str, Any]]]:
+    """The entities of each text, by words: entity_group, score, word, start and end (offsets in characters)."""
+    limit = min(max_length, model.config.encoder.max_positions)
+    return tagging.tag_words(model.runner, model.tokenizer, model.config.labels, texts, limit)
+
+
+def logprobs(model: Model, texts: Sequence[str]) -> list[np.ndarray]:
+    """log p of each token of each text, given the begin token and those before it, in nats, float32 [tokens]."""
+    begin, found = Marks.of(model.tokenizer).begin, []
+    for text in texts:
+        ids = np.array([begin, *model.tokenizer(text, add_special_tokens=False)["input_ids"]], np.int32)
+        if not 1 < len(ids) <= model.config.max_positions + 1:
+            raise InputError(f"a text of {len(ids) - 1} tokens: give 1 to {model.config.max_positions}")
+        found.append(Example(ids[:-1], ids[1:], np.ones(len(ids) - 1, np.float32)))
+    plan = make_plan(lengths(found), batch_size=min(64, len(found)), multiple=row_multiple(model.mesh))
+    batches = EvalBatches(found, plan)
+    placed = [places for _, places in batches]
+    out: list[np.ndarray] = [np.zeros(0, np.float32)] * len(found)
+    for places, values_BT in zip(placed, model.runner.map(_token_logps, (batch for batch, _ in batches)), strict=True):
+        for place in places:
+            out[place.example] = values_BT[place.row, place.start : place.start + len(found[place.example].tokens)]
+    return out
+
+
+def score(model: Model, prompts: Sequence[str], answers: Sequence[str]) -> np.ndarray:
+    """One number per (prompt, answer), float32 [n]: a reward model's reward, or a language model's log p(answer).
+
+    Where the tokenizer has a chat template, a prompt is a user's message and the answer the assistant's. The
+    log-probability is in nats, over the answer's tokens and the token that ends it.
+    """
+    chat = bool(model.tokenizer.chat_template)
+    rows = [
+        Comparison([{"role": "user", "content": p}], ([{"role": "assistant", "content": a}],), (1,), 1.0, 0.0)
+        if chat else Comparison(p, (a,), (1,), 1.0, 0.0)
+        for p, a in zip(prompts, answers, strict=True)
+    ]  # fmt: skip
+    limit, rewards = model.config.max_positions, hasattr(model.config, "decoder")
+    groups = encode(rows, model.tokenizer, limit, where=lambda i: f"answer {i}", report=Report())
+    answer_rows = AnswerRows(groups, Layout(closed=rewards))
+    plan = make_plan(answer_rows.lengths, batch_size=min(64, len(groups)), multiple=row_multiple(model.mesh))
+    batches = AnswerBatches(answer_rows, plan)
+    if not rewards:
+        return np.array([logps[0].sum() for logps in answer_logps(model.runner, batches)], np.float32)
+    found = np.zeros(len(groups), np.float32)
+    for step, rewards_BT in enumerate(model.runner.map(_rewards, batches)):
+        for number, values in answer_rows.take(plan.step(step), rewards_BT):
+            found[number] = values[0][-1]
+    return found
+
+
+def _token_logps(model: Any, batch: Batch) -> jax.Array:
+    return over_tokens(model, batch, token_logprobs)[0]
+
+
+def _rewards(model: Any, answers: Any) -> jax.Array:
+    hidden_BTD, _ = model.hidden(answers.batch)
+    return jnp.squeeze(model.head(hidden_BTD), -1)

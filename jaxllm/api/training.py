@@ -1,0 +1,150 @@
+"""Training in a program's own loop: state, compiled steps, checkpoints; and `fit` for those who want the loop."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxllm.api.batches import Batches
+from jaxllm.api.model import Model
+from jaxllm.checkpoint.store import Checkpoints
+from jaxllm.evals.preference import evaluator
+from jaxllm.losses import Loss, resolve
+from jaxllm.train import fit as loop
+from jaxllm.train.forward import Runner
+from jaxllm.train.optim import OptimConfig
+from jaxllm.train.setup import compile_step, lay_out
+from jaxllm.train.step import make_train_step
+from jaxllm.types import InputError, LossFn, Numbers, TrainState, value
+
+Step = Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]
+
+
+def init_state(model: Model, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state to train from: step 0, a copy of the trained parameters, the optimizer's state, sharded like them.
+
+    Steps donate the state's arrays, so the parameters are copied and the model stays as it is; LoRA's frozen base is
+    neither copied nor part of the state.
+    """
+    layout = lay_out(model.start.model, optimizer, model.mesh)
+    copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=layout.params)
+    params = copy({name: model.params[name] for name in layout.trained})
+    opt_state = jax.jit(optimizer.init, out_shardings=layout.opt_state)(params)
+    return TrainState(jnp.zeros((), jnp.int32), params, opt_state)
+
+
+def compile_train_step(
+    model: Model,
+    loss: str | LossFn,
+    optimizer: optax.GradientTransformation,
+    *,
+    seed: int = 0,
+    microbatches: int = 1,
+    **arguments: Any,
+) -> Step:
+    """step(state, batch) -> (state, metrics), compiled at its first call; the old state's arrays are donated.
+
+    loss: a name (`python -m jaxllm losses` lists them), a mixture, or a function of your own, decorated with
+    `token_loss` or `preference_loss` or of the form (model, batch, key=None) -> Metrics. arguments: its
+    hyperparameters. seed: of dropout. microbatches: cuts each batch to save memory; gradients stay the same.
+    metrics: float32 scalars by name, "loss" and "grad_norm" among them. The step runs under the model's mesh and
+    returns the state in its shardings: without both, XLA shards no activations.
+    """
+    spec = model.start.model
+    layout = lay_out(spec, optimizer, model.mesh)
+    step = make_train_step(spec.graphdef, find_loss(loss, **arguments), optimizer, seed=seed, microbatches=microbatches)
+    frozen = {name: model.params[name] for name in layout.frozen}
+
+    def plain(state: TrainState, batch: Any, frozen: Any) -> tuple[TrainState, Any]:
+        state, metrics = step(state, batch, frozen)
+        return state, {name: jnp.asarray(value(metric), jnp.float32) for name, metric in metrics.items()}
+
+    compiled = compile_step(plain, "jit", model.mesh, layout.params, layout.opt_state)
+    return lambda state, batch: compiled(state, batch, frozen)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """What `fit` returns: the model at the best step if one was asked for, else at the last, and the logged lines."""
+
+    model: Model
+    step: int
+    log: list[dict[str, Any]]
+
+
+def fit(
+    model: Model,
+    *,
+    loss: str | LossFn,
+    data: Batches,
+    optimizer: optax.GradientTransformation | OptimConfig,
+    steps: int | None = None,
+    evals: Mapping[str, Batches | Callable[[Model], Numbers]] | None = None,
+    out: str | Path | None = None,
+    seed: int = 0,
+    loss_args: Mapping[str, Any] | None = None,
+    log_to: Sequence[str] = ("terminal",),
+    **options: Any,
+) -> Fitted:
+    """Trains with checkpoints, logging and evaluations, and goes on where an interrupted run in `out` stopped.
+
+    steps: by default the epochs that `data` was made for. evals: held-out batches, scored by the loss and its metrics,
+    or a function of the model that returns numbers by name. out: the run's folder, by default a new one below runs/.
+    options: those of `jaxllm.train.fit.fit`: eval_every, checkpoint_every, log_every, keep, best="dev/loss:min",
+    early_stopping, microbatches, on_nan and others. Raises InputError and RunError.
+    """
+    function = find_loss(loss, **(loss_args or {}))
+    spec = dataclasses.replace(model.start.model, load=lambda at: {name: jnp.copy(model.params[name]) for name in at})
+
+    def evaluation(by: Batches | Callable[[Model], Numbers]) -> Callable[[Runner], Numbers]:
+        if isinstance(by, Batches):
+            plan, build = by.loader.plan, by.loader.batch
+            return lambda runner: evaluator(function, [build(step) for step in range(plan.steps)])(runner)  # type: ignore[arg-type]
+        return lambda runner: by(model.with_params(runner.params))
+
+    fitted = loop.fit(
+        spec, loss=function, data=data.loader, optimizer=optimizer, mesh=model.mesh, out=out, seed=seed,
+        steps=steps or len(data), evals={name: evaluation(by) for name, by in (evals or {}).items()},
+        log_to=log_to, **options,
+    )  # fmt: skip
+    return Fitted(model.with_params(fitted.model.params), fitted.position, fitted.log)
+
+
+def save(state: TrainState, folder: str | Path) -> int:
+    """Writes a checkpoint of the state to `folder`, named by its step, which it returns; the newest two are kept."""
+    store, step = Checkpoints(Path(folder)), int(state.step)
+    try:
+        store.save(step, state, {})
+        store.wait()
+    finally:
+        store.close()
+    return step
+
+
+def restore(folder: str | Path, state: TrainState) -> TrainState:
+    """The newest sound checkpoint in `folder`, on the devices and in the shardings of `state`, which it replaces.
+
+    Raises InputError where there is none, or it is another model's or optimizer's.
+    """
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+    store = Checkpoints(Path(folder), write=False)
+    try:
+        found = store.newest(like)
+    finally:
+        store.close()
+    if found is None:
+        raise InputError(f"{folder} holds no checkpoint; save one first, or name the folder that save wrote to")
+    return found[0]
+
+
+def find_loss(loss: str | LossFn, **arguments: Any) -> LossFn:
+    """A loss by name or function with its arguments bound. Raises InputError for one that does not fit."""
+    if isinstance(loss, str):
+        return resolve(loss, **arguments)
+    return Loss(getattr(loss, "name", getattr(loss, "__name__", "loss")), loss, arguments)
