@@ -34,7 +34,8 @@ RowsLike = str | Sequence[Mapping[str, Any]]
 class Batches:
     """The batches of every step of `epochs` passes over the data, placed on the model's mesh when iterated.
 
-    The batch of a step depends on the data, the seed and the step alone.
+    The batch of a step depends on the data, the seed and the step alone. `max_length`, in tokens, is by default 512,
+    or the model's positions where those are fewer.
     """
 
     loader: Loader
@@ -58,7 +59,13 @@ class Batches:
 
 
 def text_batches(
-    texts: Sequence[str], model: Model, *, batch_size: int, max_length: int = 512, epochs: float = 1.0, seed: int = 0
+    texts: Sequence[str],
+    model: Model,
+    *,
+    batch_size: int,
+    max_length: int | None = None,
+    epochs: float = 1.0,
+    seed: int = 0,
 ) -> Batches:
     """Batches to predict the next token of texts, each between the tokenizer's begin and end-of-text tokens.
 
@@ -66,12 +73,11 @@ def text_batches(
     token. batch_size: pieces per step, on average over a pass; `batch.tokens_BT` has as many rows as they fill.
     Raises InputError where there is nothing to learn.
     """
-    marks, found = Marks.of(model.tokenizer), []
-    _check_length(model, max_length)
+    marks, limit, found = Marks.of(model.tokenizer), _limit(model, max_length), []
     for ids in model.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []:
         tokens = np.array([marks.begin, *ids, marks.end], np.int32)
-        for start in range(0, len(tokens) - 1, max_length):
-            piece = tokens[start : start + max_length + 1]
+        for start in range(0, len(tokens) - 1, limit):
+            piece = tokens[start : start + limit + 1]
             found.append(Example(piece[:-1], piece[1:], np.ones(len(piece) - 1, np.float32)))
     return _packed(found, model, batch_size, epochs, seed, (f"{len(texts):,} texts",))
 
@@ -81,7 +87,7 @@ def chat_batches(
     model: Model,
     *,
     batch_size: int,
-    max_length: int = 512,
+    max_length: int | None = None,
     epochs: float = 1.0,
     cut: str = "answer",
     seed: int = 0,
@@ -93,10 +99,10 @@ def chat_batches(
     cut: what of a row over `max_length` tokens is cut: "answer", "prompt", or "drop" for the whole row.
     Raises InputError that names the row, or where the tokenizer has no chat template for messages.
     """
-    _check_length(model, max_length)
+    limit = _limit(model, max_length)
     read, report = _rows(rows), Report()
     found = examples(
-        dialogues(read, where=read.where), model.tokenizer, max_length, where=read.where, report=report, cut=cut
+        dialogues(read, where=read.where), model.tokenizer, limit, where=read.where, report=report, cut=cut
     )
     return _packed(found, model, batch_size, epochs, seed, (f"{report.kept:,} conversations", *report.lines()))
 
@@ -107,7 +113,7 @@ def pair_batches(
     *,
     reference: Model | None = None,
     batch_size: int,
-    max_length: int = 512,
+    max_length: int | None = None,
     epochs: float = 1.0,
     cut: str = "answer",
     share_prompt: bool = True,
@@ -120,9 +126,9 @@ def pair_batches(
     (often the model as loaded), computed here once; None for a loss without a reference, and for reward models.
     share_prompt: False repeats the prompt before each answer. Raises InputError that names the row.
     """
-    _check_length(model, max_length)
+    limit = _limit(model, max_length)
     found, places, report = comparisons(_rows(rows))
-    groups = encode(found, model.tokenizer, max_length, where=places.__getitem__, report=report, cut=cut)
+    groups = encode(found, model.tokenizer, limit, where=places.__getitem__, report=report, cut=cut)
     layout, multiple = Layout(share_prompt, closed=hasattr(model.config, "decoder")), row_multiple(model.mesh)
     logps = None
     if reference is not None:
@@ -136,16 +142,16 @@ def pair_batches(
 
 
 def tag_batches(
-    rows: RowsLike, model: Model, *, batch_size: int, max_length: int = 512, epochs: float = 1.0, seed: int = 0
+    rows: RowsLike, model: Model, *, batch_size: int, max_length: int | None = None, epochs: float = 1.0, seed: int = 0
 ) -> Batches:
     """Batches to learn the tag of each word: the label of its first sub-word, the others carry no weight.
 
     rows: {"tokens": words, "ner_tags": tags}, tags among `model.config.labels`. A sentence over `max_length` tokens is
     cut into overlapping windows. batch_size: sentences per step, on average. Raises InputError that names the row.
     """
-    _check_length(model, max_length)
+    limit = _limit(model, max_length)
     read = tagging.sentences(_rows(rows))
-    windows = tagging.encode(read, model.tokenizer, model.config.labels, max_length)
+    windows = tagging.encode(read, model.tokenizer, model.config.labels, limit)
     return _packed(windows.examples, model, batch_size, epochs, seed, (f"{len(read):,} sentences",))
 
 
@@ -163,7 +169,11 @@ def _rows(rows: RowsLike) -> Rows:
     return Rows([Part("rows", kept, range(1, len(kept) + 1), "row")])
 
 
-def _check_length(model: Model, max_length: int) -> None:
-    shape = getattr(model.config, "encoder", None) or trunk_of(model.config)
-    if not 1 <= max_length <= shape.max_positions:
-        raise InputError(f"max_length={max_length}: the model has positions for 1 to {shape.max_positions} tokens")
+def _limit(model: Model, max_length: int | None) -> int:
+    """`max_length`, checked; by default 512, or the model's positions where those are fewer."""
+    positions = (getattr(model.config, "encoder", None) or trunk_of(model.config)).max_positions
+    if max_length is None:
+        return min(512, positions)
+    if not 1 <= max_length <= positions:
+        raise InputError(f"max_length={max_length}: the model has positions for 1 to {positions} tokens")
+    return max_length

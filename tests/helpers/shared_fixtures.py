@@ -4,17 +4,23 @@ import dataclasses
 import sys
 from collections.abc import Callable
 
+import jax
 import numpy as np
 import pytest
 
-from jaxllm import __main__
+from jaxllm import __main__, hf
+from jaxllm.data import tokenizers
+from jaxllm.data.builtin import ner as builtin
+from jaxllm.data.chat.templates import give_template
 from jaxllm.data.packing import Example, collate
-from jaxllm.models import encoder
+from jaxllm.models import decoder, encoder
+from jaxllm.models.decoder import Decoder
 from jaxllm.models.heads import SHARDING, Tagger, TaggerConfig
 from jaxllm.params import ModelSpec, describe
 from jaxllm.run import lock, preemption
 from jaxllm.types import Batch
 
+SIZES = {"width": 32, "depth": 2, "heads": 4, "mlp_width": 64, "max_positions": 128}
 VOCAB, LABELS = 24, ("O", "B-X", "I-X", "B-Y", "I-Y")
 
 
@@ -75,3 +81,27 @@ def command(monkeypatch):
         __main__.main()
 
     return command
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory):
+    """A decoder with random weights, and a tokenizer with a chat template, as `transformers` has them on disk."""
+    texts = [f"What is {a} plus {b}? It is {a + b}. User: Assistant:" for a in range(12) for b in range(12)]
+    tokenizer = tokenizers.bpe(texts, 300)
+    give_template(tokenizer, "plain")
+    config = decoder.Config(vocab_size=len(tokenizer), kv_heads=2, **SIZES)
+    folder = tmp_path_factory.mktemp("models") / "llama"
+    params = describe(lambda rngs: Decoder(config, rngs), decoder.SHARDING).init(jax.random.key(0))
+    hf.export(folder, params, config, tokenizer)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory):
+    """A tagger with random weights and the labels of persons."""
+    tokenizer = builtin.wordpiece(["My name is Maarten", "Ada Lovelace met Alan Turing in London"], 200, 128)
+    config = TaggerConfig(encoder.Config(vocab_size=len(tokenizer), **SIZES), ("O", "B-person", "I-person"))
+    folder = tmp_path_factory.mktemp("models") / "bert"
+    params = describe(lambda rngs: Tagger(config, rngs), SHARDING).init(jax.random.key(0))
+    hf.export(folder, params, config, tokenizer)
+    return folder
