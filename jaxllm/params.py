@@ -28,6 +28,9 @@ Limits = tuple[tuple[str, str, int], ...]
 
 Abstract = dict[str, jax.ShapeDtypeStruct]
 
+Load = Callable[[Mapping[str, jax.sharding.Sharding]], Params]
+"""Name -> sharding of the parameters wanted; those found on disk, placed so."""
+
 
 @dataclasses.dataclass(frozen=True)
 class GraphDef:
@@ -126,18 +129,19 @@ def select(params: Iterable[str], patterns: Iterable[str]) -> dict[str, slice]:
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
-    """A model yet to be: its description and how its arrays come to be, so that they are born where they belong.
+    """What a model is and where its parameters come from, without any array.
 
-    init: key -> parameters, traceable. load: (name -> sharding) -> the parameters found on disk, placed so; those that
-    it does not return are initialised. rules: how names map to mesh axes. frozen: names of parameters that are neither
-    trained, nor known to the optimizer, nor saved: a teacher, the base under an adapter. They are loaded or initialised
-    again whenever a run continues. Raises ValueError for a frozen name that the model does not have.
+    `materialize` makes the arrays, each directly in its sharding. init: key -> all parameters, traceable. load: (name ->
+    sharding) -> the parameters found on disk; those that it does not return are initialised. rules: how parameters are
+    sharded, by name. frozen: names of parameters that are neither trained, nor known to the optimizer, nor saved: a
+    teacher, the base under an adapter. They are loaded or initialised again when a run continues. Raises ValueError for
+    a frozen name that the model does not have.
     """
 
     graphdef: GraphDef
     init: Callable[[jax.Array], Params]
     rules: Rules
-    load: Callable[[Mapping[str, jax.sharding.Sharding]], Params] | None = None
+    load: Load | None = None
     frozen: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
@@ -149,6 +153,11 @@ class ModelSpec:
         """The parameters that are trained and saved, as shapes and dtypes, by name."""
         return {name: x for name, x in self.graphdef.abstract.items() if name not in self.frozen}
 
+    def load_own(self, shardings: Mapping[str, jax.sharding.Sharding]) -> Params:
+        """What `load` finds of the parameters that are this model's; `shardings` may name others, of a larger model."""
+        wanted = {name: at for name, at in shardings.items() if name in self.graphdef.abstract}
+        return self.load(wanted) if self.load and wanted else {}
+
 
 def describe(build: Callable[[nnx.Rngs], nnx.Module], rules: Rules) -> ModelSpec:
     """The description of the model that `build` makes, without making it."""
@@ -157,11 +166,11 @@ def describe(build: Callable[[nnx.Rngs], nnx.Module], rules: Rules) -> ModelSpec
 
 
 def materialize(spec: ModelSpec, shardings: Mapping[str, jax.sharding.Sharding], seed: int) -> Params:
-    """Loads what `spec.load` finds and initialises the rest, each array directly in its sharding.
+    """The parameters that `shardings` names, loaded where `spec.load` finds them and otherwise initialised from `seed`.
 
-    Of the parameters that `shardings` names, which need not be all.
+    Each array is made directly in its sharding. `shardings` need not name all parameters.
     """
-    loaded = spec.load(shardings) if spec.load and shardings else {}
+    loaded = spec.load_own(shardings)
     rest = [name for name in shardings if name not in loaded]
     if rest:
 

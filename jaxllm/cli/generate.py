@@ -156,7 +156,7 @@ def main(config: Config) -> None:
     from jaxllm.distributed import mesh as meshes
     from jaxllm.models.decoder import PRESETS
     from jaxllm.params import materialize
-    from jaxllm.recipes.weights import open_language_model
+    from jaxllm.recipes.weights import open_weights
 
     if not config.prompts:
         raise InputError("no prompt: give one or more after the model")
@@ -168,7 +168,7 @@ def main(config: Config) -> None:
         raise InputError(f"{config.model} is a preset, which has no weights: train it, and name the run's folder")
     sampling = Sampling(config.temperature, config.top_k, config.top_p)
     mesh = meshes.make_mesh(config.mesh)
-    opened = open_language_model(config.model, dtype=config.dtype)
+    opened = open_weights(config.model, "lm", dtype=config.dtype)
     tokenizer = hf.load_tokenizer(str(opened.folder))
     prompts = [encode(prompt, tokenizer, chat=config.chat) for prompt in config.prompts]
     graphdef = opened.spec.graphdef

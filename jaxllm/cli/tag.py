@@ -106,10 +106,11 @@ def main(config: Config) -> None:
     from jaxllm import hf
     from jaxllm.distributed import mesh as meshes
     from jaxllm.params import materialize
+    from jaxllm.recipes.weights import open_weights
 
     if not config.text:
         raise InputError("no text to tag: give one or more after the model")
-    opened = hf.open_tagger(config.model)
+    opened = open_weights(config.model, "tagger")
     tokenizer = hf.load_tokenizer(str(opened.folder))
     mesh = meshes.make_mesh()
     graphdef = opened.spec.graphdef

@@ -14,7 +14,8 @@ import numpy as np
 
 from jaxllm.hf import files, table
 from jaxllm.hf.config import read_json
-from jaxllm.hf.io import fetch, place
+from jaxllm.hf.hub import fetch
+from jaxllm.hf.open import place
 from jaxllm.hf.peft import CONFIG, PREFIX, WEIGHTS
 from jaxllm.models import lora
 from jaxllm.params import ModelSpec
@@ -91,9 +92,8 @@ def open_adapter(source: str, base: ModelSpec, names: table.Table) -> ModelSpec:
     spec = lora.attach(base, each, rows.keys() - {f"{key}.kernel" for key in each})
 
     def load(shardings: Mapping[str, jax.sharding.Sharding]) -> Params:
-        assert spec.load is not None
         here = {name: at for name, at in shardings.items() if name in arrays or name in rows}
-        found = spec.load({name: at for name, at in shardings.items() if name not in here})
+        found = spec.load_own({name: at for name, at in shardings.items() if name not in here})
         for name, at in here.items():
             shape, dtype = spec.graphdef.abstract[name].shape, spec.graphdef.abstract[name].dtype
 

@@ -13,11 +13,11 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxllm.hf import decoders, files, scorers, table
+from jaxllm.hf import files, table
 from jaxllm.hf.config import Fields, read_json
+from jaxllm.hf.families import TASKS, task_of
 from jaxllm.hf.family import Family
-from jaxllm.hf.io import TAGGERS, Opened
-from jaxllm.models.heads import ScorerConfig, TaggerConfig
+from jaxllm.hf.open import PretrainedModel
 from jaxllm.types import InputError
 
 _COMPUTING = ("dtype", "remat", "unroll", "backend", "labels")
@@ -32,7 +32,7 @@ def export(
     config: Any,
     tokenizer: Any,
     *,
-    source: Opened[Any] | None = None,
+    source: PretrainedModel[Any] | None = None,
     dtype: str | None = None,
     card: str = "",
     tokens: Mapping[str, Any] | None = None,
@@ -83,16 +83,16 @@ def export(
 
 
 def config_json(
-    config: Any, tokenizer: Any, source: Opened[Any] | None = None, tokens: Mapping[str, Any] | None = None
+    config: Any, tokenizer: Any, source: PretrainedModel[Any] | None = None, tokens: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """The config.json that `export` would write, of float32 weights. Raises InputError where no family expresses it."""
     family, fields = _config(config, tokenizer, source)
     return {**fields, **(tokens or {}), "architectures": [family.architecture], "dtype": "float32"}
 
 
-def names(config: Any, source: Opened[Any] | None = None) -> tuple[table.Table, str]:
+def names(config: Any, source: PretrainedModel[Any]) -> tuple[table.Table, str]:
     """The names of the tensors that `export` would write, and the class in `transformers` that loads them."""
-    family, _ = _config(config, None, source)
+    family = TASKS[task_of(config)][source.model_type]
     return family.table(config), family.architecture
 
 
@@ -108,7 +108,7 @@ def _write_texts(
     folder: Path,
     fields: dict[str, Any],
     tokenizer: Any,
-    source: Opened[Any] | None,
+    source: PretrainedModel[Any] | None,
     card: str,
     tokens: Mapping[str, Any] | None,
 ) -> None:
@@ -127,19 +127,15 @@ def _write_texts(
         (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def _config(config: Any, tokenizer: Any, source: Opened[Any] | None) -> tuple[Family[Any], dict[str, Any]]:
+def _config(config: Any, tokenizer: Any, source: PretrainedModel[Any] | None) -> tuple[Family[Any], dict[str, Any]]:
     """The family to write, and the fields of config.json."""
-    families: Mapping[str, Family[Any]] = decoders.FAMILIES
-    names: tuple[str, ...] = ()
-    if isinstance(config, TaggerConfig):
-        families, names = TAGGERS, config.labels
-    elif isinstance(config, ScorerConfig):
-        families, names = scorers.FAMILIES, ("reward",)
-    labels: dict[str, Any] = {}
-    if names:
+    task = task_of(config)
+    families, labels = TASKS[task], {}
+    if task != "lm":
+        names = config.labels if task == "tagger" else ("reward",)
         labels["id2label"] = {str(i): label for i, label in enumerate(names)}
         labels["label2id"] = {label: i for i, label in enumerate(names)}
-    candidates = [source.family] if source else list(families)
+    candidates = [source.model_type] if source else list(families)
     for kind in candidates:
         family, fields = families[kind], _base(kind, tokenizer, source) | labels
         if source and _essence(family.read(Fields(fields))) == _essence(config):
@@ -156,7 +152,7 @@ def _config(config: Any, tokenizer: Any, source: Opened[Any] | None) -> tuple[Fa
     )
 
 
-def _base(kind: str, tokenizer: Any, source: Opened[Any] | None) -> dict[str, Any]:
+def _base(kind: str, tokenizer: Any, source: PretrainedModel[Any] | None) -> dict[str, Any]:
     """What config.json says beside the model: the source's, or the ids of the special tokens that the family names."""
     if source:
         stale = ("torch_dtype", "transformers_version", "_name_or_path")

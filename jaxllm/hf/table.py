@@ -203,8 +203,8 @@ class Match:
 
     names: dict[str, str]
     """Name in the layout -> name in the file."""
-    fresh: frozenset[str]
-    """Parameters of ours, all of them of heads, that are to be initialised."""
+    initialised: frozenset[str]
+    """Parameters of ours that the file lacks, all of a head."""
     ignored: tuple[str, ...]
     """Names in the file that were passed over."""
     problems: tuple[str, ...]
@@ -236,7 +236,7 @@ def match(
     def head(tensor: Tensor) -> str:
         return tensor.parts[0].name.split(".")[0]
 
-    fresh = set()
+    heads = set()
     for name in table.heads:
         own = [tensor for tensor in tensors.values() if head(tensor) == name]
         there = [(tensor, shapes[names[tensor.name]]) for tensor in own if tensor.name in names]
@@ -250,13 +250,13 @@ def match(
         else:
             continue
         notes.append(f"{name} initialised: {why}")
-        fresh.add(name)
+        heads.add(name)
     for name, tensor in tensors.items():
-        if head(tensor) in fresh:
+        if head(tensor) in heads:
             names.pop(name, None)
         elif name not in names:
             problems.append(f"missing {name} {tensor.shape}")
         elif shapes[names[name]] != tensor.shape:
             problems.append(f"{names[name]} is {shapes[names[name]]}, wanted {tensor.shape}")
-    initialised = {part.name for tensor in tensors.values() if head(tensor) in fresh for part in tensor.parts}
+    initialised = {part.name for tensor in tensors.values() if head(tensor) in heads for part in tensor.parts}
     return Match(names, frozenset(initialised), tuple(ignored), tuple(problems), tuple(notes))

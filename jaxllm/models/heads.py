@@ -1,8 +1,9 @@
-"""What stands on a trunk: a token classifier on an encoder, a reward on a decoder."""
+"""Models with a head other than a language model's: token classifiers on encoders, reward models on decoders."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from jaxllm.models import decoder, encoder
 from jaxllm.models.decoder_config import Config as DecoderConfig
 from jaxllm.models.layers import ACTIVATIONS, Dense, LayerNorm, dropout
-from jaxllm.params import Limits, Rules
+from jaxllm.params import Limits, ModelSpec, Rules, describe
 from jaxllm.types import Batch, Metrics
 
 
@@ -129,3 +130,24 @@ class Scorer(nnx.Module):
 
 
 SCORER_SHARDING: Rules = (*decoder.SHARDING, (r"score\.kernel", P("fsdp", None)))
+
+
+def describe_model(config: TaggerConfig | DecoderConfig | ScorerConfig) -> ModelSpec:
+    """The model of a configuration: a tagger, a causal language model or a scorer, to be initialised from scratch."""
+    if isinstance(config, TaggerConfig):
+        return describe(lambda rngs: Tagger(config, rngs), SHARDING)
+    if isinstance(config, ScorerConfig):
+        return describe(lambda rngs: Scorer(config, rngs), SCORER_SHARDING)
+    return describe(lambda rngs: decoder.Decoder(config, rngs), decoder.SHARDING)
+
+
+def trunk_of(config: Any) -> Any:
+    """The configuration of the encoder or decoder in a model's configuration; of a language model it is the same."""
+    return getattr(config, "encoder", None) or getattr(config, "decoder", config)
+
+
+def with_trunk(config: Any, **changes: Any) -> Any:
+    """A model's configuration with these fields of its encoder or decoder changed."""
+    trunk = dataclasses.replace(trunk_of(config), **changes)
+    part = next((name for name in ("encoder", "decoder") if hasattr(config, name)), "")
+    return dataclasses.replace(config, **{part: trunk}) if part else trunk

@@ -170,12 +170,8 @@ def attach(base: ModelSpec, each: Mapping[str, Adapter], trained: Collection[str
             params[name + B] = jnp.zeros(b.shape, b.dtype)
         return params
 
-    def load(shardings: Mapping[str, jax.sharding.Sharding]) -> Params:
-        wanted = {name: at for name, at in shardings.items() if name in abstract}
-        return base.load(wanted) if base.load and wanted else {}
-
     frozen = base.frozen | (abstract.keys() - set(trained))
-    return ModelSpec(graphdef, init, (*_rules(base, each), *base.rules), load, frozenset(frozen))
+    return ModelSpec(graphdef, init, (*_rules(base, each), *base.rules), base.load_own, frozenset(frozen))
 
 
 def merge(graphdef: GraphDef, params: Mapping[str, jax.Array]) -> Params:

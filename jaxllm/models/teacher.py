@@ -48,12 +48,9 @@ def taught(student: ModelSpec, teacher: ModelSpec) -> ModelSpec:
         return student.init(key) | {PREFIX + name: x for name, x in teacher.init(key).items()}
 
     def load(shardings: Mapping[str, jax.sharding.Sharding]) -> Params:
-        found: Params = {}
-        for spec, prefix in ((student, ""), (teacher, PREFIX)):
-            wanted = {name: shardings[prefix + name] for name in spec.graphdef.abstract if prefix + name in shardings}
-            if spec.load and wanted:
-                found |= {prefix + name: x for name, x in spec.load(wanted).items()}
-        return found
+        below = {name.removeprefix(PREFIX): at for name, at in shardings.items() if name.startswith(PREFIX)}
+        found = teacher.load_own(below)
+        return student.load_own(shardings) | {PREFIX + name: x for name, x in found.items()}
 
     frozen = student.frozen | {PREFIX + name for name in teacher.graphdef.abstract}
     return ModelSpec(graphdef, init, with_teacher(student.rules, teacher.rules), load, frozen)

@@ -14,26 +14,19 @@ from jaxllm.checkpoint.store import newest_sound, read_params
 from jaxllm.data import tokenizers
 from jaxllm.distributed import mesh as meshes
 from jaxllm.hf.config import read_json
+from jaxllm.hf.families import task_in
 from jaxllm.params import materialize
 from jaxllm.recipes import adapters
 from jaxllm.recipes.adapters import LoraFlags
 from jaxllm.recipes.chat_start import ChatFlags, start_chat
-from jaxllm.recipes.start import LANGUAGE, SCORE, Start
-from jaxllm.recipes.weights import is_bare_run, is_scorer
+from jaxllm.recipes.start import Start
+from jaxllm.recipes.weights import is_adapted
 from jaxllm.types import InputError, Params
 
 
 @dataclasses.dataclass(frozen=True)
 class _Flags(ChatFlags, LoraFlags):
     """What of a run's flags says which model it trains."""
-
-
-def is_adapted(source: str) -> bool:
-    """Whether this is a run of adapters without an export."""
-    if not is_bare_run(source):
-        return False
-    flags = read_json(Path(source).expanduser() / "config.json").get("config", {})
-    return bool(flags.get("lora_rank") or flags.get("lora_from"))
 
 
 def open_run(source: str, device: jax.Device) -> tuple[Start, Params, str]:
@@ -51,7 +44,7 @@ def open_run(source: str, device: jax.Device) -> tuple[Start, Params, str]:
     if flags["tokenizer"] in tokenizers.KINDS:
         raise InputError(f"{run} has no export (hf/), and its tokenizer was trained on its data; let the run end first")
     config = _Flags(max_length=1, **flags)
-    begin = adapters.apply(start_chat(config, (), "", SCORE if is_scorer(written.get("model")) else LANGUAGE), config)
+    begin = adapters.apply(start_chat(config, (), "", task_in(written.get("model", {}))), config)
     spec, mesh = begin.model, meshes.make_mesh(devices=[device])
     at = meshes.shardings(spec.graphdef.abstract, mesh, spec.rules)
     shapes = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at[n]) for n, x in spec.trained.items()}

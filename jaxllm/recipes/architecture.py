@@ -9,7 +9,7 @@ from typing import Any
 
 from jaxllm import hf
 from jaxllm.hf.config import Fields, read_json
-from jaxllm.hf.decoders import FAMILIES
+from jaxllm.hf.families import LANGUAGE_MODELS
 from jaxllm.models.decoder import PRESETS, Config
 from jaxllm.models.rope import Scaling
 from jaxllm.types import InputError
@@ -26,9 +26,11 @@ def architecture(model: str) -> Config | None:
     if model.endswith(".json"):
         values = read_json(Path(model).expanduser())
         if "model_type" in values:
-            if values["model_type"] not in FAMILIES:
-                raise InputError(f"{model}: model_type is {values['model_type']!r}, supported: {', '.join(FAMILIES)}")
-            return FAMILIES[values["model_type"]].read(Fields(values, model))
+            if values["model_type"] not in LANGUAGE_MODELS:
+                raise InputError(
+                    f"{model}: model_type is {values['model_type']!r}, supported: {', '.join(LANGUAGE_MODELS)}"
+                )
+            return LANGUAGE_MODELS[values["model_type"]].read(Fields(values, model))
         return _of_fields(values, model)
     near = difflib.get_close_matches(model, PRESETS, 3, cutoff=0.7)
     if near and not Path(model).exists():

@@ -14,7 +14,7 @@ from jaxllm.params import describe, materialize
 from jaxllm.recipes import adapters
 from jaxllm.recipes.adapters import LoraFlags
 from jaxllm.recipes.start import DecoderFlags, Start
-from jaxllm.recipes.weights import open_language_model
+from jaxllm.recipes.weights import open_weights
 from jaxllm.types import InputError
 
 
@@ -95,4 +95,4 @@ def test_a_run_of_adapters_without_an_export_is_no_start(tmp_path):
     config = {"script": "sft", "config": {"lora_rank": 4}, "model": {"model_type": "llama"}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="its checkpoints hold adapters alone; let the run end first"):
-        open_language_model(str(tmp_path))
+        open_weights(str(tmp_path), "lm")
