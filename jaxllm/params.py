@@ -29,7 +29,7 @@ Limits = tuple[tuple[str, str, int], ...]
 Abstract = dict[str, jax.ShapeDtypeStruct]
 
 Load = Callable[[Mapping[str, jax.sharding.Sharding]], Params]
-"""Name -> sharding of the parameters wanted; those found on disk, placed so."""
+"""(name -> sharding of the parameters wanted) -> those of them that are on disk, each in its sharding."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,11 +131,11 @@ def select(params: Iterable[str], patterns: Iterable[str]) -> dict[str, slice]:
 class ModelSpec:
     """What a model is and where its parameters come from, without any array.
 
-    `materialize` makes the arrays, each directly in its sharding. init: key -> all parameters, traceable. load: (name ->
-    sharding) -> the parameters found on disk; those that it does not return are initialised. rules: how parameters are
-    sharded, by name. frozen: names of parameters that are neither trained, nor known to the optimizer, nor saved: a
-    teacher, the base under an adapter. They are loaded or initialised again when a run continues. Raises ValueError for
-    a frozen name that the model does not have.
+    `materialize` makes the arrays, each directly in its sharding. init: key -> all parameters, traceable. load: see
+    `Load`; parameters that it does not return are initialised. rules: how parameters are sharded, by name. frozen:
+    names of parameters that are neither trained, nor known to the optimizer, nor saved: a teacher, the base under an
+    adapter. They are loaded or initialised again when a run continues. Raises ValueError for a frozen name that the
+    model does not have.
     """
 
     graphdef: GraphDef

@@ -166,7 +166,7 @@ def read_config(raw: Mapping[str, Any], where: str, task: str) -> tuple[Any, lis
     Raises InputError for a family or a field that is not supported, and for a reward model that should generate.
     """
     families, kind = TASKS[task], raw.get("model_type")
-    if kind not in families:
+    if not isinstance(kind, str) or kind not in families:
         raise InputError(
             f"{where}: model_type is {raw.get('model_type')!r}, supported here: {', '.join(sorted(families))}"
         )

@@ -25,12 +25,10 @@ def architecture(model: str) -> Config | None:
         return PRESETS[model]
     if model.endswith(".json"):
         values = read_json(Path(model).expanduser())
-        if "model_type" in values:
-            if values["model_type"] not in LANGUAGE_MODELS:
-                raise InputError(
-                    f"{model}: model_type is {values['model_type']!r}, supported: {', '.join(LANGUAGE_MODELS)}"
-                )
-            return LANGUAGE_MODELS[values["model_type"]].read(Fields(values, model))
+        if kind := values.get("model_type"):
+            if kind not in LANGUAGE_MODELS:
+                raise InputError(f"{model}: model_type is {kind!r}, supported: {', '.join(LANGUAGE_MODELS)}")
+            return LANGUAGE_MODELS[kind].read(Fields(values, model))
         return _of_fields(values, model)
     near = difflib.get_close_matches(model, PRESETS, 3, cutoff=0.7)
     if near and not Path(model).exists():
