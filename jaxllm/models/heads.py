@@ -19,7 +19,7 @@ from jaxllm.types import Batch, Metrics
 
 @dataclasses.dataclass(frozen=True)
 class TaggerConfig:
-    """A token classifier. ModernBERT has a dense layer, an activation and a norm before its classifier."""
+    """The configuration of a token classifier. ModernBERT has a `Transform` before the classifier."""
 
     encoder: encoder.Config
     labels: tuple[str, ...]
@@ -52,7 +52,7 @@ class Transform(nnx.Module):
 
 
 class Tagger(nnx.Module):
-    """Batch -> hidden_BTD -> one logit per label and token."""
+    """A token classifier: Batch -> hidden_BTD -> one logit per token and label, float32."""
 
     def __init__(self, config: TaggerConfig, rngs: nnx.Rngs):
         self.body = encoder.Encoder(config.encoder, rngs)
@@ -67,7 +67,7 @@ class Tagger(nnx.Module):
         return self.body.limits
 
     def hidden(self, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, Metrics]:
-        """What the classifier reads, [B, T, D]."""
+        """The input of the classifier, [B, T, D], and no metrics. key: for dropout; None for none."""
         body_key, head_key = (None, None) if key is None else jax.random.split(key)
         x_BTD = self.body(batch, body_key)
         if self.transform is not None:
@@ -90,13 +90,13 @@ SHARDING: Rules = (
 
 @dataclasses.dataclass(frozen=True)
 class ScorerConfig:
-    """A reward model: a decoder whose head gives one number."""
+    """The configuration of a reward model: a decoder whose head gives one number."""
 
     decoder: DecoderConfig
 
     @property
     def trunk(self) -> DecoderConfig:
-        """The decoder without a head of its own."""
+        """The decoder without the head of a language model."""
         return dataclasses.replace(self.decoder, tied=True)
 
     @property
@@ -111,7 +111,7 @@ class ScorerConfig:
 
 
 class Scorer(nnx.Module):
-    """Batch -> hidden_BTD -> one number per token; that of an answer's last token is its reward."""
+    """A reward model: Batch -> hidden_BTD -> one number per token; that of an answer's last token is its reward."""
 
     def __init__(self, config: ScorerConfig, rngs: nnx.Rngs):
         self.body = decoder.Decoder(config.trunk, rngs)
@@ -121,7 +121,7 @@ class Scorer(nnx.Module):
         self.config = config
 
     def hidden(self, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, Metrics]:
-        """The decoder's, [B, T, D]."""
+        """The decoder's hidden_BTD and metrics."""
         return self.body.hidden(batch, key)
 
     def head(self, hidden_ND: jax.Array) -> jax.Array:

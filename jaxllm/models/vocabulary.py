@@ -15,7 +15,7 @@ from jaxllm.params import ModelSpec
 from jaxllm.types import Params
 
 AXES = {"embeddings.tokens.embedding": 0, "unembed.kernel": 1}
-"""The parameters that have an entry per token, and along which axis."""
+"""The parameters with a vocabulary axis, and which axis that is."""
 
 
 def grow_vocabulary(spec: ModelSpec, config: Any, vocab_size: int) -> tuple[ModelSpec, Any]:
@@ -51,7 +51,7 @@ def _lengthened(x: jax.Array, axis: int, length: int, sharding: Sharding) -> jax
 
 
 def _whole(sharding: Sharding, axis: int) -> Sharding:
-    """The same, this axis not cut."""
+    """The same sharding with this axis not sharded."""
     if not isinstance(sharding, NamedSharding):
         return sharding
     spec = [None if i == axis else part for i, part in enumerate(sharding.spec)]

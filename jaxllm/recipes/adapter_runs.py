@@ -1,4 +1,4 @@
-"""A run of adapters that has no export yet: its model with them, from its newest checkpoint."""
+"""Exports the newest checkpoint of a LoRA run that has no export yet: its adapters, or the merged model."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from jaxllm.types import InputError, Params
 
 @dataclasses.dataclass(frozen=True)
 class _Flags(ChatFlags, LoraFlags):
-    """What of a run's flags says which model it trains."""
+    """The flags of a run that determine its model."""
 
 
 def open_run(source: str, device: jax.Device) -> tuple[Start, Params, str]:
-    """What the run started from, with its adapters; all parameters, on a device; and which step they are of.
+    """The model that the run started from, with its adapters; all parameters, on a device; and a note on their step.
 
-    Raises InputError where the base or the tokenizer is gone, and without a sound checkpoint.
+    Raises InputError where the base or the tokenizer is gone, and without an intact checkpoint.
     """
     run = Path(source).expanduser()
     written = read_json(run / "config.json")
@@ -57,7 +57,7 @@ def open_run(source: str, device: jax.Device) -> tuple[Start, Params, str]:
 
 
 def write_merged(folder: Path, source: str, device: jax.Device, dtype: str, max_shard_bytes: int) -> list[str]:
-    """The base with the adapters in its weights, and its tokenizer; what there is to say."""
+    """Writes the base with the adapters merged into its weights, and its tokenizer; returns notes."""
     begin, params, note = open_run(source, device)
     hf.export(
         folder, adapters.merged(begin.model, params), begin.config, begin.tokenizer,
@@ -67,7 +67,7 @@ def write_merged(folder: Path, source: str, device: jax.Device, dtype: str, max_
 
 
 def write_adapter(folder: Path, source: str, device: jax.Device) -> list[str]:
-    """The adapters of a run for `peft`: those that it exported, or of its newest checkpoint. Raises InputError."""
+    """Writes a run's adapters for `peft`: those that it exported, or of its newest checkpoint. Raises InputError."""
     done = Path(source).expanduser() / "adapter"
     if (done / "adapter_config.json").is_file():
         shutil.copytree(done, folder, dirs_exist_ok=True)

@@ -1,4 +1,4 @@
-"""What `--model` names where nothing is trained yet: a preset, or a JSON file."""
+"""Finds the configuration that `--model` names where training starts from scratch: a preset's, or a JSON file's."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from jaxllm.types import InputError
 
 
 def architecture(model: str) -> Config | None:
-    """The configuration to train from scratch: a preset's, or that of a JSON file in our words or in Hugging Face's.
+    """The configuration of a preset or of a .json file, with the fields of ours or of Hugging Face's; None for weights.
 
-    None for the name of weights. Raises InputError for a file that does not describe a decoder, and for what is no
-    preset, no path and no id on the hub.
+    Raises InputError for a file that does not describe a decoder, and for a name that is not a preset, a path or an id
+    on the hub.
     """
     if model in PRESETS:
         return PRESETS[model]
@@ -67,7 +67,7 @@ def _of_fields(values: dict[str, Any], where: str) -> Config:
 
 
 def _known(values: dict[str, Any], kind: type[Any], where: str) -> None:
-    """Raises InputError for a name that is no field, and a value of another type."""
+    """Raises InputError for a name that is not a field, and for a value of another type."""
     fields = {field.name: str(field.type) for field in dataclasses.fields(kind)}
     for name, x in values.items():
         if name not in fields:

@@ -1,4 +1,4 @@
-"""What training on answers starts from: a decoder whose tokenizer has a chat template, an end of turns and padding."""
+"""Opens the decoder that training on chats starts from, and gives its tokenizer a chat template and padding."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxllm.recipes.start import DecoderFlags, Start, start_decoder
 from jaxllm.types import InputError
 
 DEFAULT = "plain"
-"""The template of a tokenizer that has none."""
+"""The chat template for a tokenizer that has none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,9 +25,9 @@ class ChatFlags(DecoderFlags):
 
 
 def start_chat(config: ChatFlags, texts: Iterable[str], key: str, task: str = "lm") -> Start:
-    """`start_decoder`, ready for conversations; what had to be given or added stands in its notes.
+    """`start_decoder`, with a chat template, an end of turns and padding; its notes say what was added.
 
-    Tokens that were added lengthen the embeddings (models/vocabulary.py). Raises InputError.
+    The embeddings grow by the tokens that were added (models/vocabulary.py). Raises InputError.
     """
     begin = start_decoder(config, texts, key, task)
     tokenizer, notes = begin.tokenizer, [*begin.notes]

@@ -1,4 +1,4 @@
-"""What training starts from: weights on disk, or an architecture with a tokenizer trained on the data."""
+"""Opens the model and tokenizer that training starts from: weights on disk, or an architecture from scratch."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Start:
     """The configuration of the model."""
     tokenizer: Any
     source: hf.PretrainedModel[Any] | None
-    """The checkpoint that the weights come from."""
+    """The checkpoint that the weights come from; None where they are initialised."""
     notes: tuple[str, ...] = ()
-    """What to tell of it."""
+    """What to print about it, a line each."""
     tokens: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Ids of special tokens that the export's configuration is to name instead of the source's."""
+    """Ids of special tokens that the export's configuration gets in place of the source's."""
 
 
 @dataclasses.dataclass(frozen=True)

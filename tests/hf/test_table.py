@@ -120,6 +120,6 @@ def test_everything_that_does_not_fit_is_listed(params, disk):
         "missing net.layer.1.qkv.bias (16,)",
         "missing top.bias (5,)",  # half a head is no head
         "net.words.weight is (12, 6), wanted (11, 6)",
-        "left over stranger (1,)",
+        "unexpected stranger (1,)",
         "net.layer.2.ln.weight and layer.2.ln.gamma are the same tensor",
     }
