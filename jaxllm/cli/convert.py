@@ -82,7 +82,7 @@ def convert(
     opened = open_weights(source)
     if to == "run" and opened.task == "tagger":
         raise InputError(
-            f"--to run: {opened.model_type} is no decoder; its Hugging Face folder itself is what --model takes"
+            f"--to run: {opened.family} is no decoder; its Hugging Face folder itself is what --model takes"
         )
     params = _load(opened)
     with _whole(destination) as partial:

@@ -45,9 +45,8 @@ def load_tokenizer(source: str) -> Any:
     folder = fetch(source, weights=False)
     # Where all of them are missing, transformers makes up an empty tokenizer.
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise InputError(
-            f"{folder} has no tokenizer ({', '.join(TOKENIZER_FILES)}); name one by --tokenizer, or a folder that has one"
-        )
+        known = ", ".join(TOKENIZER_FILES)
+        raise InputError(f"{folder} has no tokenizer ({known}); name one by --tokenizer, or a folder that has one")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # its many classes raise many kinds

@@ -15,7 +15,6 @@ import numpy as np
 from jaxllm.hf import files, table
 from jaxllm.hf.config import Fields, read_json
 from jaxllm.hf.families import TASKS, task_in
-from jaxllm.hf.family import Family
 from jaxllm.hf.hub import fetch, load_tokenizer
 from jaxllm.models.heads import TaggerConfig, describe_model, with_trunk
 from jaxllm.params import Abstract, Load, ModelSpec
@@ -34,8 +33,8 @@ class PretrainedModel(Generic[C]):
     """TaggerConfig, decoder Config or ScorerConfig."""
     task: str
     """tagger, lm or scorer."""
-    model_type: str
-    """The family, as config.json names it."""
+    family: str
+    """The model_type of config.json."""
     hf_config: dict[str, Any]
     """config.json as it is on disk."""
     folder: Path
@@ -51,14 +50,9 @@ class PretrainedModel(Generic[C]):
         return collections.Counter(self.dtypes.values()).most_common(1)[0][0]
 
     @property
-    def family(self) -> Family[C]:
-        """How models of this model_type and task are read and written."""
-        return TASKS[self.task][self.model_type]
-
-    @property
     def table(self) -> table.Table:
         """The names of the tensors in Hugging Face's format."""
-        return self.family.table(self.config)
+        return TASKS[self.task][self.family].table(self.config)
 
     def load_tokenizer(self) -> Any:
         """The tokenizer beside the weights. Raises InputError where there is none."""

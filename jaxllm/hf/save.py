@@ -95,7 +95,7 @@ def config_json(
 
 def names(config: Any, source: PretrainedModel[Any]) -> tuple[table.Table, str]:
     """The names of the tensors that `export` writes, and the class in `transformers` that loads them."""
-    family = TASKS[task_of(config)][source.model_type]
+    family = TASKS[task_of(config)][source.family]
     return family.table(config), family.architecture
 
 
@@ -138,7 +138,7 @@ def _config(config: Any, tokenizer: Any, source: PretrainedModel[Any] | None) ->
         names = config.labels if task == "tagger" else ("reward",)
         labels["id2label"] = {str(i): label for i, label in enumerate(names)}
         labels["label2id"] = {label: i for i, label in enumerate(names)}
-    candidates = [source.model_type] if source else list(families)
+    candidates = [source.family] if source else list(families)
     for kind in candidates:
         family, fields = families[kind], _base(kind, tokenizer, source) | labels
         if source and _essence(family.read(Fields(fields))) == _essence(config):
