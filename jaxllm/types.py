@@ -37,7 +37,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 class RunError(RuntimeError):
-    """A run cannot continue, and what it saved is intact: one line that scripts print, and exit with status 1."""
+    """A run cannot continue, but its checkpoints are intact: one line. Scripts print it and exit with status 1."""
 
 
 @dataclass_transform(frozen_default=True)

@@ -18,7 +18,7 @@ from jaxllm.hf.families import TASKS, task_in
 from jaxllm.hf.hub import fetch, load_tokenizer
 from jaxllm.models.heads import TaggerConfig, describe_model, with_trunk
 from jaxllm.params import Abstract, Load, ModelSpec
-from jaxllm.types import InputError, Params
+from jaxllm.types import InputError, Params, nearest
 
 C = TypeVar("C")
 
@@ -91,6 +91,7 @@ def open_model(
 
     Raises InputError, one line that lists everything that does not fit.
     """
+    check_task(task)
     folder = fetch(source)
     path = folder / "config.json"
 
@@ -152,6 +153,12 @@ def assemble(
         raise InputError(f"{folder} has no head for one number, which a reward model has; name a reward model")
     notes += found.notes
     return PretrainedModel(spec, config, wanted, raw["model_type"], raw, folder, found.dtypes, notes)
+
+
+def check_task(task: str | None) -> None:
+    """Raises InputError for a task that is unknown."""
+    if task is not None and task not in TASKS:
+        raise InputError(f"task {task!r}: {nearest(task, TASKS)}")
 
 
 def read_config(raw: Mapping[str, Any], where: str, task: str) -> tuple[Any, list[str]]:

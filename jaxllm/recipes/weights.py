@@ -13,7 +13,7 @@ from jaxllm import hf
 from jaxllm.checkpoint.store import newest_sound, read_params
 from jaxllm.hf.config import read_json
 from jaxllm.hf.families import TASKS, task_in
-from jaxllm.hf.open import Found, assemble, read_config
+from jaxllm.hf.open import Found, assemble, check_task, read_config
 from jaxllm.hf.table import Table, layout
 from jaxllm.models.heads import describe_model
 from jaxllm.params import Abstract
@@ -27,6 +27,7 @@ def open_weights(
 
     A run of adapters must have an export, for its checkpoints hold the adapters alone.
     """
+    check_task(task)
     if not is_bare_run(source):
         return hf.open_model(source, task, labels=labels, **overrides)
     run = Path(source).expanduser()
