@@ -35,7 +35,7 @@ class Taught(nnx.Module):
         return self.body.head(hidden_ND)
 
 
-def taught(student: ModelSpec, teacher: ModelSpec) -> ModelSpec:
+def add_teacher(student: ModelSpec, teacher: ModelSpec) -> ModelSpec:
     """Describes a `Taught` model, whose teacher is frozen: neither trained nor saved.
 
     If both are the same spec, the teacher is what the student starts from: a reference. The student's parameters keep
@@ -53,9 +53,9 @@ def taught(student: ModelSpec, teacher: ModelSpec) -> ModelSpec:
         return student.load_own(shardings) | {PREFIX + name: x for name, x in found.items()}
 
     frozen = student.frozen | {PREFIX + name for name in teacher.graphdef.abstract}
-    return ModelSpec(graphdef, init, with_teacher(student.rules, teacher.rules), load, frozen)
+    return ModelSpec(graphdef, init, join_rules(student.rules, teacher.rules), load, frozen)
 
 
-def with_teacher(student: Rules, teacher: Rules) -> Rules:
+def join_rules(student: Rules, teacher: Rules) -> Rules:
     """The sharding rules of a `Taught` model, from those of student and teacher."""
     return (*student, *((rf"teacher\.(?:{pattern})", spec) for pattern, spec in teacher))

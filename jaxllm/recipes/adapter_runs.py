@@ -60,7 +60,7 @@ def write_merged(folder: Path, source: str, device: jax.Device, dtype: str, max_
     """Writes the base with the adapters merged into its weights, and its tokenizer; returns notes."""
     begin, params, note = open_run(source, device)
     hf.export(
-        folder, adapters.merged(begin.model, params), begin.config, begin.tokenizer,
+        folder, adapters.merge(begin.model, params), begin.config, begin.tokenizer,
         source=begin.source, dtype=dtype or None, tokens=begin.tokens, max_shard_bytes=max_shard_bytes,
     )  # fmt: skip
     return [note, "its adapters are merged into the weights"]

@@ -64,7 +64,7 @@ def apply(begin: Start, config: LoraFlags) -> Start:
     return dataclasses.replace(begin, model=model, notes=(*begin.notes, note))
 
 
-def merged(model: ModelSpec, params: Mapping[str, Any]) -> Params:
+def merge(model: ModelSpec, params: Mapping[str, Any]) -> Params:
     """The parameters of the base, with the adapters of `model` merged into its kernels; others are left out."""
     return lora.merge(model.graphdef, {name: params[name] for name in model.graphdef.abstract})
 

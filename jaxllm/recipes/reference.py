@@ -47,7 +47,7 @@ def weights_key(begin: Start, seed: int) -> str:
     return digest.hexdigest()
 
 
-def starting(begin: Start, mesh: Mesh, seed: int) -> Runner:
+def load_start(begin: Start, mesh: Mesh, seed: int) -> Runner:
     """The initial model with its parameters on the mesh."""
     graphdef = begin.model.graphdef
     at = meshes.shardings(graphdef.abstract, mesh, begin.model.rules, limits=graphdef.limits)
@@ -93,7 +93,7 @@ class Reference:
             self.say(f"{what}: from {path}")
             return found
         began = time.monotonic()
-        self._runner = self._runner or starting(self.begin, self.mesh, self.seed)
+        self._runner = self._runner or load_start(self.begin, self.mesh, self.seed)
         rows = AnswerRows(groups, self.layout)
         multiple = meshes.row_multiple(self.mesh)
         plan = make_plan(rows.lengths, batch_size=min(self.batch_size, len(groups)), multiple=multiple)

@@ -41,7 +41,7 @@ def begin(tmp_path_factory):
 def test_without_flags_nothing_changes(begin):
     assert adapters.apply(begin, Config()) is begin
     params = arrays(begin.model)
-    assert adapters.merged(begin.model, params).keys() == params.keys()
+    assert adapters.merge(begin.model, params).keys() == params.keys()
 
 
 def test_with_them_the_model_has_adapters_and_is_written_twice(begin, tmp_path):
@@ -61,7 +61,7 @@ def test_with_them_the_model_has_adapters_and_is_written_twice(begin, tmp_path):
     again = adapters.apply(begin, Config(lora_from=str(tmp_path / "adapter")))
     for name, x in arrays(again.model).items():
         np.testing.assert_array_equal(x, params[name], err_msg=name)
-    merged = adapters.merged(start.model, params | {"teacher.x": 1})
+    merged = adapters.merge(start.model, params | {"teacher.x": 1})
     assert merged.keys() == begin.model.graphdef.abstract.keys()
     q = params["blocks.attn.q.kernel"] + 3 * params["blocks.attn.q.lora_a"] @ params["blocks.attn.q.lora_b"]
     np.testing.assert_allclose(merged["blocks.attn.q.kernel"], q, atol=1e-6)
