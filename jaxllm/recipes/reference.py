@@ -20,8 +20,8 @@ from jaxllm.data.preference import reference_cache
 from jaxllm.data.preference.answers import AnswerBatches, AnswerRows, Group, Layout, Logps
 from jaxllm.distributed import mesh as meshes
 from jaxllm.evals.logps import answer_logps
-from jaxllm.params import materialize
 from jaxllm.recipes.start import Start
+from jaxllm.recipes.weights import load_params
 from jaxllm.train.forward import Runner
 
 _COMPUTING = ("remat", "unroll", "backend")
@@ -49,9 +49,7 @@ def weights_key(begin: Start, seed: int) -> str:
 
 def load_start(begin: Start, mesh: Mesh, seed: int) -> Runner:
     """The initial model with its parameters on the mesh."""
-    graphdef = begin.model.graphdef
-    at = meshes.shardings(graphdef.abstract, mesh, begin.model.rules, limits=graphdef.limits)
-    return Runner(graphdef, materialize(begin.model, at, seed), mesh)
+    return Runner(begin.model.graphdef, load_params(begin.model, mesh, seed), mesh)
 
 
 @dataclasses.dataclass

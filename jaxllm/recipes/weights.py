@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxllm import hf
 from jaxllm.checkpoint.store import newest_sound, read_params
+from jaxllm.distributed.mesh import shardings
 from jaxllm.hf.config import read_json
 from jaxllm.hf.families import TASKS, task_in
 from jaxllm.hf.open import Found, assemble, check_task, read_config
 from jaxllm.hf.table import Table, layout
 from jaxllm.models.heads import describe_model
-from jaxllm.params import Abstract
+from jaxllm.params import Abstract, ModelSpec, materialize
 from jaxllm.types import InputError, Params
 
 
@@ -47,6 +48,15 @@ def open_weights(
     return assemble(raw, str(run / "config.json"), folder, find, task, labels, overrides)
 
 
+def load_params(spec: ModelSpec, mesh: Mesh, seed: int = 0) -> Params:
+    """All parameters of a model on a mesh: loaded from its checkpoint, or initialised from `seed` where it has none.
+
+    Raises InputError where an axis of the mesh does not divide what it shards.
+    """
+    graphdef = spec.graphdef
+    return materialize(spec, shardings(graphdef.abstract, mesh, spec.rules, limits=graphdef.limits), seed)
+
+
 def is_bare_run(source: str) -> bool:
     """Whether this is a run's folder without an export."""
     run = Path(source).expanduser()
@@ -75,11 +85,11 @@ def _find_in_checkpoint(
     saved = describe_model(config).graphdef.abstract
     initialised = frozenset(name for name in abstract if name.split(".")[0] in skip or name not in saved)
 
-    def load(shardings: Mapping[str, jax.sharding.Sharding]) -> Params:
+    def load(wanted: Mapping[str, jax.sharding.Sharding]) -> Params:
         # Orbax must be told where to put everything that the checkpoint holds.
-        any_of = next(iter(shardings.values()))
+        any_of = next(iter(wanted.values()))
         spare = NamedSharding(any_of.mesh, PartitionSpec()) if isinstance(any_of, NamedSharding) else any_of
-        at = {name: sharding for name, sharding in shardings.items() if name not in initialised}
+        at = {name: sharding for name, sharding in wanted.items() if name not in initialised}
         shapes = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at.get(n, spare)) for n, x in saved.items()}
         found = read_params(run, shapes, position)
         return {name: found[name] for name in at}
