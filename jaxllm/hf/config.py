@@ -134,9 +134,9 @@ Names = Mapping[str, str]
 
 
 def read_fields(fields: Fields, names: Names, kind: type[Any]) -> dict[str, Any]:
-    """The fields of our class `kind` that are called otherwise in config.json, of the types that the class declares.
+    """Reads the fields of our configuration class `kind` from those of config.json that `names` gives for them.
 
-    Raises InputError for a value of another type, and an activation that is not supported.
+    Raises InputError for a value that is not of the type that `kind` declares, and an activation that is not supported.
     """
     types = get_type_hints(kind)
     return {

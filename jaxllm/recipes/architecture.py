@@ -15,7 +15,7 @@ from jaxllm.models.rope import Scaling
 from jaxllm.types import InputError
 
 
-def architecture(model: str) -> Config | None:
+def find_architecture(model: str) -> Config | None:
     """The configuration of a preset or of a .json file, with the fields of ours or of Hugging Face's; None for weights.
 
     Raises InputError for a file that does not describe a decoder, and for a name that is not a preset, a path or an id

@@ -13,7 +13,7 @@ from jaxllm.data import tokenizers
 from jaxllm.models.decoder import PRESETS
 from jaxllm.models.heads import ScorerConfig, describe_model, trunk_of
 from jaxllm.params import ModelSpec
-from jaxllm.recipes.architecture import architecture
+from jaxllm.recipes.architecture import find_architecture
 from jaxllm.recipes.flags import Common
 from jaxllm.recipes.weights import open_weights
 from jaxllm.types import InputError
@@ -58,7 +58,7 @@ def start_decoder(config: DecoderFlags, texts: Iterable[str], key: str, task: st
     """
     rates = dict.fromkeys(("embedding_dropout", "attention_dropout", "output_dropout"), config.dropout)
     computing: dict[str, Any] = {"dtype": config.dtype, "remat": config.remat, **rates}
-    shape, source = architecture(config.model), None
+    shape, source = find_architecture(config.model), None
     if shape is None:
         source = open_weights(config.model, task, **computing)
         shape = trunk_of(source.config)
