@@ -168,9 +168,7 @@ def read_config(raw: Mapping[str, Any], where: str, task: str) -> tuple[Any, lis
     """
     families, kind = TASKS[task], raw.get("model_type")
     if not isinstance(kind, str) or kind not in families:
-        raise InputError(
-            f"{where}: model_type is {raw.get('model_type')!r}, supported here: {', '.join(sorted(families))}"
-        )
+        raise InputError(f"{where}: model_type is {kind!r}, supported here: {', '.join(sorted(families))}")
     if task == "lm" and task_in(raw) == "scorer":
         raise InputError(f"{where} describes a reward model, which generates no text; name a language model")
     fields = Fields(raw, where)
