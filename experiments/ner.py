@@ -32,13 +32,13 @@ from jaxllm.data.tagging import schemes
 from jaxllm.distributed.mesh import row_multiple
 from jaxllm.evals import ner as ner_eval
 from jaxllm.models import encoder
-from jaxllm.models.heads import SHARDING, Tagger, TaggerConfig
-from jaxllm.params import describe
+from jaxllm.models.heads import TaggerConfig, describe_model
 from jaxllm.recipes.flags import Common, fit_arguments, optim_config, token_loss
 from jaxllm.recipes.rows import open_rows
 from jaxllm.recipes.script import run as run_script
 from jaxllm.recipes.session import open_session
 from jaxllm.recipes.start import Start
+from jaxllm.recipes.weights import open_weights
 from jaxllm.train.fit import fit
 
 PRESETS: dict[str, dict[str, int]] = {
@@ -124,7 +124,7 @@ def start(config: Config, data: Data) -> Start:
     """A pretrained encoder, or a preset with a tokenizer trained on the words of the training split."""
     computing = {"dtype": config.dtype, "remat": config.remat}
     if config.model not in PRESETS:
-        opened = hf.open_tagger(config.model, labels=data.labels, **computing)
+        opened = open_weights(config.model, "tagger", labels=data.labels, **computing)
         tokenizer = hf.load_tokenizer(config.tokenizer or str(opened.folder))
         return Start(opened.spec, opened.config, tokenizer, opened, tuple(opened.notes))
     if config.tokenizer:
@@ -134,8 +134,7 @@ def start(config: Config, data: Data) -> Start:
         tokenizer = builtin.wordpiece(texts, config.vocab_size, PRESETS[config.model]["max_positions"])
     shape = encoder.Config(vocab_size=len(tokenizer), **PRESETS[config.model], **MODERN, **computing)
     tagger = TaggerConfig(shape, data.labels, transform=True)
-    spec = describe(lambda rngs: Tagger(tagger, rngs), SHARDING)
-    return Start(spec, tagger, tokenizer, None, ())
+    return Start(describe_model(tagger), tagger, tokenizer, None, ())
 
 
 def settle(config: Config) -> Config:
@@ -188,7 +187,7 @@ def main(config: Config) -> None:
     fitted = fit(
         begin.model, loss=loss, data=loader(train, plan, noise if config.token_dropout else None),
         optimizer=optim_config(config),
-        run=run, mesh=mesh, evals=evals, head=begin.config.head_parameters,
+        run=session.describing(begin), mesh=mesh, evals=evals, head=begin.config.head_parameters,
         **arguments,
     )  # fmt: skip
 

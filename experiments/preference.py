@@ -35,13 +35,13 @@ from jaxllm.losses.objective import PreferenceLoss
 from jaxllm.losses.reward import read_rewards
 from jaxllm.losses.unpaired import UnpairedLoss
 from jaxllm.models.decoder import PRESETS
-from jaxllm.models.teacher import taught
+from jaxllm.models.teacher import add_teacher
 from jaxllm.recipes import adapters
 from jaxllm.recipes.adapters import LoraFlags
 from jaxllm.recipes.chat_start import start_chat
 from jaxllm.recipes.flags import fit_arguments, loss_arguments, optim_config
 from jaxllm.recipes.pairs import PairFlags, dropped_of, groups_of, layout_of, lines_of, read_pairs, texts_of
-from jaxllm.recipes.reference import Reference, starting
+from jaxllm.recipes.reference import Reference, load_start
 from jaxllm.recipes.rows import key_of
 from jaxllm.recipes.script import run as run_script
 from jaxllm.recipes.session import open_session, shown
@@ -142,7 +142,8 @@ def main(config: Config) -> None:
 
     rows, model = {name: AnswerRows(part, layout) for name, part in groups.items()}, begin.model
     if loss.reference and config.reference == "live":
-        model = begin.model if begin is not base else taught(base.model, base.model)  # adapters leave their base be
+        # Adapters have their base as the teacher already.
+        model = begin.model if begin is not base else add_teacher(base.model, base.model)
     elif loss.reference:
         say = lambda line: console.print(f"{'':<8} reference of {line}", markup=False)  # noqa: E731
         reference = Reference(base, mesh, config.seed, layout, config.eval_batch_size, say)
@@ -164,7 +165,10 @@ def main(config: Config) -> None:
         finals |= {f"test/{name}": x for name, x in evaluator(loss, batches_of("test"))(fitted.model).items()}
     if config.samples and "dev" in rows:
         policy = Runner(begin.model.graphdef, {n: fitted.model.params[n] for n in begin.model.graphdef.abstract}, mesh)
-        start, prompts = starting(base, mesh, config.seed), [group.prompt for group in groups["dev"][: config.samples]]
+        start, prompts = (
+            load_start(base, mesh, config.seed),
+            [group.prompt for group in groups["dev"][: config.samples]],
+        )
         found = drift(
             policy, start, prompts, ends=end_ids(begin.tokenizer),
             max_tokens=min(config.sample_tokens, begin.config.max_positions - max(map(len, prompts))),

@@ -37,7 +37,6 @@ from jaxllm.recipes.pairs import PairFlags, dropped_of, groups_of, layout_of, li
 from jaxllm.recipes.rows import key_of
 from jaxllm.recipes.script import run as run_script
 from jaxllm.recipes.session import open_session
-from jaxllm.recipes.start import SCORE
 from jaxllm.train.fit import fit
 from jaxllm.types import InputError
 
@@ -87,7 +86,7 @@ def main(config: Config) -> None:
     splits = read_pairs(config)
     if len(splits["train"].found[0].answers) == 1:
         raise InputError(f"--dataset {config.dataset} has judged answers without rivals: a reward model wants pairs")
-    start = start_chat(config, texts_of(splits["train"]), key_of(texts_of(splits["train"])), SCORE)
+    start = start_chat(config, texts_of(splits["train"]), key_of(texts_of(splits["train"])), "scorer")
     begin = adapters.apply(start, config)
     layout, notes = layout_of(config, begin, closed=True)
     groups = groups_of(splits, config, begin)

@@ -37,7 +37,7 @@ from jaxllm.recipes.chat_start import ChatFlags, start_chat
 from jaxllm.recipes.dialogues import Split, read_dialogues
 from jaxllm.recipes.flags import check
 from jaxllm.recipes.pairs import PairFlags, groups_of, layout_of, read_pairs
-from jaxllm.recipes.reference import starting
+from jaxllm.recipes.reference import load_start
 from jaxllm.recipes.script import run as run_script
 from jaxllm.types import InputError
 
@@ -151,7 +151,7 @@ def ask(model: str, config: Config, dev: Split, preferences: str) -> dict[str, A
         model=model, dataset=preferences, chat_template=config.chat_template, max_length=config.max_length
     )
     begin = start_chat(flags, [], "")
-    runner = starting(begin, make_mesh(), config.seed)
+    runner = load_start(begin, make_mesh(), config.seed)
     found = sft.questions_of(dev, begin, config.questions, config.answer_tokens)
     if not found:
         raise InputError(f"--dataset {config.dataset}: nothing in its dev split asks a question that fits the model")

@@ -1,4 +1,4 @@
-"""The axes of a mesh, by name, and how a step that is being traced is cut along them."""
+"""The axes of a mesh, and helpers that shard arrays along them inside a traced function."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ AXES = ("data", "fsdp", "tensor", "context", "expert")
 """Replicas; parameters and rows; heads, MLP columns, vocabulary; positions of a row; experts."""
 
 ROWS = P(("data", "fsdp"))
-"""How the rows of a batch are sharded."""
+"""The sharding of the rows of a batch, arrays [B]."""
 
 TOKENS = P(("data", "fsdp"), "context")
-"""How arrays of [B, T] are."""
+"""The sharding of arrays [B, T]."""
 
 
 def cuts(axis: str) -> int:
-    """Into how many parts the mesh that is set cuts along an axis: 1 without one, and where the cut is made already.
+    """The size of an axis of the mesh that is set; 1 without a mesh, and inside `shard_map` and `pmap`.
 
-    Inside `shard_map` and `pmap` an array is one device's part.
+    There an array is one device's part already.
     """
     mesh = jax.sharding.get_abstract_mesh()
     return 1 if mesh.empty or mesh.are_all_axes_manual else mesh.shape.get(axis, 1)
 
 
 def over_devices(x: jax.Array) -> jax.Array:
-    """The sum of x over devices where each has its own, inside `pmap`; elsewhere an array is of all of them already."""
+    """The sum of x over devices inside `pmap` and `shard_map`; elsewhere x, which is global already."""
     mesh = jax.sharding.get_abstract_mesh()
     return jax.lax.psum(x, mesh.axis_names) if not mesh.empty and mesh.are_all_axes_manual else x
 
 
 def cut_as_batch(x_BT: jax.Array, *rest: str | None) -> jax.Array:
-    """x [B, T, ...] with rows and sequence where those of the batch are; its other axes along `rest`, or whole.
+    """x [B, T, ...] with rows and sequence sharded as the batch is, its other axes along `rest` or not at all.
 
-    Parameters are cut over fsdp too. Without this the compiler may leave an activation cut as the parameter it was
-    computed from, and every device then has the rows of all.
+    Parameters are sharded over fsdp too. Without this the compiler may shard an activation as the parameter it was
+    computed from, and every device then computes all rows.
     """
     wanted = (*TOKENS, *rest, *(None,) * (x_BT.ndim - len(TOKENS) - len(rest)))
     spec = []
@@ -48,7 +48,7 @@ def cut_as_batch(x_BT: jax.Array, *rest: str | None) -> jax.Array:
 
 
 def cut_evenly(x: jax.Array, spec: P | None) -> jax.Array:
-    """x with zeros after each axis that the mesh does not divide, and cut so; x itself where there is no such axis."""
+    """x with each axis that the mesh does not divide padded with zeros, and sharded; x itself without such an axis."""
     parts = [cuts(axis) for axis in spec or ()]
     padding = [(0, -size % n) for size, n in zip(x.shape, parts, strict=False)]
     return jax.lax.with_sharding_constraint(jnp.pad(x, padding), spec) if any(after for _, after in padding) else x

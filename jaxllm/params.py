@@ -1,4 +1,4 @@
-"""Between NNX models and flat dictionaries of arrays.
+"""Models as a static description and a flat dictionary of arrays, and how parameters are selected and made.
 
 NNX describes a model and is used nowhere else: `split` it once, and every transform after that is plain JAX on a
 `dict[str, Array]`.
@@ -20,13 +20,16 @@ from jax.sharding import PartitionSpec
 from jaxllm.types import InputError, Params
 
 Rules = tuple[tuple[str, PartitionSpec], ...]
-"""Sharding rules of a model: (regular expression matched on the whole parameter name, spec). Of several that match a
-name the first counts whose axes divide the parameter."""
+"""Sharding rules of a model: (regular expression of a whole parameter name, spec). Of several rules that match a name,
+the first whose mesh axes divide the parameter counts."""
 
 Limits = tuple[tuple[str, str, int], ...]
-"""What a mesh axis must divide beside the parameters' own axes: (axis, of what, how many)."""
+"""What mesh axes must divide besides the parameters' axes: (mesh axis, name of what it divides, how many)."""
 
 Abstract = dict[str, jax.ShapeDtypeStruct]
+
+Load = Callable[[Mapping[str, jax.sharding.Sharding]], Params]
+"""(name -> sharding of the parameters wanted) -> those of them that are on disk, each in its sharding."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +42,7 @@ class GraphDef:
     shapes: tuple[tuple[str, tuple[int, ...], str], ...]
     """(dotted name, shape, dtype) per parameter."""
     limits: Limits = ()
-    """The model's own."""
+    """What mesh axes must divide for this model."""
 
     @property
     def abstract(self) -> Abstract:
@@ -48,10 +51,10 @@ class GraphDef:
 
 
 def split(model: nnx.Module) -> tuple[GraphDef, Params]:
-    """A model as its static description and its parameters by dotted name (of shapes, under `nnx.eval_shape`).
+    """A model's static description and its parameters by dotted name (shapes, under `nnx.eval_shape`).
 
-    A module attribute called `body` leaves no trace in names, so that a trunk's parameters are called the same whatever
-    head stands on it.
+    A module attribute called `body` is left out of the names, so that the parameters of an encoder or decoder have the
+    same names under every head.
     """
     graphdef, state = nnx.split(model)
     by_path = dict(_leaves(nnx.to_pure_dict(state)))
@@ -67,7 +70,7 @@ def bind(graphdef: GraphDef, params: Mapping[str, Any]) -> Any:
     """The model with these parameters (any dtype).
 
     `nnx.merge` of a dictionary goes by order and ignores names, so names and shapes are checked here first.
-    Raises ValueError that lists every parameter missing, left over or of another shape.
+    Raises ValueError that lists every parameter that is missing, unexpected or of another shape.
     """
     wanted = {name: shape for name, shape, _ in graphdef.shapes}
     wrong = [f"missing {name} {wanted[name]}" for name in wanted.keys() - params.keys()]
@@ -94,12 +97,12 @@ def count(params: Mapping[str, Any]) -> int:
 
 
 def select(params: Iterable[str], patterns: Iterable[str]) -> dict[str, slice]:
-    """The parameters that patterns name, each with the slice of its leading axis that is meant.
+    """The parameters that match patterns, each with the selected slice of its leading axis.
 
-    A pattern is a dotted name where `*` stands for anything; `blocks[:4].*` means the first four layers of the stack.
-    `!pattern` means every parameter that it does not match. A parameter named by several patterns is meant whole if one
-    of them means it whole. Raises InputError for a pattern that matches nothing, a slice of what is not matched, and
-    two different slices of one parameter.
+    A pattern is a dotted name where `*` stands for any text; `blocks[:4].*` selects the first four layers of the stack.
+    `!pattern` selects every parameter that does not match. A parameter that several patterns match is selected whole if
+    one of them selects it whole. Raises InputError for a pattern that matches nothing, a slice after `!`, and two
+    different slices of one parameter.
     """
     chosen: dict[str, slice] = {}
     params = list(params)
@@ -126,18 +129,19 @@ def select(params: Iterable[str], patterns: Iterable[str]) -> dict[str, slice]:
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
-    """A model yet to be: its description and how its arrays come to be, so that they are born where they belong.
+    """What a model is and where its parameters come from, without any array.
 
-    init: key -> parameters, traceable. load: (name -> sharding) -> the parameters found on disk, placed so; those that
-    it does not return are initialised. rules: how names map to mesh axes. frozen: names of parameters that are neither
-    trained, nor known to the optimizer, nor saved: a teacher, the base under an adapter. They are loaded or initialised
-    again whenever a run continues. Raises ValueError for a frozen name that the model does not have.
+    `materialize` makes the arrays, each directly in its sharding. init: key -> all parameters, traceable. load: see
+    `Load`; parameters that it does not return are initialised. rules: how parameters are sharded, by name. frozen:
+    names of parameters that are neither trained, nor known to the optimizer, nor saved: a teacher, the base under an
+    adapter. They are loaded or initialised again when a run continues. Raises ValueError for a frozen name that the
+    model does not have.
     """
 
     graphdef: GraphDef
     init: Callable[[jax.Array], Params]
     rules: Rules
-    load: Callable[[Mapping[str, jax.sharding.Sharding]], Params] | None = None
+    load: Load | None = None
     frozen: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
@@ -149,19 +153,24 @@ class ModelSpec:
         """The parameters that are trained and saved, as shapes and dtypes, by name."""
         return {name: x for name, x in self.graphdef.abstract.items() if name not in self.frozen}
 
+    def load_own(self, shardings: Mapping[str, jax.sharding.Sharding]) -> Params:
+        """What `load` finds of the parameters that are this model's; `shardings` may name others, of a larger model."""
+        wanted = {name: at for name, at in shardings.items() if name in self.graphdef.abstract}
+        return self.load(wanted) if self.load and wanted else {}
+
 
 def describe(build: Callable[[nnx.Rngs], nnx.Module], rules: Rules) -> ModelSpec:
-    """The description of the model that `build` makes, without making it."""
+    """The description of the model that `build` makes, to be initialised; no array is made."""
     graphdef, _ = split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
     return ModelSpec(graphdef, lambda key: split(build(nnx.Rngs(key)))[1], rules)
 
 
 def materialize(spec: ModelSpec, shardings: Mapping[str, jax.sharding.Sharding], seed: int) -> Params:
-    """Loads what `spec.load` finds and initialises the rest, each array directly in its sharding.
+    """The parameters that `shardings` names, loaded where `spec.load` finds them and otherwise initialised from `seed`.
 
-    Of the parameters that `shardings` names, which need not be all.
+    Each array is made directly in its sharding. `shardings` need not name all parameters.
     """
-    loaded = spec.load(shardings) if spec.load and shardings else {}
+    loaded = spec.load_own(shardings)
     rest = [name for name in shardings if name not in loaded]
     if rest:
 

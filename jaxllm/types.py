@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar, dataclass_transform
 import jax
 
 Params = dict[str, jax.Array]
-"""Parameters by dotted name, such as `"blocks.attn.q.kernel"`; stacked arrays lead with the layer axis."""
+"""Parameters by dotted name, such as `"blocks.attn.q.kernel"`; the first axis of stacked arrays is the layer."""
 
 _T = TypeVar("_T")
 
@@ -30,14 +30,14 @@ class InputError(ValueError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """What to do about a name that is not known: all there are, and the nearest if any is like it."""
+    """The remedy for an unknown name: a list of all known names, and the most similar one if there is one."""
     known = list(known)
     near = difflib.get_close_matches(name, known, 1)
     return f"give one of {', '.join(known)}" + (f"; did you mean {near[0]}?" if near else "")
 
 
 class RunError(RuntimeError):
-    """A run cannot go on, and what it saved stands: one line that says so. Scripts print it and exit with status 1."""
+    """A run cannot continue, but its checkpoints are intact: one line. Scripts print it and exit with status 1."""
 
 
 @dataclass_transform(frozen_default=True)
@@ -47,7 +47,7 @@ def _pytree(cls: type[_T]) -> type[_T]:
 
 @_pytree
 class Batch:
-    """Rows of tokens and what to learn from them. int32 but for the float32 weights.
+    """Rows of tokens and what to learn from them, each array [B, T]: int32, but weights float32.
 
     targets[b, t] is what position t must predict (already shifted for causal models). weights is 0 where nothing is
     learned. segments is 0 on padding and numbers the documents packed in a row from 1; positions restart with each.
@@ -84,7 +84,7 @@ class Answers:
 
 @_pytree
 class Mean:
-    """A mean on its way: `total` is the sum of weight times value, `count` the sum of weights (both float32 scalars).
+    """A weighted mean before its division: `total` sums weight times value, `count` the weights (float32 scalars).
 
     Microbatches, devices and processes add totals and counts; the division happens once, at the end. A count depends on
     the data alone, never on the parameters.
@@ -103,7 +103,7 @@ class Mean:
 
 
 Terms = tuple[tuple[float, Mean], ...]
-"""A sum of means that are counted differently (pairs, tokens), each with its weight."""
+"""A weighted sum of means with different counts (of pairs, of tokens): (weight, mean) per term."""
 
 Metrics = dict[str, Mean | Terms]
 
@@ -119,14 +119,14 @@ def value(metric: Mean | Terms) -> Any:
 
 
 class Model(Protocol):
-    """What a loss may ask of a model."""
+    """What a loss may call on a model."""
 
     def hidden(self, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, Metrics]:
         """hidden_BTD, and the model's own metrics (a mixture's router balance; empty otherwise). No key, no dropout."""
         ...
 
     def head(self, hidden_ND: jax.Array) -> jax.Array:
-        """logits_NV in float32 (labels for a tagger, one scalar for a reward model)."""
+        """logits_NV in float32; V is the number of labels for a tagger, 1 for a reward model."""
         ...
 
 

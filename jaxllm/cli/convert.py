@@ -19,9 +19,9 @@ import tyro
 from jaxllm import hf
 from jaxllm.checkpoint.store import Checkpoints
 from jaxllm.distributed import mesh as meshes
-from jaxllm.hf import decoders, files, io, table
+from jaxllm.hf import files, table
 from jaxllm.recipes import adapter_runs
-from jaxllm.recipes.weights import is_bare_run, open_weights, table_of
+from jaxllm.recipes.weights import is_adapted, is_bare_run, open_weights
 from jaxllm.types import InputError, Params, TrainState
 
 KEPT = ("*.jinja", "tokenizer*", "generation_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
@@ -72,7 +72,7 @@ def convert(
         raise InputError("--max-shard-gb: give a size above 0")
     if destination.is_symlink() or destination.exists():
         raise InputError(f"{destination} is there already; name a new folder")
-    if adapter or adapter_runs.is_adapted(source):
+    if adapter or is_adapted(source):
         if to == "run":
             raise InputError(f"--to run: {source} is a run already")
         with _whole(destination) as partial:
@@ -80,7 +80,7 @@ def convert(
                 return adapter_runs.write_adapter(partial, source, _device())
             return adapter_runs.write_merged(partial, source, _device(), dtype, max_shard_bytes)
     opened = open_weights(source)
-    if to == "run" and opened.family not in decoders.FAMILIES:
+    if to == "run" and opened.task == "tagger":
         raise InputError(
             f"--to run: {opened.family} is no decoder; its Hugging Face folder itself is what --model takes"
         )
@@ -90,12 +90,12 @@ def convert(
             _write_run(partial, opened, params)
         else:
             _write_hf(partial, opened, params, dtype, max_shard_bytes)
-        found = {path for kind in (*KEPT, *io.TOKENIZER_FILES) for path in opened.folder.glob(kind) if path.is_file()}
+        found = {path for kind in (*KEPT, *hf.TOKENIZER_FILES) for path in opened.folder.glob(kind) if path.is_file()}
         kept = sorted(path.name for path in found)
         for name in kept:
             shutil.copyfile(opened.folder / name, partial / name)
     along = f"along with it: {', '.join(kept)}" if kept else "nothing goes along"
-    if not set(kept) & set(io.TOKENIZER_FILES):
+    if not set(kept) & set(hf.TOKENIZER_FILES):
         along = f"weights alone, there is no tokenizer ({along})"
     return [*opened.notes, along]
 
@@ -119,7 +119,7 @@ def verify(source: str, destination: Path, dtype: str = "") -> tuple[int, list[s
 def main(config: Config) -> None:
     """Converts, and says what went along and what did not."""
     destination = Path(config.destination).expanduser()
-    if config.check and (config.adapter or adapter_runs.is_adapted(config.source)):
+    if config.check and (config.adapter or is_adapted(config.source)):
         raise InputError("--check: the source has no tensors like those of adapters or of merged weights; leave it out")
     notes = convert(
         config.source, destination, to=config.to, dtype=config.dtype, adapter=config.adapter,
@@ -137,7 +137,7 @@ def main(config: Config) -> None:
         print(f"checked: {count} tensors, every one bit-equal to the source's{cast}")
 
 
-def _load(opened: hf.Opened[Any]) -> Params:
+def _load(opened: hf.PretrainedModel[Any]) -> Params:
     """All parameters found, in the host's memory where that is a device."""
     assert opened.spec.load is not None
     mesh = meshes.make_mesh(devices=[_device()])
@@ -167,8 +167,8 @@ def _whole(destination: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _write_hf(partial: Path, opened: hf.Opened[Any], params: Params, dtype: str, max_shard_bytes: int) -> None:
-    tensors = table.layout(table_of(opened), params)
+def _write_hf(partial: Path, opened: hf.PretrainedModel[Any], params: Params, dtype: str, max_shard_bytes: int) -> None:
+    tensors = table.layout(opened.table, params)
     announced = {name: (tensor.shape, dtype or opened.dtypes[name]) for name, tensor in tensors.items()}
 
     def get(name: str) -> np.ndarray:
@@ -183,7 +183,7 @@ def _write_hf(partial: Path, opened: hf.Opened[Any], params: Params, dtype: str,
     (partial / "config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
 
 
-def _write_run(partial: Path, opened: hf.Opened[Any], params: Params) -> None:
+def _write_run(partial: Path, opened: hf.PretrainedModel[Any], params: Params) -> None:
     """A run of no steps; config.json remembers the dtypes, for the way back."""
     checkpoints = Checkpoints(partial / "checkpoints")
     checkpoints.save(0, TrainState(jnp.int32(0), params, {"none": jnp.int32(0)}), {})  # Orbax takes no empty item
@@ -198,17 +198,16 @@ def _tensors(source: str) -> Mapping[str, Callable[[], np.ndarray]]:
     Of Hugging Face files they are what is in the files; of a run's checkpoint they are made of its parameters.
     """
     opened = open_weights(source)
-    family = table_of(opened)
     if not is_bare_run(source):
-        tensors, there = table.layout(family, opened.spec.graphdef.abstract), files.open_folder(opened.folder)
-        names = table.match(family, tensors, {name: entry.shape for name, entry in there.items()}).names
+        tensors, there = table.layout(opened.table, opened.spec.graphdef.abstract), files.open_folder(opened.folder)
+        names = table.match(opened.table, tensors, {name: entry.shape for name, entry in there.items()}).names
         return {name: there[found].map for name, found in names.items()}
     params = _load(opened)
 
     def of(tensor: table.Tensor) -> Callable[[], np.ndarray]:
         return lambda: _join(tensor, params).astype(opened.dtypes[tensor.name])
 
-    return {name: of(tensor) for name, tensor in table.layout(family, params).items()}
+    return {name: of(tensor) for name, tensor in table.layout(opened.table, params).items()}
 
 
 def _join(tensor: table.Tensor, params: Params) -> np.ndarray:

@@ -18,9 +18,9 @@ from rich.console import Console
 from jaxllm.axes import AXES
 from jaxllm.distributed.mesh import shardings
 from jaxllm.distributed.topology import parse_mesh
-from jaxllm.models.decoder import SHARDING, Decoder
-from jaxllm.params import ModelSpec, describe
-from jaxllm.recipes.architecture import architecture
+from jaxllm.models.heads import describe_model
+from jaxllm.params import ModelSpec
+from jaxllm.recipes.architecture import find_architecture
 from jaxllm.recipes.weights import open_weights
 from jaxllm.train.optim import OptimConfig, make_optimizer
 from jaxllm.types import InputError
@@ -42,9 +42,9 @@ class Config:
 
 
 def _spec(model: str) -> ModelSpec:
-    shape = architecture(model)
+    shape = find_architecture(model)
     if shape is not None:
-        return describe(lambda rngs: Decoder(shape, rngs), SHARDING)
+        return describe_model(shape)
     return open_weights(model).spec
 
 

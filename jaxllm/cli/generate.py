@@ -152,11 +152,9 @@ def in_turn(begins: Sequence[str], show: Callable[[str], None]) -> Callable[[int
 
 def main(config: Config) -> None:
     """Loads the model, continues the prompts, prints."""
-    from jaxllm import hf
     from jaxllm.distributed import mesh as meshes
     from jaxllm.models.decoder import PRESETS
-    from jaxllm.params import materialize
-    from jaxllm.recipes.weights import open_language_model
+    from jaxllm.recipes.weights import load_params, open_weights
 
     if not config.prompts:
         raise InputError("no prompt: give one or more after the model")
@@ -168,12 +166,10 @@ def main(config: Config) -> None:
         raise InputError(f"{config.model} is a preset, which has no weights: train it, and name the run's folder")
     sampling = Sampling(config.temperature, config.top_k, config.top_p)
     mesh = meshes.make_mesh(config.mesh)
-    opened = open_language_model(config.model, dtype=config.dtype)
-    tokenizer = hf.load_tokenizer(str(opened.folder))
+    opened = open_weights(config.model, "lm", dtype=config.dtype)
+    tokenizer = opened.load_tokenizer()
     prompts = [encode(prompt, tokenizer, chat=config.chat) for prompt in config.prompts]
-    graphdef = opened.spec.graphdef
-    shardings = meshes.shardings(graphdef.abstract, mesh, opened.spec.rules, limits=graphdef.limits)
-    params = materialize(opened.spec, shardings, 0)
+    params = load_params(opened.spec, mesh)
 
     def show(text: str) -> None:
         sys.stdout.write(text)

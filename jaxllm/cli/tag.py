@@ -103,18 +103,15 @@ def main(config: Config) -> None:
     """Loads the model, tags, prints."""
     from rich.console import Console
 
-    from jaxllm import hf
     from jaxllm.distributed import mesh as meshes
-    from jaxllm.params import materialize
+    from jaxllm.recipes.weights import load_params, open_weights
 
     if not config.text:
         raise InputError("no text to tag: give one or more after the model")
-    opened = hf.open_tagger(config.model)
-    tokenizer = hf.load_tokenizer(str(opened.folder))
+    opened = open_weights(config.model, "tagger")
+    tokenizer = opened.load_tokenizer()
     mesh = meshes.make_mesh()
-    graphdef = opened.spec.graphdef
-    shardings = meshes.shardings(graphdef.abstract, mesh, opened.spec.rules, limits=graphdef.limits)
-    runner = Runner(graphdef, materialize(opened.spec, shardings, 0), mesh)
+    runner = Runner(opened.spec.graphdef, load_params(opened.spec, mesh), mesh)
     limit = min(config.max_length, opened.config.encoder.max_positions)
     console = Console(soft_wrap=True, highlight=False)
     find = tag_words if config.words else tag

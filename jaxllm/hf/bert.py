@@ -1,10 +1,10 @@
-"""BERT (Devlin et al. 2018), and what RoBERTa shares with it."""
+"""BERT (Devlin et al. 2018): the names of its tensors and fields on disk, which RoBERTa and XLM-RoBERTa share."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from jaxllm.hf.config import ACTIVATION_NAMES, ACTIVATIONS, Fields
+from jaxllm.hf.config import Fields, Names, read_fields, write_fields
 from jaxllm.hf.family import Family
 from jaxllm.hf.table import Rule, Table, embedding, linear, norm
 from jaxllm.models import encoder
@@ -33,52 +33,33 @@ def rules(prefix: str) -> tuple[Rule, ...]:
 
 
 OLD_NORMS = ((r"\.gamma$", ".weight"), (r"\.beta$", ".bias"))
-"""How TensorFlow's checkpoints called them."""
+"""Names of scale and bias in checkpoints that were converted from TensorFlow."""
+
+
+NAMES: Names = {
+    "vocab_size": "vocab_size", "width": "hidden_size", "depth": "num_hidden_layers", "heads": "num_attention_heads",
+    "mlp_width": "intermediate_size", "max_positions": "max_position_embeddings", "token_types": "type_vocab_size",
+    "activation": "hidden_act", "norm_eps": "layer_norm_eps", "init_std": "initializer_range",
+    "embedding_dropout": "hidden_dropout_prob", "attention_dropout": "attention_probs_dropout_prob",
+    "attention_output_dropout": "hidden_dropout_prob", "mlp_output_dropout": "hidden_dropout_prob",
+}  # fmt: skip
 
 
 def read(f: Fields) -> TaggerConfig:
     """The configuration that config.json describes. Raises InputError."""
     f.only("position_embedding_type", "absolute")
-    output_dropout, types = f.get("hidden_dropout_prob", float), f.get("type_vocab_size", int)
-    if types < 1:
-        raise InputError(f"{f.where}: type_vocab_size is {types}, wanted at least 1; use another checkpoint")
-    config = encoder.Config(
-        vocab_size=f.get("vocab_size", int),
-        width=f.get("hidden_size", int),
-        depth=f.get("num_hidden_layers", int),
-        heads=f.get("num_attention_heads", int),
-        mlp_width=f.get("intermediate_size", int),
-        max_positions=f.get("max_position_embeddings", int),
-        token_types=types,
-        activation=f.choice("hidden_act", ACTIVATIONS),
-        norm_eps=f.get("layer_norm_eps", float),
-        init_std=f.get("initializer_range", float),
-        embedding_dropout=output_dropout,
-        attention_dropout=f.get("attention_probs_dropout_prob", float),
-        attention_output_dropout=output_dropout,
-        mlp_output_dropout=output_dropout,
-    )
-    return TaggerConfig(config, (), classifier_dropout=f.get_or("classifier_dropout", output_dropout, float))
+    config = encoder.Config(**read_fields(f, NAMES, encoder.Config))
+    if config.token_types < 1:
+        raise InputError(
+            f"{f.where}: type_vocab_size is {config.token_types}, wanted at least 1; use another checkpoint"
+        )
+    rate = f.get_or("classifier_dropout", config.mlp_output_dropout, float)
+    return TaggerConfig(config, (), classifier_dropout=rate)
 
 
 def write(config: TaggerConfig) -> dict[str, Any]:
     """The fields of config.json that `read` reads."""
-    c = config.encoder
-    return {
-        "vocab_size": c.vocab_size,
-        "hidden_size": c.width,
-        "num_hidden_layers": c.depth,
-        "num_attention_heads": c.heads,
-        "intermediate_size": c.mlp_width,
-        "max_position_embeddings": c.max_positions,
-        "type_vocab_size": c.token_types,
-        "hidden_act": ACTIVATION_NAMES[c.activation],
-        "layer_norm_eps": c.norm_eps,
-        "initializer_range": c.init_std,
-        "hidden_dropout_prob": c.mlp_output_dropout,
-        "attention_probs_dropout_prob": c.attention_dropout,
-        "classifier_dropout": config.classifier_dropout,
-    }
+    return {**write_fields(config.encoder, NAMES), "classifier_dropout": config.classifier_dropout}
 
 
 TABLE = Table(

@@ -1,11 +1,11 @@
-"""A checkpoint's config.json: every field that matters is read, or refused by name."""
+"""Reads config.json: every field that changes the model is either supported or refused by name."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from jaxllm.types import InputError
 
@@ -44,8 +44,8 @@ def read_json(path: Path) -> dict[str, Any]:
 class Fields:
     """The fields of a config.json as `transformers` completes them: old names renewed, defaults filled in.
 
-    A family reads what it honours with `get`, states what it takes for granted with `only`, and calls `finish`, which
-    refuses what differs from the default and nobody has read.
+    A family reads the fields that it supports with `get`, and names with `only` the fields of which it supports some
+    values. `finish` then refuses every other field that differs from its default.
     """
 
     def __init__(self, raw: Mapping[str, Any], where: str = "config.json"):
@@ -61,13 +61,13 @@ class Fields:
         config = CONFIG_MAPPING[str(kind)]
         try:
             self.values = config.from_dict(self.raw).to_dict()
-        except Exception as error:  # whatever its validation raises
+        except Exception as error:  # its validation raises many kinds
             raise InputError(f"{where}: {' '.join(str(error).split())}; mend the field") from None
         self.defaults = config().to_dict()
         self._read: set[str] = set()
 
     def get(self, name: str, kind: type[T]) -> T:
-        """A field's value. Raises InputError where it is not of this type (a whole number will do for float)."""
+        """A field's value. Raises InputError where it is not of this type (an integer is accepted as a float)."""
         self._read.add(name)
         value = self.values.get(name, self.defaults.get(name))
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -77,7 +77,7 @@ class Fields:
         return value
 
     def get_or(self, name: str, default: T, kind: type[T]) -> T:
-        """The same, and `default` where the field is null or absent."""
+        """A field's value as by `get`, or `default` where the field is null or absent."""
         self._read.add(name)
         return default if self.values.get(name, self.defaults.get(name)) is None else self.get(name, kind)
 
@@ -90,7 +90,7 @@ class Fields:
             raise InputError(f"{self.where}: {name} is {value!r}, supported: {choices}; use another checkpoint")
 
     def choice(self, name: str, table: Mapping[str, T]) -> T:
-        """What a table has for the field's value. Raises InputError for a value that it lacks."""
+        """The entry of a table for the field's value. Raises InputError for a value that is not in the table."""
         value = self.get(name, str)
         if value not in table:
             known = ", ".join(table)
@@ -98,11 +98,11 @@ class Fields:
         return table[value]
 
     def skip(self, *names: str) -> None:
-        """Marks fields that do not matter to this model."""
+        """Marks fields that do not change the model."""
         self._read.update(names)
 
     def finish(self) -> list[str]:
-        """Refuses what nobody has read and `transformers` would honour; a note on fields that it does not know."""
+        """Refuses fields that were not read and that `transformers` uses; returns a note on fields unknown to it."""
         strange = []
         for name, value in self.values.items():
             if name in self._read or name in _HARMLESS:
@@ -125,7 +125,27 @@ ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
 }
-"""Names of activations on disk -> in `models.layers.ACTIVATIONS`."""
+"""Names of activations in config.json -> in `models.layers.ACTIVATIONS`."""
 
-ACTIVATION_NAMES = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
-"""The other way."""
+_ACTIVATION_NAMES = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+
+Names = Mapping[str, str]
+"""Field of a configuration class of ours -> its name in config.json. Several of ours may have one name there."""
+
+
+def read_fields(fields: Fields, names: Names, kind: type[Any]) -> dict[str, Any]:
+    """Reads the fields of our configuration class `kind` from those of config.json that `names` gives for them.
+
+    Raises InputError for a value that is not of the type that `kind` declares, and an activation that is not supported.
+    """
+    types = get_type_hints(kind)
+    return {
+        ours: fields.choice(theirs, ACTIVATIONS) if ours.endswith("activation") else fields.get(theirs, types[ours])
+        for ours, theirs in names.items()
+    }
+
+
+def write_fields(config: Any, names: Names) -> dict[str, Any]:
+    """The inverse of `read_fields`. Of several fields with one name the last is written."""
+    values = {theirs: (ours, getattr(config, ours)) for ours, theirs in names.items()}
+    return {theirs: _ACTIVATION_NAMES[x] if ours.endswith("activation") else x for theirs, (ours, x) in values.items()}

@@ -1,55 +1,38 @@
-"""DistilBERT (Sanh et al. 2019): BERT without token types, and without dropout after attention."""
+"""DistilBERT (Sanh et al. 2019): the names of its tensors and fields on disk.
+
+It is BERT without token types and without dropout after attention.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from jaxllm.hf.bert import OLD_NORMS
-from jaxllm.hf.config import ACTIVATION_NAMES, ACTIVATIONS, Fields
+from jaxllm.hf.config import Fields, Names, read_fields, write_fields
 from jaxllm.hf.family import Family
 from jaxllm.hf.table import Table, embedding, linear, norm
 from jaxllm.models import encoder
 from jaxllm.models.heads import TaggerConfig
+
+NAMES: Names = {
+    "vocab_size": "vocab_size", "width": "dim", "depth": "n_layers", "heads": "n_heads", "mlp_width": "hidden_dim",
+    "max_positions": "max_position_embeddings", "activation": "activation", "init_std": "initializer_range",
+    "embedding_dropout": "dropout", "attention_dropout": "attention_dropout", "mlp_output_dropout": "dropout",
+}  # fmt: skip
 
 
 def read(f: Fields) -> TaggerConfig:
     """The configuration that config.json describes. Raises InputError."""
     f.only("sinusoidal_pos_embds", False)
     f.skip("qa_dropout", "seq_classif_dropout", "tie_weights_")
-    rate = f.get("dropout", float)
-    config = encoder.Config(
-        vocab_size=f.get("vocab_size", int),
-        width=f.get("dim", int),
-        depth=f.get("n_layers", int),
-        heads=f.get("n_heads", int),
-        mlp_width=f.get("hidden_dim", int),
-        max_positions=f.get("max_position_embeddings", int),
-        token_types=0,
-        activation=f.choice("activation", ACTIVATIONS),
-        init_std=f.get("initializer_range", float),
-        embedding_dropout=rate,
-        attention_dropout=f.get("attention_dropout", float),
-        attention_output_dropout=0.0,
-        mlp_output_dropout=rate,
-    )
-    return TaggerConfig(config, (), classifier_dropout=rate)
+    own = read_fields(f, NAMES, encoder.Config)
+    config = encoder.Config(**own, token_types=0, attention_output_dropout=0.0)
+    return TaggerConfig(config, (), classifier_dropout=config.mlp_output_dropout)
 
 
 def write(config: TaggerConfig) -> dict[str, Any]:
     """The fields of config.json that `read` reads."""
-    c = config.encoder
-    return {
-        "vocab_size": c.vocab_size,
-        "dim": c.width,
-        "n_layers": c.depth,
-        "n_heads": c.heads,
-        "hidden_dim": c.mlp_width,
-        "max_position_embeddings": c.max_positions,
-        "activation": ACTIVATION_NAMES[c.activation],
-        "initializer_range": c.init_std,
-        "dropout": c.mlp_output_dropout,
-        "attention_dropout": c.attention_dropout,
-    }
+    return write_fields(config.encoder, NAMES)
 
 
 _LAYER = "distilbert.transformer.layer.{layer}"

@@ -1,4 +1,4 @@
-"""What a table file tells of its family."""
+"""How one family of models is read and written: its configuration, its tensors, its class in `transformers`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ C = TypeVar("C")
 
 @dataclasses.dataclass(frozen=True)
 class Family(Generic[C]):
-    """How models of one model_type are read and written; C is the class of our configuration."""
+    """How models of one model_type are read and written; C is our configuration class."""
 
     architecture: str
     """Name of the class in `transformers` that loads what we write."""
     read: Callable[[Fields], C]
-    """config.json -> our configuration. Raises InputError for what it does not honour."""
+    """config.json -> our configuration. Raises InputError for a value that is not supported."""
     write: Callable[[C], dict[str, Any]]
-    """Our configuration -> the fields of config.json that are the family's own. What it cannot express, reading it back
-    will tell."""
+    """Our configuration -> the family's fields of config.json. `export` reads them back to check them."""
     table: Callable[[C], Table]
     """The names on disk of a model of this configuration."""

@@ -1,7 +1,7 @@
-"""Safetensors files: read lazily through memory maps, written one tensor at a time.
+"""Reads safetensors files lazily, through memory maps, and writes them one tensor at a time.
 
 A file is eight bytes of length, a JSON header of names, dtypes, shapes and offsets, and the tensors end to end
-(https://github.com/huggingface/safetensors). Everything is checked by the headers alone, before any tensor is touched.
+(https://github.com/huggingface/safetensors). The headers alone are checked, before any tensor is read.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Entry:
     """Offset of its first byte in the file."""
 
     def map(self) -> np.ndarray:
-        """The tensor as a read-only view of the file: only what is used of it is read."""
+        """The tensor as a read-only view of the file; only the parts that are used are read from disk."""
         dtype = np.dtype(_DTYPES[_CODES[self.dtype]])
         if 0 in self.shape:
             return np.empty(self.shape, dtype)
@@ -54,7 +54,7 @@ Entries = dict[str, Entry]
 
 
 def open_file(path: Path) -> Entries:
-    """The tensors of one file. Raises InputError where it is not whole."""
+    """The tensors of one file. Raises InputError where the file is truncated or its header is wrong."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -129,19 +129,16 @@ def _open_shards(folder: Path) -> Entries:
     return entries
 
 
-def write(
-    folder: Path,
-    tensors: Mapping[str, tuple[tuple[int, ...], str]],
-    get: Callable[[str], np.ndarray],
-    *,
-    max_bytes: int,
-) -> None:
+Announced = Mapping[str, tuple[tuple[int, ...], str]]
+"""Name -> (shape, numpy's name of the dtype) of tensors to write, in the order of the file."""
+
+
+def write(folder: Path, tensors: Announced, get: Callable[[str], np.ndarray], *, max_bytes: int) -> None:
     """Writes `model.safetensors`, or shards of at most `max_bytes` (more only for a single tensor) with an index.
 
-    tensors: name -> (shape, numpy's name of the dtype), in the order of the file. get: name -> array, cast here; it is
-    asked for one at a time.
+    get: name -> array, cast here to the announced dtype; it is asked for one tensor at a time.
     """
-    sizes = _sizes(tensors)
+    sizes = {name: _size(*x) for name, x in tensors.items()}
     shards: list[list[str]] = [[]]
     room = max_bytes
     for name, size in sizes.items():
@@ -154,41 +151,30 @@ def write(
     if len(shards) == 1:
         files = {SINGLE: shards[0]}
     for file, names in files.items():
-        _write_file(folder / file, {name: (*tensors[name], sizes[name]) for name in names}, get)
+        write_file(folder / file, {name: tensors[name] for name in names}, get)
     if len(shards) > 1:
         where = {name: file for file, names in files.items() for name in names}
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": where}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def write_file(
-    path: Path, tensors: Mapping[str, tuple[tuple[int, ...], str]], get: Callable[[str], np.ndarray]
-) -> None:
+def write_file(path: Path, tensors: Announced, get: Callable[[str], np.ndarray]) -> None:
     """Writes one file; the arguments are those of `write`."""
-    sizes = _sizes(tensors)
-    _write_file(path, {name: (*x, sizes[name]) for name, x in tensors.items()}, get)
-
-
-def _sizes(tensors: Mapping[str, tuple[tuple[int, ...], str]]) -> dict[str, int]:
-    """Bytes of each."""
-    return {
-        name: math.prod(shape) * np.dtype(_DTYPES[_CODES[dtype]]).itemsize for name, (shape, dtype) in tensors.items()
-    }
-
-
-def _write_file(
-    path: Path, tensors: Mapping[str, tuple[tuple[int, ...], str, int]], get: Callable[[str], np.ndarray]
-) -> None:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
-    for name, (shape, dtype, size) in tensors.items():
-        header[name] = {"dtype": _CODES[dtype], "shape": shape, "data_offsets": (end, end + size)}
-        end += size
+    for name, (shape, dtype) in tensors.items():
+        start, end = end, end + _size(shape, dtype)
+        header[name] = {"dtype": _CODES[dtype], "shape": shape, "data_offsets": (start, end)}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the tensors begin aligned
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for name, (shape, dtype, _) in tensors.items():
+        for name, (shape, dtype) in tensors.items():
             x = np.asarray(get(name), _DTYPES[_CODES[dtype]], order="C")
             assert x.shape == shape, f"{name} is {x.shape}, announced as {shape}"
             file.write(x.reshape(-1).view(np.uint8).data)
+
+
+def _size(shape: tuple[int, ...], dtype: str) -> int:
+    """Bytes of a tensor."""
+    return math.prod(shape) * np.dtype(_DTYPES[_CODES[dtype]]).itemsize

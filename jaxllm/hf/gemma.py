@@ -1,4 +1,4 @@
-"""Gemma 1, 2 and 3 (text): named like Llama on disk; scales are stored less one and embeddings are scaled."""
+"""Gemma 1, 2 and 3 (text): tensors and fields named as Llama's, norm scales stored minus one, embeddings scaled."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _shared(fields: Fields, activation: str) -> dict[str, Any]:
 
 
 def _sandwich(fields: Fields) -> dict[str, Any]:
-    """What Gemma 2 and 3 share: norms on both sides, windows, soft caps, a scale of their own."""
+    """The fields that Gemma 2 and 3 share: norms before and after, windows, soft caps, a scale of the scores."""
     return {
         **_shared(fields, "hidden_activation"),
         "norm_place": "both",

@@ -1,11 +1,14 @@
-"""Llama and what is named like it on disk: Mistral, Qwen2, Qwen3, OLMo 2; the ground for Gemma and the mixtures."""
+"""Llama, Mistral, Qwen2, Qwen3 and OLMo 2: the names of their tensors and fields on disk.
+
+Gemma (gemma.py) and the mixtures of experts (mixture.py) build on them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxllm.hf.config import ACTIVATIONS, Fields
+from jaxllm.hf.config import Fields, Names, read_fields, write_fields
 from jaxllm.hf.family import Family
 from jaxllm.hf.table import Rule, Table, embedding, linear, norm
 from jaxllm.models.decoder_config import Config
@@ -22,7 +25,7 @@ NORMS = {
         "post_feedforward": "mlp_post_norm",
     },
 }
-"""Where norms stand -> what `{}_layernorm` on disk is called here. Note that `post_attention` means two things."""
+"""Config.norm_place -> {name on disk, before `_layernorm`: ours}. Note that `post_attention` means two things."""
 
 LAYER = "model.layers.{layer}."
 MLP = tuple(rule for x in ("gate", "up", "down") for rule in linear(f"{LAYER}mlp.{x}_proj", f"blocks.mlp.{x}"))
@@ -43,20 +46,20 @@ def table(c: Config, mlp: Sequence[Rule] = MLP) -> Table:
     return Table(tuple(rules), prefix="model.", ignore=(r".*rotary_emb\.inv_freq", *tied))
 
 
+NAMES: Names = {
+    "vocab_size": "vocab_size", "width": "hidden_size", "depth": "num_hidden_layers", "heads": "num_attention_heads",
+    "mlp_width": "intermediate_size", "max_positions": "max_position_embeddings", "norm_eps": "rms_norm_eps",
+}  # fmt: skip
+"""The fields that all of these families have under the same names."""
+
+
 def common(fields: Fields, activation: str = "hidden_act") -> dict[str, Any]:
-    """What all of these families say in the same words; `activation` is the name of that field."""
-    width, heads = fields.get("hidden_size", int), fields.get("num_attention_heads", int)
+    """The fields of our configuration that all of these families have; `activation` is that field's name on disk."""
+    own = read_fields(fields, {**NAMES, "activation": activation}, Config)
     return {
-        "vocab_size": fields.get("vocab_size", int),
-        "width": width,
-        "depth": fields.get("num_hidden_layers", int),
-        "heads": heads,
-        "kv_heads": fields.get_or("num_key_value_heads", heads, int),
+        **own,
+        "kv_heads": fields.get_or("num_key_value_heads", own["heads"], int),
         "head_width": fields.get_or("head_dim", 0, int),
-        "mlp_width": fields.get("intermediate_size", int),
-        "max_positions": fields.get("max_position_embeddings", int),
-        "norm_eps": fields.get("rms_norm_eps", float),
-        "activation": fields.choice(activation, ACTIVATIONS),
         "tied": fields.get_or("tie_word_embeddings", False, bool),
         "attention_dropout": fields.get_or("attention_dropout", 0.0, float),
         "init_std": fields.get_or("initializer_range", 0.02, float),
@@ -64,14 +67,14 @@ def common(fields: Fields, activation: str = "hidden_act") -> dict[str, Any]:
 
 
 def rotary(fields: Fields) -> dict[str, Any]:
-    """The rotary positions of a family with one kind of them."""
+    """The rotary positions of a family whose layers all have the same."""
     parameters = fields.get("rope_parameters", dict)
     scaling = read_scaling(parameters, fields)
     return {"rope_base": float(parameters["rope_theta"]), "rope_scaling": scaling}
 
 
 def read_scaling(parameters: Mapping[str, Any], fields: Fields) -> Scaling:
-    """A rope_parameters dictionary. Raises InputError for a kind or a parameter that is not honoured."""
+    """The scaling that a rope_parameters dictionary describes. Raises InputError for what is not supported."""
     given = {name: x for name, x in parameters.items() if x is not None and name not in ("rope_theta", "type")}
     kind = given.pop("rope_type", "default")
     if given.get("partial_rotary_factor") == 1.0:
@@ -103,7 +106,7 @@ def read_scaling(parameters: Mapping[str, Any], fields: Fields) -> Scaling:
 
 
 def write_scaling(base: float, scaling: Scaling) -> dict[str, Any]:
-    """A rope_parameters dictionary."""
+    """The inverse of `read_scaling`: a rope_parameters dictionary."""
     parameters: dict[str, Any] = {"rope_type": scaling.kind, "rope_theta": base}
     if scaling.kind != "default":
         parameters["factor"] = scaling.factor
@@ -117,7 +120,7 @@ def write_scaling(base: float, scaling: Scaling) -> dict[str, Any]:
 
 
 def read_windows(fields: Fields) -> tuple[int, ...]:
-    """The windows of a family that lists its kinds of layers."""
+    """The windows of a family that lists the kind of each layer."""
     kinds, window = fields.get("layer_types", list), fields.get_or("sliding_window", 0, int)
     if unknown := set(kinds) - {"full_attention", "sliding_attention"}:
         raise InputError(
@@ -129,7 +132,7 @@ def read_windows(fields: Fields) -> tuple[int, ...]:
 
 
 def write_windows(c: Config) -> dict[str, Any]:
-    """The same, written. Raises ValueError for windows of several sizes, which these families lack."""
+    """The inverse of `read_windows`. Raises ValueError for windows of several sizes, which these families lack."""
     pattern = [c.windows[i % len(c.windows)] for i in range(c.depth)]
     sizes = {w for w in pattern if w}
     if len(sizes) > 1:
@@ -141,15 +144,9 @@ def write_windows(c: Config) -> dict[str, Any]:
 def write(c: Config, activation: str = "hidden_act") -> dict[str, Any]:
     """The fields of config.json that all of these families share."""
     return {
-        "vocab_size": c.vocab_size,
-        "hidden_size": c.width,
-        "num_hidden_layers": c.depth,
-        "num_attention_heads": c.heads,
+        **write_fields(c, NAMES),
         "num_key_value_heads": c.K,
         "head_dim": c.H,
-        "intermediate_size": c.mlp_width,
-        "max_position_embeddings": c.max_positions,
-        "rms_norm_eps": c.norm_eps,
         activation: {"gelu_tanh": "gelu_pytorch_tanh"}.get(c.activation, c.activation),
         "tie_word_embeddings": c.tied,
         "attention_dropout": c.attention_dropout,

@@ -1,4 +1,4 @@
-"""Mixtures of experts: Mixtral and Qwen3-MoE. On disk each expert has tensors of its own."""
+"""Mixtures of experts, Mixtral and Qwen3-MoE: their names on disk, where each expert has separate tensors."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""ModernBERT (Warner et al. 2024)."""
+"""ModernBERT (Warner et al. 2024): the names of its tensors and fields on disk."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from jaxllm.hf.config import ACTIVATION_NAMES, ACTIVATIONS, Fields
+from jaxllm.hf.config import Fields, Names, read_fields, write_fields
 from jaxllm.hf.family import Family
 from jaxllm.hf.table import Table, embedding, linear, norm
 from jaxllm.models import encoder
@@ -16,6 +16,20 @@ _GLOBAL, _LOCAL = "full_attention", "sliding_attention"
 
 def _kinds(depth: int, every: int) -> list[str]:
     return [_LOCAL if layer % every else _GLOBAL for layer in range(depth)]
+
+
+NAMES: Names = {
+    "vocab_size": "vocab_size", "width": "hidden_size", "depth": "num_hidden_layers", "heads": "num_attention_heads",
+    "mlp_width": "intermediate_size", "max_positions": "max_position_embeddings", "activation": "hidden_activation",
+    "attention_bias": "attention_bias", "mlp_bias": "mlp_bias", "norm_bias": "norm_bias", "norm_eps": "norm_eps",
+    "init_std": "initializer_range", "embedding_dropout": "embedding_dropout", "attention_dropout": "attention_dropout",
+    "mlp_dropout": "mlp_dropout",
+}  # fmt: skip
+HEAD_NAMES: Names = {
+    "classifier_dropout": "classifier_dropout",
+    "transform_bias": "classifier_bias",
+    "transform_activation": "classifier_activation",
+}
 
 
 def read(f: Fields) -> TaggerConfig:
@@ -33,14 +47,9 @@ def read(f: Fields) -> TaggerConfig:
     for kind, rope in ropes.items():
         if kind not in (_GLOBAL, _LOCAL) or rope.keys() - {"rope_type", "rope_theta"} or rope["rope_type"] != "default":
             raise InputError(f"{f.where}: rope_parameters of {kind} is {rope}, supported: rope_type 'default'")
-    attention_dropout = f.get("attention_dropout", float)
+    own = read_fields(f, NAMES, encoder.Config)
     config = encoder.Config(
-        vocab_size=f.get("vocab_size", int),
-        width=f.get("hidden_size", int),
-        depth=depth,
-        heads=f.get("num_attention_heads", int),
-        mlp_width=f.get("intermediate_size", int),
-        max_positions=f.get("max_position_embeddings", int),
+        **own,
         token_types=0,
         rope_base=float(ropes[_GLOBAL]["rope_theta"]),
         local_rope_base=float(ropes[_LOCAL]["rope_theta"]),
@@ -48,26 +57,10 @@ def read(f: Fields) -> TaggerConfig:
         global_every=every,
         pre_norm=True,
         gated=True,
-        activation=f.choice("hidden_activation", ACTIVATIONS),
-        attention_bias=f.get("attention_bias", bool),
-        mlp_bias=f.get("mlp_bias", bool),
-        norm_bias=f.get("norm_bias", bool),
-        norm_eps=f.get("norm_eps", float),
-        init_std=f.get("initializer_range", float),
-        embedding_dropout=f.get("embedding_dropout", float),
-        attention_dropout=attention_dropout,
-        attention_output_dropout=attention_dropout,
+        attention_output_dropout=own["attention_dropout"],
         mlp_output_dropout=0.0,
-        mlp_dropout=f.get("mlp_dropout", float),
     )
-    return TaggerConfig(
-        config,
-        (),
-        classifier_dropout=f.get("classifier_dropout", float),
-        transform=True,
-        transform_bias=f.get("classifier_bias", bool),
-        transform_activation=f.choice("classifier_activation", ACTIVATIONS),
-    )
+    return TaggerConfig(config, (), transform=True, **read_fields(f, HEAD_NAMES, TaggerConfig))
 
 
 def write(config: TaggerConfig) -> dict[str, Any]:
@@ -75,27 +68,11 @@ def write(config: TaggerConfig) -> dict[str, Any]:
     c = config.encoder
     ropes = {_GLOBAL: c.rope_base, _LOCAL: c.local_rope_base}
     return {
-        "vocab_size": c.vocab_size,
-        "hidden_size": c.width,
-        "num_hidden_layers": c.depth,
-        "num_attention_heads": c.heads,
-        "intermediate_size": c.mlp_width,
-        "max_position_embeddings": c.max_positions,
+        **write_fields(c, NAMES),
+        **write_fields(config, HEAD_NAMES),
         "rope_parameters": {kind: {"rope_type": "default", "rope_theta": base} for kind, base in ropes.items()},
         "local_attention": 2 * c.window,
         "layer_types": _kinds(c.depth, c.global_every),
-        "hidden_activation": ACTIVATION_NAMES[c.activation],
-        "attention_bias": c.attention_bias,
-        "mlp_bias": c.mlp_bias,
-        "norm_bias": c.norm_bias,
-        "norm_eps": c.norm_eps,
-        "initializer_range": c.init_std,
-        "embedding_dropout": c.embedding_dropout,
-        "attention_dropout": c.attention_dropout,
-        "mlp_dropout": c.mlp_dropout,
-        "classifier_dropout": config.classifier_dropout,
-        "classifier_bias": config.transform_bias,
-        "classifier_activation": ACTIVATION_NAMES[config.transform_activation],
     }
 
 

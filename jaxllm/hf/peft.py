@@ -1,8 +1,9 @@
-"""Adapters as PEFT's files, adapter_config.json and adapter_model.safetensors, without PyTorch.
+"""Writes adapters in PEFT's format, adapter_config.json and adapter_model.safetensors, without PyTorch.
 
-On disk each layer has A [r, in] and B [out, r] of its own, under the name of the module in `transformers`; here they
-are stacked (`models/lora.py`). Where the base's file joins several of our matrices in one (GPT-2's c_attn), an adapter
-of the joined matrix is several of ours that begin with the same A, and ours are one whose B is block-diagonal.
+On disk each layer has a separate A [r, in] and B [out, r], under the name of the module in `transformers`; here they
+are stacked (`models/lora.py`). Where the base's file joins several of our matrices in one (GPT-2's c_attn), the adapter
+of the joined matrix is read as one adapter for each of ours, with equal A, and ours are written as one with a
+block-diagonal B.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ from jaxllm.types import InputError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
-"""What every name in an adapter's file begins with."""
+"""The prefix of every name in an adapter's file."""
 
 TASKS = {"ForTokenClassification": "TOKEN_CLS", "ForSequenceClassification": "SEQ_CLS"}
-"""The end of an architecture's name -> PEFT's name of the task; CAUSAL_LM is that of any other."""
+"""Suffix of an architecture's name -> PEFT's task_type; of any other it is CAUSAL_LM."""
 
 
 def modules(names: table.Table, abstract: Abstract) -> dict[str, table.Tensor]:
-    """The matrices on disk by module in `transformers`."""
+    """The matrices on disk by name of their module in `transformers`."""
     return {
         name.removesuffix(".weight"): tensor
         for name, tensor in table.layout(names, abstract).items()
@@ -42,9 +43,10 @@ def modules(names: table.Table, abstract: Abstract) -> dict[str, table.Tensor]:
 
 
 def find_targets(patterns: Collection[str], spec: ModelSpec, names: table.Table) -> tuple[str, ...]:
-    """Patterns of modules in our words, from such or from Hugging Face's: `q_proj`, `self_attn.q_proj`, `all-linear`.
+    """Patterns of our modules, from patterns in our names or in Hugging Face's: `q_proj`, `self_attn.q_proj`.
 
-    A name of theirs means every module whose name ends with it, as in PEFT. Raises InputError for one that names none.
+    A name of theirs means every module whose name ends with it, as in PEFT; `all-linear` means every matrix in the
+    blocks. Raises InputError for a name of no module.
     """
     if set(patterns) == {"all-linear"}:
         return ()
@@ -70,11 +72,14 @@ def find_targets(patterns: Collection[str], spec: ModelSpec, names: table.Table)
 def save_adapter(
     folder: Path, spec: ModelSpec, params: Mapping[str, Any], names: table.Table, *, base: str, architecture: str
 ) -> None:
-    """Writes the adapters of a model, and what else of it was trained, as `peft` loads them, all or nothing.
+    """Writes the adapters of a model, and its other trained parameters, as `peft` loads them, all or nothing.
 
-    spec: of the model with its adapters. names: of the base's tensors. base: its id or folder. architecture: the class
-    in `transformers` that the adapter is for. In a run of several processes each of them calls this.
-    Raises InputError where there is no adapter, and where only a part of what a tensor on disk joins was trained whole.
+    spec: the model with its adapters. params: all its parameters, or the trained ones. names: of the base's tensors
+    (`hf.names`). base: its id or folder. architecture: the class in `transformers` that the adapter is for. In a run of
+    several processes each of them calls this.
+
+    Raises InputError where the model has no adapter, and where a tensor on disk joins parameters of which only some
+    were trained.
     """
     each = lora.adapters(spec.graphdef)
     if not each:
@@ -122,7 +127,7 @@ def save_adapter(
 def _join(
     tensor: table.Tensor, each: Mapping[str, lora.Adapter], own: Mapping[str, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray, float] | None:
-    """The adapter of one matrix on disk: A [r, in], B [out, r] and its scale. None where it has none."""
+    """The adapter of one matrix on disk: A [r, in], B [out, r] and its scale. None where the matrix has none."""
     parts = [(part.name.removesuffix(".kernel"), part) for part in tensor.parts]
     adapted = [(name, part) for name, part in parts if name in each and own[name + lora.A][part.row].any()]
     if not adapted:
@@ -139,7 +144,7 @@ def _join(
 
 
 def _whole(own: Mapping[str, np.ndarray], names: table.Table, abstract: Abstract) -> dict[str, np.ndarray]:
-    """The tensors on disk of the parameters that were trained as they are."""
+    """The tensors on disk of the base's parameters that were trained."""
     trained = {name for name in own if not name.endswith((lora.A, lora.B))}
     found = {}
     for name, tensor in table.layout(names, abstract).items():
@@ -152,7 +157,7 @@ def _whole(own: Mapping[str, np.ndarray], names: table.Table, abstract: Abstract
 
 
 def _suffixes(wanted: Collection[str], known: Collection[str]) -> list[str]:
-    """The shortest names that mean these modules in PEFT, which adapts what ends with one of them, and no others."""
+    """The shortest suffixes that select these modules and no others in PEFT, which adapts all that end with one."""
     kind = {name: re.sub(r"\.\d+\.", ".{}.", name) for name in known}
     found: dict[str, None] = {}
     for name in wanted:
@@ -160,7 +165,7 @@ def _suffixes(wanted: Collection[str], known: Collection[str]) -> list[str]:
         for n in range(1, len(words) + 1):
             suffix = ".".join(words[-n:])
             meant = {other for other in known if f".{other}".endswith(f".{suffix}")}
-            # A last word such as `dense` may be that of a module that we have no name for.
+            # A last word such as `dense` may also be that of a module without a counterpart here.
             if meant <= set(wanted) and len({kind[other] for other in meant}) == 1:
                 break
         found[suffix] = None

@@ -1,4 +1,4 @@
-"""Reading what PEFT wrote: a base model with the adapters of a folder on it."""
+"""Reads adapters in PEFT's format onto a base model."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ import numpy as np
 
 from jaxllm.hf import files, table
 from jaxllm.hf.config import read_json
-from jaxllm.hf.io import fetch, place
+from jaxllm.hf.hub import fetch
+from jaxllm.hf.open import place
 from jaxllm.hf.peft import CONFIG, PREFIX, WEIGHTS
 from jaxllm.models import lora
 from jaxllm.params import ModelSpec
 from jaxllm.types import InputError, Params
 
-_HONOURED = {"r", "lora_alpha", "lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern", "peft_type"}
-_TOLD_BY_NAMES = {"target_modules", "exclude_modules", "modules_to_save", "layers_to_transform", "layers_pattern"}
-"""What the names of the tensors say anyway."""
+_SUPPORTED = {"r", "lora_alpha", "lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern", "peft_type"}
+_REDUNDANT = {"target_modules", "exclude_modules", "modules_to_save", "layers_to_transform", "layers_pattern"}
+"""Fields that the names of the tensors make redundant."""
 _HARMLESS = {
     "auto_mapping", "base_model_name_or_path", "ensure_weight_tying", "fan_in_fan_out", "inference_mode",
     "init_lora_weights", "megatron_core", "peft_version", "qalora_group_size", "revision", "runtime_config",
     "task_type",
 }  # fmt: skip
-"""Fields of adapter_config.json that say nothing of the function computed."""
+"""Fields of adapter_config.json that do not change the function computed."""
 _MOVES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Values of init_lora_weights under which the adapter belongs to a base that was changed as well."""
+"""Values of init_lora_weights with which the base was changed too, so that the adapter fits no other."""
 
 
 class _Layer(NamedTuple):
@@ -42,9 +43,10 @@ class _Layer(NamedTuple):
 
 
 def open_adapter(source: str, base: ModelSpec, names: table.Table) -> ModelSpec:
-    """The base with the adapters of a folder, run or hub id; its `load` reads them, and what was trained beside them.
+    """The base with the adapters of a folder, run or hub id. Its `load` reads them, and other parameters in the file.
 
-    Raises InputError, one line that lists all that does not fit the base or is not honoured.
+    names: of the base's tensors (`hf.names`). Raises InputError, one line that lists everything that does not fit the
+    base or is not supported.
     """
     folder = fetch(source)
     if folder.name == "hf" and not (folder / CONFIG).is_file():  # a run
@@ -61,7 +63,7 @@ def open_adapter(source: str, base: ModelSpec, names: table.Table) -> ModelSpec:
         theirs = f"{module}.weight" if kind else module.replace(".base_layer.", ".")
         tensor = layout.get(theirs) or layout.get(names.prefix + theirs)
         if tensor is None or kind not in ("", "A.weight", "B.weight"):
-            problems.append(f"left over {name} {entry.shape}")
+            problems.append(f"unexpected {name} {entry.shape}")
         elif not kind:
             whole[tensor.name] = entry
             if entry.shape != tensor.shape:
@@ -87,13 +89,12 @@ def open_adapter(source: str, base: ModelSpec, names: table.Table) -> ModelSpec:
     for key, found in layers.items():
         arrays[key + lora.A], arrays[key + lora.B], scale = _stack(found, abstract[f"{key}.kernel"].shape)
         each[key] = lora.Adapter(arrays[key + lora.A].shape[-1], scale, float(fields.get("lora_dropout", 0.0)))
-    # A head that is adapted is in the file once more, as the base has it.
+    # The file of an adapted head also contains the head of the base.
     spec = lora.attach(base, each, rows.keys() - {f"{key}.kernel" for key in each})
 
     def load(shardings: Mapping[str, jax.sharding.Sharding]) -> Params:
-        assert spec.load is not None
         here = {name: at for name, at in shardings.items() if name in arrays or name in rows}
-        found = spec.load({name: at for name, at in shardings.items() if name not in here})
+        found = spec.load_own({name: at for name, at in shardings.items() if name not in here})
         for name, at in here.items():
             shape, dtype = spec.graphdef.abstract[name].shape, spec.graphdef.abstract[name].dtype
 
@@ -109,7 +110,7 @@ def open_adapter(source: str, base: ModelSpec, names: table.Table) -> ModelSpec:
 
 
 def _described(folder: Path) -> dict[str, Any]:
-    """adapter_config.json, all of which is honoured."""
+    """The fields of adapter_config.json. Raises InputError for one that is not supported."""
     path = folder / CONFIG
     if not path.is_file():
         raise InputError(f"{folder} has no {CONFIG}; name the folder of an adapter in PEFT's format")
@@ -122,7 +123,7 @@ def _described(folder: Path) -> dict[str, Any]:
     odd = [
         f"{name}={x!r}"
         for name, x in fields.items()
-        if name not in _HONOURED | _TOLD_BY_NAMES | _HARMLESS and x and (name, x) != ("bias", "none")
+        if name not in _SUPPORTED | _REDUNDANT | _HARMLESS and x and (name, x) != ("bias", "none")
     ]
     if odd:
         raise InputError(f"{path}: {', '.join(odd)} not supported; use an adapter of matrices alone")
@@ -140,7 +141,7 @@ def _scale(fields: Mapping[str, Any], module: str, rank: int) -> float:
 
 
 def _misfit(tensor: table.Tensor, known: set[str], name: str, a: files.Entry, b: files.Entry | None) -> str | None:
-    """What is wrong with an adapter for this matrix."""
+    """Why an adapter does not fit this matrix; None where it fits."""
     if odd := [part.name for part in tensor.parts if part.name.removesuffix(".kernel") not in known]:
         return f"{name}: {odd[0]} takes no adapter"
     if b is None:
@@ -152,7 +153,7 @@ def _misfit(tensor: table.Tensor, known: set[str], name: str, a: files.Entry, b:
 
 
 def _cut(tensor: table.Tensor, a_rD: np.ndarray, b_Fr: np.ndarray, scale: float) -> list[tuple[str, table.Row, _Layer]]:
-    """The adapter of a matrix on disk as those of the matrices of ours that it joins."""
+    """Splits the adapter of a matrix on disk into those of the matrices of ours that it joins."""
     return [
         (part.name.removesuffix(".kernel"), part.row, _Layer(a_rD.T, b_Fr[part.start : part.stop].T, scale))
         for part in tensor.parts
@@ -160,7 +161,7 @@ def _cut(tensor: table.Tensor, a_rD: np.ndarray, b_Fr: np.ndarray, scale: float)
 
 
 def _stack(layers: Mapping[table.Row, _Layer], kernel: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, float]:
-    """A and B of all layers and one scale; layers of lower rank, or without an adapter, have zeros, which stay so."""
+    """A and B of all layers, and one scale. Layers of lower rank or without an adapter are filled up with zeros."""
     *lead, width, out = kernel
     rank, scale = max(layer.a.shape[1] for layer in layers.values()), next(iter(layers.values())).scale
     a, b = np.zeros((*lead, width, rank), np.float32), np.zeros((*lead, rank, out), np.float32)

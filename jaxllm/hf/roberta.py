@@ -1,4 +1,4 @@
-"""RoBERTa (Liu et al. 2019) and XLM-RoBERTa (Conneau et al. 2019): BERT whose positions count from the padding id."""
+"""RoBERTa (Liu et al. 2019) and XLM-RoBERTa (Conneau et al. 2019): BERT whose positions start after the padding id."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def write(config: TaggerConfig) -> dict[str, Any]:
     """The fields of config.json that `read` reads."""
     c = config.encoder
     fields = bert.write(config) | {"max_position_embeddings": c.max_positions + c.position_offset}
-    # Positions that begin at row 0 are no RoBERTa's, and no padding id would say so.
+    # No padding id means positions that begin at row 0, which RoBERTa does not have.
     return fields | ({"pad_token_id": c.position_offset - 1} if c.position_offset else {})
 
 

@@ -1,4 +1,4 @@
-"""Writing checkpoints that `transformers` loads."""
+"""Writes checkpoints that `transformers` loads."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxllm.hf import decoders, files, scorers, table
+from jaxllm.hf import files, table
 from jaxllm.hf.config import Fields, read_json
+from jaxllm.hf.families import TASKS, task_of
 from jaxllm.hf.family import Family
-from jaxllm.hf.io import TAGGERS, Opened
-from jaxllm.models.heads import ScorerConfig, TaggerConfig
+from jaxllm.hf.open import PretrainedModel
 from jaxllm.types import InputError
 
 _COMPUTING = ("dtype", "remat", "unroll", "backend", "labels")
-"""Fields of ours that say nothing of the function computed, or are written by `export` itself."""
+"""Fields of ours that do not change the function computed, or that `export` writes itself."""
 
 MAX_SHARD_BYTES = 5_000_000_000
 
@@ -32,7 +32,7 @@ def export(
     config: Any,
     tokenizer: Any,
     *,
-    source: Opened[Any] | None = None,
+    source: PretrainedModel[Any] | None = None,
     dtype: str | None = None,
     card: str = "",
     tokens: Mapping[str, Any] | None = None,
@@ -40,13 +40,16 @@ def export(
 ) -> None:
     """Writes weights, config.json, the tokenizer and a model card, all or nothing.
 
-    params: by name, sharded or not; gathered one tensor on disk at a time. source: the checkpoint they came from, whose
-    config.json, generation_config.json and dtypes are kept; without it a whole config.json is written for the first
-    family that expresses the configuration. dtype: float32, bfloat16 or float16, if not the source's (float32 without).
-    tokenizer: None to write none. tokens: ids of special tokens, such as pad_token_id, that are to stand in config.json
-    and generation_config.json instead of the source's. In a run of several processes each of them calls this,
-    and the first writes.
-    Raises InputError where no family expresses the configuration, or `folder` holds something else.
+    params: all parameters of the model by name (an adapted model's after `lora.merge`), sharded or not; gathered one
+    tensor at a time. config: the TaggerConfig, decoder Config or ScorerConfig of the model. tokenizer: None to write
+    none. source: the checkpoint that the parameters came from, whose config.json, generation_config.json and dtypes are
+    kept; without it a complete config.json is written for the first family that can express the configuration. dtype:
+    float32, bfloat16 or float16; by default the source's, or float32. card: the text of README.md. tokens: ids of
+    special tokens, such as pad_token_id, to write to config.json and generation_config.json in place of the source's.
+    max_shard_bytes: the largest file of weights. In a run of several processes each of them calls this, and the first
+    writes.
+
+    Raises InputError where no family can express the configuration, or `folder` holds something else.
     """
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").is_file():
@@ -83,21 +86,21 @@ def export(
 
 
 def config_json(
-    config: Any, tokenizer: Any, source: Opened[Any] | None = None, tokens: Mapping[str, Any] | None = None
+    config: Any, tokenizer: Any, source: PretrainedModel[Any] | None = None, tokens: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The config.json that `export` would write, of float32 weights. Raises InputError where no family expresses it."""
+    """The config.json that `export` writes, with dtype float32. Raises InputError where no family can express it."""
     family, fields = _config(config, tokenizer, source)
     return {**fields, **(tokens or {}), "architectures": [family.architecture], "dtype": "float32"}
 
 
-def names(config: Any, source: Opened[Any] | None = None) -> tuple[table.Table, str]:
-    """The names of the tensors that `export` would write, and the class in `transformers` that loads them."""
-    family, _ = _config(config, None, source)
+def names(config: Any, source: PretrainedModel[Any]) -> tuple[table.Table, str]:
+    """The names of the tensors that `export` writes, and the class in `transformers` that loads them."""
+    family = TASKS[task_of(config)][source.family]
     return family.table(config), family.architecture
 
 
 def host(x: Any, row: table.Row = ()) -> np.ndarray:
-    """A row of an array, or all of it, in this process's memory; every process of a run must ask for it."""
+    """An array, or one row of it, gathered to this process's memory; every process of a run must call this."""
     part = x[row] if row else x
     if getattr(part, "is_fully_addressable", True):
         return np.asarray(part)
@@ -108,7 +111,7 @@ def _write_texts(
     folder: Path,
     fields: dict[str, Any],
     tokenizer: Any,
-    source: Opened[Any] | None,
+    source: PretrainedModel[Any] | None,
     card: str,
     tokens: Mapping[str, Any] | None,
 ) -> None:
@@ -127,23 +130,19 @@ def _write_texts(
         (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def _config(config: Any, tokenizer: Any, source: Opened[Any] | None) -> tuple[Family[Any], dict[str, Any]]:
+def _config(config: Any, tokenizer: Any, source: PretrainedModel[Any] | None) -> tuple[Family[Any], dict[str, Any]]:
     """The family to write, and the fields of config.json."""
-    families: Mapping[str, Family[Any]] = decoders.FAMILIES
-    names: tuple[str, ...] = ()
-    if isinstance(config, TaggerConfig):
-        families, names = TAGGERS, config.labels
-    elif isinstance(config, ScorerConfig):
-        families, names = scorers.FAMILIES, ("reward",)
-    labels: dict[str, Any] = {}
-    if names:
+    task = task_of(config)
+    families, labels = TASKS[task], {}
+    if task != "lm":
+        names = config.labels if task == "tagger" else ("reward",)
         labels["id2label"] = {str(i): label for i, label in enumerate(names)}
         labels["label2id"] = {label: i for i, label in enumerate(names)}
     candidates = [source.family] if source else list(families)
     for kind in candidates:
         family, fields = families[kind], _base(kind, tokenizer, source) | labels
         if source and _essence(family.read(Fields(fields))) == _essence(config):
-            return family, fields  # as it stands, every field in its old words
+            return family, fields  # unchanged, so that every field keeps its spelling
         fields |= family.write(config)
         try:
             back = family.read(Fields(fields))
@@ -156,8 +155,8 @@ def _config(config: Any, tokenizer: Any, source: Opened[Any] | None) -> tuple[Fa
     )
 
 
-def _base(kind: str, tokenizer: Any, source: Opened[Any] | None) -> dict[str, Any]:
-    """What config.json says beside the model: the source's, or the ids of the special tokens that the family names."""
+def _base(kind: str, tokenizer: Any, source: PretrainedModel[Any] | None) -> dict[str, Any]:
+    """The fields of config.json to start from: the source's, or the family's ids of special tokens."""
     if source:
         stale = ("torch_dtype", "transformers_version", "_name_or_path")
         return {name: x for name, x in source.hf_config.items() if name not in stale}
@@ -166,7 +165,7 @@ def _base(kind: str, tokenizer: Any, source: Opened[Any] | None) -> dict[str, An
 
 
 def _essence(config: Any, *, dropout: bool = True) -> dict[str, Any]:
-    """What a configuration says of the model, flat; dropout is of its training alone."""
+    """The fields of a configuration that define the model, flat; dropout matters to its training alone."""
     values: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)

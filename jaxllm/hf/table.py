@@ -1,7 +1,7 @@
-"""Invertible tables between the tensors on disk and our parameters.
+"""Tables that map tensors on disk to our parameters and back.
 
-A table is written in the names found on disk, and read in both directions. One tensor on disk is one row of a stacked
-parameter of ours, or of several joined along an axis (a fused projection); its kernel may be the other way round.
+A table has a rule per name on disk and is used in both directions. A tensor on disk is one row of a stacked parameter
+of ours, or of several joined along an axis (a fused projection), and may be transposed.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ Row = tuple[int, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """One name on disk, the parameters of ours that it holds, and how."""
+    """One name on disk, the parameters of ours in that tensor, and its layout."""
 
     theirs: str
     """Name on disk; `{layer}`, `{expert}` stand for the leading axes of ours."""
     ours: tuple[str, ...]
-    """What it holds, joined in this order along `axis`. Where the model has none of it, the rule says nothing."""
+    """The parameters in it, joined in this order along `axis`. A model without them does not use the rule."""
     transposed: bool = False
     """Its last two axes are swapped on disk (torch keeps a linear kernel as [out, in])."""
     axis: int = 0
     """Where the parts are joined, in the layout on disk."""
     absent: tuple[int, ...] = ()
-    """Layers that have no such tensor on disk."""
+    """Layers without this tensor on disk."""
     fill: float = 0.0
-    """What our rows of those layers hold."""
+    """The value of our rows for those layers."""
 
 
 def linear(theirs: str, *ours: str) -> tuple[Rule, ...]:
@@ -69,22 +69,22 @@ def embedding(theirs: str, ours: str) -> tuple[Rule, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """All that is known of a family's names."""
+    """The names of a family's tensors."""
 
     rules: tuple[Rule, ...]
     prefix: str = ""
-    """What names on disk begin with, except in the file of a bare trunk."""
+    """The prefix of most names on disk; a model saved without a head lacks it."""
     ignore: tuple[str, ...] = ()
-    """Regular expressions of whole names on disk to pass over: buffers, poolers, the heads of other tasks."""
+    """Regular expressions of whole names on disk to ignore: buffers, poolers, the heads of other tasks."""
     renames: tuple[tuple[str, str], ...] = ()
-    """Old spellings: (regular expression, replacement), before anything else looks at a name."""
+    """Old spellings: (regular expression, replacement), applied to every name first."""
     heads: tuple[str, ...] = ()
-    """Modules of ours (first part of the name) that are initialised where the file has none, or another shape."""
+    """Modules of ours (first part of the name) that are initialised where the file has none or one of another shape."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A row of a parameter of ours, and where it lies along the rule's axis in the tensor on disk."""
+    """A row of a parameter of ours, and its bounds along the rule's axis in the tensor on disk."""
 
     name: str
     row: Row
@@ -103,13 +103,13 @@ class Tensor:
 
 
 Layout = dict[str, Tensor]
-"""Every tensor that a model makes on disk, by its name there."""
+"""All tensors of a model on disk, by name there."""
 
 
 def layout(table: Table, shapes: Mapping[str, Any]) -> Layout:
-    """What parameters of these names and shapes (arrays, or anything with `.shape`) are on disk.
+    """The tensors on disk of parameters with these names and shapes (values: anything with `.shape`).
 
-    Raises ValueError where the table does not cover a parameter, or holds it twice.
+    Raises ValueError for a parameter without a rule.
     """
     tensors: Layout = {}
     for rule in table.rules:
@@ -136,12 +136,12 @@ def _tensor(rule: Rule, row: Row, shapes: Mapping[str, Any]) -> Tensor:
 
 
 def _swap(rule: Rule, axes: Sequence[Any]) -> tuple[Any, ...]:
-    """Axes of ours in the order on disk, or back."""
+    """Our axes in the order on disk, and the inverse."""
     return (*axes[:-2], axes[-1], axes[-2]) if rule.transposed else tuple(axes)
 
 
 def join(tensor: Tensor, fetch: Callable[[str, Row], np.ndarray]) -> np.ndarray:
-    """The tensor on disk, from `fetch(name, row)` of ours."""
+    """The tensor on disk, made of the rows of our parameters that `fetch(name, row)` gives."""
     parts = [fetch(part.name, part.row) for part in tensor.parts]
     if tensor.rule.transposed:
         parts = [np.swapaxes(part, -1, -2) for part in parts]
@@ -149,7 +149,7 @@ def join(tensor: Tensor, fetch: Callable[[str, Row], np.ndarray]) -> np.ndarray:
 
 
 def sources(tensors: Layout) -> dict[str, dict[Row, tuple[Tensor, Part]]]:
-    """The other way: where each row of each parameter of ours lies on disk."""
+    """The inverse of a layout: where each row of each parameter of ours is on disk."""
     rows: dict[str, dict[Row, tuple[Tensor, Part]]] = {}
     for tensor in tensors.values():
         for part in tensor.parts:
@@ -164,9 +164,9 @@ def piece(
     dtype: Any,
     read: Callable[[str], np.ndarray],
 ) -> np.ndarray:
-    """The part `index` of a parameter of ours of this shape, row by row from the tensors on disk.
+    """The slice `index` of a parameter of ours of this shape, read row by row from the tensors on disk.
 
-    rows: from `sources`. read: name on disk -> the array there, of which only what is needed is touched.
+    rows: from `sources`. read: name on disk -> the array there; only the needed parts of it are used.
     """
     bounds = [part.indices(n)[:2] for part, n in zip(index, shape, strict=True)]
     out = _empty([b - a for a, b in bounds], np.dtype(dtype))
@@ -187,8 +187,8 @@ def piece(
 
 
 def _empty(shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:
-    """Memory of its own pages: given back to the system at once when freed, where malloc would keep it, and aligned, so
-    that JAX on CPU takes it over without a copy."""
+    """An array in separate pages of memory, which the system gets back when it is freed (malloc would keep them), and
+    aligned, so that JAX on CPU uses it without a copy."""
     size = math.prod(shape) * dtype.itemsize
     return (
         np.frombuffer(mmap.mmap(-1, size, access=mmap.ACCESS_COPY), dtype).reshape(shape)
@@ -199,23 +199,23 @@ def _empty(shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """What of a layout a file has."""
+    """Which tensors of a layout are in a file."""
 
     names: dict[str, str]
     """Name in the layout -> name in the file."""
-    fresh: frozenset[str]
-    """Parameters of ours, all of them of heads, that are to be initialised."""
+    initialised: frozenset[str]
+    """Parameters of ours that the file lacks, all of a head."""
     ignored: tuple[str, ...]
-    """Names in the file that were passed over."""
+    """Names in the file that the table ignores."""
     problems: tuple[str, ...]
-    """Everything missing, left over or mis-shaped."""
+    """All tensors that are missing, not expected, or of another shape."""
     notes: tuple[str, ...]
 
 
 def match(
     table: Table, tensors: Layout, shapes: Mapping[str, tuple[int, ...]], skip: Mapping[str, str] | None = None
 ) -> Match:
-    """Compares a layout with the names and shapes in a file. skip: heads to be initialised whatever it has -> why."""
+    """Compares a layout with the names and shapes in a file. skip: heads to initialise in any case -> why."""
     names: dict[str, str] = {}
     ignored, problems, notes = [], [], []
     for found in shapes:
@@ -231,12 +231,12 @@ def match(
         elif any(re.fullmatch(pattern, x) for pattern in table.ignore for x in (name, table.prefix + name)):
             ignored.append(found)
         else:
-            problems.append(f"left over {found} {shapes[found]}")
+            problems.append(f"unexpected {found} {shapes[found]}")
 
     def head(tensor: Tensor) -> str:
         return tensor.parts[0].name.split(".")[0]
 
-    fresh = set()
+    heads = set()
     for name in table.heads:
         own = [tensor for tensor in tensors.values() if head(tensor) == name]
         there = [(tensor, shapes[names[tensor.name]]) for tensor in own if tensor.name in names]
@@ -250,13 +250,13 @@ def match(
         else:
             continue
         notes.append(f"{name} initialised: {why}")
-        fresh.add(name)
+        heads.add(name)
     for name, tensor in tensors.items():
-        if head(tensor) in fresh:
+        if head(tensor) in heads:
             names.pop(name, None)
         elif name not in names:
             problems.append(f"missing {name} {tensor.shape}")
         elif shapes[names[name]] != tensor.shape:
             problems.append(f"{names[name]} is {shapes[names[name]]}, wanted {tensor.shape}")
-    initialised = {part.name for tensor in tensors.values() if head(tensor) in fresh for part in tensor.parts}
+    initialised = {part.name for tensor in tensors.values() if head(tensor) in heads for part in tensor.parts}
     return Match(names, frozenset(initialised), tuple(ignored), tuple(problems), tuple(notes))

@@ -1,4 +1,4 @@
-"""Attention over packed rows: who sees whom follows from segments, positions and branches."""
+"""Scaled dot-product attention over packed rows, computed by XLA, cuDNN, a TPU kernel or a ring of devices."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxllm.axes import cuts
-from jaxllm.models.layers import dropout, softmax
+from jaxllm.models.layers import dropout, soft_cap, softmax
 from jaxllm.models.ring import ring_attention
 from jaxllm.models.visibility import Tokens, visible
 
-__all__ = ["BACKENDS", "Tokens", "attention", "soft_cap", "visible"]
-
+__all__ = ["BACKENDS", "Tokens", "attention", "visible"]
 
 BACKENDS = ("auto", "xla", "cudnn", "splash")
 """auto is splash on a TPU, cudnn on a GPU and xla elsewhere."""
@@ -35,15 +34,19 @@ def attention(
     dropout_key: jax.Array | None = None,
     backend: str = "xla",
 ) -> jax.Array:
-    """Scaled dot-product attention (Vaswani et al. 2017) -> [B, T, N, H]; softmax in float32.
+    """Scaled dot-product attention (Vaswani et al. 2017) -> [B, T, N, H] in v's dtype; softmax in float32.
 
-    K key heads serve N query heads in groups (Ainslie et al. 2023). scale defaults to H^-1/2. softcap: the scores
-    become c tanh(score / c) (Gemma 2), 0 for none. Queries that see nothing (padding) give finite values.
-    backend: one of BACKENDS. What a backend cannot do is done by xla, with the same numbers: splash (Pallas, for TPU)
-    has no dropout and no branches, wants queries and keys to be the same tokens, a multiple of 128 of them, and the
-    values that `window` may take in `windows`, as its kernels are compiled for each; cudnn wants 16-bit inputs and has
-    no dropout and no softcap. Over several devices splash needs the mesh set (`jax.set_mesh`), and auto takes xla
-    without. Where that mesh cuts the sequence (context) a ring of devices does it, whatever the backend.
+    Each of the K key heads serves N / K query heads (grouped-query attention, Ainslie et al. 2023). query, key: the
+    tokens, which determine the mask (`visibility.visible`). window: the greatest distance that is visible, int32 scalar
+    in tokens; it may be traced. windows: all the values that `window` may take. scale: of the scores, H^-1/2 by
+    default. softcap: the scores become c tanh(score / c) (Gemma 2), 0 for none. A query that sees no key (padding)
+    gives finite values.
+
+    backend: one of BACKENDS. Where it does not support the arguments, xla computes the same. splash (Pallas, for TPU)
+    has no dropout and no branches, needs queries and keys to be the same tokens, their number to be a multiple of 128,
+    and `windows`, for it compiles a kernel for each. cudnn needs 16-bit inputs and has no dropout and no softcap. On
+    several devices splash needs the mesh to be set (`jax.set_mesh`); without, auto means xla. Where that mesh cuts the
+    sequence (context), `ring_attention` computes it, for every backend.
     """
     T, H = q_BTNH.shape[1], q_BTNH.shape[3]
     scale = H**-0.5 if scale is None else scale
@@ -54,7 +57,7 @@ def attention(
             scale=scale, softcap=softcap, dropout_rate=dropout_rate, dropout_key=dropout_key,
         )  # fmt: skip
     if backend == "auto":
-        # A kernel is opaque to the partitioner, so without a mesh to cut along it runs on one device only.
+        # The partitioner cannot cut a kernel, so without a mesh it runs on one device only.
         alone = jax.device_count() == 1 or not jax.sharding.get_abstract_mesh().empty
         backend = {"tpu": "splash" if alone else "xla", "gpu": "cudnn"}.get(jax.default_backend(), "xla")
     can_splash = query is key and query.branches_BT is None and T % _LANES == 0 and (window is None or bool(windows))
@@ -89,12 +92,8 @@ def _xla(
     return jnp.einsum("BKGTS,BSKH->BTKGH", probs_BKGTS, v_BSKH).reshape(B, T, N, H)
 
 
-def soft_cap(x: jax.Array, cap: float) -> jax.Array:
-    """cap * tanh(x / cap); x itself for a cap of 0."""
-    return cap * jnp.tanh(x / cap) if cap else x
-
-
 _LANES = 128
+"""The splash kernel takes a multiple of so many tokens."""
 
 
 def _splash(

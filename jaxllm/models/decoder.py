@@ -1,7 +1,7 @@
-"""Causal decoders by configuration: GPT-2, Llama, Mistral, Qwen, Gemma, OLMo 2, Mixtral.
+"""The causal decoder: GPT-2, Llama, Mistral, Qwen2, Qwen3, Gemma, OLMo 2, Mixtral, Qwen3-MoE, by configuration.
 
-One block does for all: what differs is which norms stand where, how positions come in, and how far a layer sees.
-Reading a text at once and continuing one token at a time are the same code, the second with a cache of keys and values.
+All families share one block. The configuration says where its norms are, how positions are encoded, and how far each
+layer sees. Training and generation run the same code; generation passes a cache of keys and values.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 
 from jaxllm.axes import cut_as_batch
-from jaxllm.models.attention import Tokens, attention, soft_cap
+from jaxllm.models.attention import Tokens, attention
 from jaxllm.models.decoder_config import PRESETS, Config
 from jaxllm.models.layers import (
-    ACTIVATIONS,
+    MLP,
     Dense,
     Embed,
     LayerNorm,
     RMSNorm,
-    again,
     dense,
     dropout,
     rotate,
     scan_stack,
+    soft_cap,
     stack,
 )
 from jaxllm.models.moe import Experts, Load, balance
@@ -40,7 +40,7 @@ __all__ = ["PRESETS", "SHARDING", "Cache", "Config", "Decoder"]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Cache:
-    """Keys and values of what was read so far, in `length` (int32 scalar) of S slots, and whose they are."""
+    """Keys and values of the tokens read so far, in the first `length` (int32 scalar) of S slots, and those tokens."""
 
     k_LBSKH: jax.Array
     v_LBSKH: jax.Array
@@ -49,18 +49,19 @@ class Cache:
 
     @classmethod
     def empty(cls, c: Config, rows: int, slots: int) -> Cache:
+        """A cache of no tokens, for so many rows and at most `slots` tokens in each."""
         keys = jnp.zeros((c.depth, rows, slots, c.K, c.H), c.dtype)
         nothing = jnp.zeros((rows, slots), jnp.int32)
         return cls(keys, keys, Tokens(nothing, nothing), jnp.int32(0))
 
     def advance(self, tokens: Tokens) -> Cache:
-        """Notes the tokens whose keys and values the layers are about to put."""
+        """The cache with the segments and positions of tokens whose keys and values the layers will `put`."""
         put = lambda old, new: jax.lax.dynamic_update_slice(old, new, (0, self.length))  # noqa: E731
         segments_BS = put(self.tokens.segments_BT, tokens.segments_BT)
         return dataclasses.replace(self, tokens=Tokens(segments_BS, put(self.tokens.positions_BT, tokens.positions_BT)))
 
     def put(self, layer: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array) -> tuple[Cache, jax.Array, jax.Array]:
-        """With these, written in place after the first `length`; and all keys and values of the layer, [B, S, K, H]."""
+        """The cache with keys and values of a layer after the first `length`, and all of the layer's, [B, S, K, H]."""
         at = (layer, 0, self.length, 0, 0)
         k = jax.lax.dynamic_update_slice(self.k_LBSKH, k_BTKH[None], at)
         v = jax.lax.dynamic_update_slice(self.v_LBSKH, v_BTKH[None], at)
@@ -70,16 +71,19 @@ class Cache:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """What a block is told of its place in the stack."""
+    """What differs by layer: stacked along the layer axis, of which each block gets its slice."""
 
     index: jax.Array
     window: jax.Array
+    """How many positions back it sees."""
     frequency_H: jax.Array
+    """Rotary frequencies, [H / 2], in radians per position."""
     key: jax.Array | None
+    """For dropout."""
 
 
 def make_norm(c: Config, width: int) -> LayerNorm | RMSNorm:
-    """The family's norm."""
+    """LayerNorm or RMSNorm, as the configuration says."""
     if c.norm == "layer":
         return LayerNorm(width, eps=c.norm_eps)
     return RMSNorm(width, eps=c.norm_eps, offset=c.norm_offset)
@@ -126,22 +130,6 @@ class Attention(nnx.Module):
         return self.out(y_BTNH.reshape(*x_BTD.shape[:2], -1)), cache
 
 
-class MLP(nnx.Module):
-    """Up, activation, down; gated if the configuration says so."""
-
-    def __init__(self, c: Config, rngs: nnx.Rngs):
-        self.up = Dense(c.width, c.mlp_width, bias=c.mlp_bias, std=c.init_std, rngs=rngs)
-        self.gate = Dense(c.width, c.mlp_width, bias=c.mlp_bias, std=c.init_std, rngs=rngs) if c.gated else None
-        self.down = Dense(c.mlp_width, c.width, bias=c.mlp_bias, std=c.out_std, rngs=rngs)
-        self.activation = c.activation
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        activation = ACTIVATIONS[self.activation]
-        if self.gate is None:
-            return self.down(again(activation)(self.up(x)))
-        return self.down(again(lambda gate, up: activation(gate) * up)(self.gate(x), self.up(x)))
-
-
 class Block(nnx.Module):
     """One layer."""
 
@@ -150,7 +138,10 @@ class Block(nnx.Module):
             return make_norm(c, c.width) if c.norm_place in (place, "both") else None
 
         self.attn = Attention(c, rngs)
-        self.mlp = None if c.experts else MLP(c, rngs)
+        self.mlp = None if c.experts else MLP(
+            c.width, c.mlp_width, bias=c.mlp_bias, gated=c.gated, activation=c.activation,
+            std=c.init_std, out_std=c.out_std, rngs=rngs,
+        )  # fmt: skip
         self.experts = Experts(c, out_std=c.out_std, rngs=rngs) if c.experts else None
         self.attn_norm, self.attn_post_norm = norm("before"), norm("after")
         self.mlp_norm, self.mlp_post_norm = norm("before"), norm("after")
@@ -175,12 +166,12 @@ class Block(nnx.Module):
 
 
 _TABLE, _KERNEL = P("tensor", "fsdp"), P("fsdp", "tensor")
-"""How what has an entry per token is cut in the computation: an embedding, and the kernel of a head. Where the mesh
-does not divide the vocabulary it lives cut otherwise (`SHARDING`), and gets entries of zeros that nothing sees."""
+"""How the embedding and the head's kernel are sharded in the computation. Where the mesh does not divide the vocabulary
+they are stored with another sharding (`SHARDING`), and padded with zeros that no result depends on."""
 
 
 class Embeddings(nnx.Module):
-    """Tokens, plus positions where they are learned."""
+    """Token embeddings, plus position embeddings where positions are learned: [B, T] -> [B, T, D]."""
 
     def __init__(self, c: Config, rngs: nnx.Rngs):
         self.tokens = Embed(c.vocab_size, c.width, std=c.init_std, cut=_TABLE, rngs=rngs)
@@ -197,7 +188,7 @@ class Embeddings(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """Batch -> hidden_BTD -> logits of the next token."""
+    """The language model: Batch -> hidden_BTD -> logits of the next token, float32."""
 
     def __init__(self, config: Config, rngs: nnx.Rngs):
         self.embeddings = Embeddings(config, rngs)
@@ -209,13 +200,16 @@ class Decoder(nnx.Module):
 
     @property
     def limits(self) -> Limits:
-        """What the mesh must divide beside the parameters."""
+        """What mesh axes must divide besides the parameters' axes."""
         c = self.config
         heads: Limits = (("tensor", "query heads", c.heads), ("tensor", "key and value heads", c.K))
         return (*heads, ("expert", "experts", c.experts)) if c.experts else heads
 
     def hidden(self, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, Metrics]:
-        """hidden_BTD, and the balance loss of a mixture's router."""
+        """hidden_BTD in the dtype of the computation, and of a mixture of experts the balance loss of its router.
+
+        key: for dropout; None for none.
+        """
         tokens = Tokens.of(batch)
         x_BTD, _, load_LE = self._run(batch.tokens_BT, tokens, None, key)
         if load_LE is None:
@@ -231,7 +225,7 @@ class Decoder(nnx.Module):
         return soft_cap(logits_NV.astype(jnp.float32), self.config.logit_softcap)
 
     def extend(self, cache: Cache, tokens_BT: jax.Array, tokens: Tokens) -> tuple[jax.Array, Cache]:
-        """hidden_BTD of tokens that continue what the cache holds, and the cache with them; T slots must be free."""
+        """hidden_BTD of tokens that continue those in the cache, and the cache with them; T slots must be free."""
         cache = cache.advance(tokens)
         x_BTD, cache, _ = self._run(tokens_BT, tokens, cache, None)
         return x_BTD, dataclasses.replace(cache, length=cache.length + tokens_BT.shape[1])

@@ -1,4 +1,4 @@
-"""What a decoder is: the fields that tell families apart, and configurations to train from scratch."""
+"""The configuration of a decoder, and presets to train from scratch."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _CHOICES: dict[str, Iterable[str]] = {
 _SIZES = ("vocab_size", "width", "depth", "heads", "mlp_width", "max_positions")
 
 EVERYTHING = 2**30
-"""More tokens than any text has."""
+"""A window that covers any text, in tokens."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What a decoder is. The defaults are Llama's."""
+    """The architecture of a decoder and how it is computed. The defaults are Llama's. Raises InputError."""
 
     vocab_size: int
     """Rows of the token embedding."""
@@ -52,11 +52,11 @@ class Config:
     rope_base: float = 10000.0
     """Base of rotary positions; 0 for learned positions."""
     rope_scaling: Scaling = UNSCALED
-    """How rotary frequencies are stretched."""
+    """How rotary frequencies are scaled for longer texts."""
     local_rope_base: float = 0.0
-    """Base in layers that see a window, where nothing is stretched; 0 for as in the others."""
+    """Base in layers with a window, where frequencies are not scaled; 0 for the same base as in the others."""
     windows: tuple[int, ...] = (0,)
-    """How many tokens each layer sees, its own included; 0 for all. The pattern repeats down the stack."""
+    """How many tokens a query sees in each layer, itself included; 0 for all. The pattern repeats over the layers."""
     norm: str = "rms"
     """rms or layer (with bias)."""
     norm_offset: float = 0.0
@@ -70,7 +70,7 @@ class Config:
     out_bias: bool = False
     mlp_bias: bool = False
     gated: bool = True
-    """MLP of two halves, activation(gate) * up."""
+    """Gated MLP, activation(gate) * up."""
     activation: str = "silu"
     tied: bool = False
     """The head is the token embedding."""
@@ -83,14 +83,14 @@ class Config:
     logit_softcap: float = 0.0
     """c tanh(logit / c); 0 for none."""
     experts: int = 0
-    """E: MLPs to choose from in every layer; 0 for a single one."""
+    """E: MLPs per layer among which a router chooses; 0 for one MLP and no router."""
     experts_per_token: int = 2
     renormalise: bool = True
     """The weights of the chosen experts sum to 1."""
     router_balance: float = 0.001
     """Coefficient of the balance loss of a mixture."""
     init_std: float = 0.02
-    """Standard deviation of initial kernels and embeddings; times (2 L)^-1/2 where a kernel adds to the stream."""
+    """Standard deviation of initial kernels and embeddings; times (2 L)^-1/2 for kernels that add to the stream."""
     embedding_dropout: float = 0.0
     """Rate, after the embeddings."""
     attention_dropout: float = 0.0
@@ -125,7 +125,7 @@ class Config:
             )
         if self.rope_base and self.H % 2:
             raise InputError(f"decoder head_width={self.H}: must be even, for rotary positions turn pairs of features")
-        # One spelling for what is the same model, so that configurations can be compared.
+        # The same model gets the same fields, so that configurations can be compared.
         n, windows = self.depth, [self.windows[i % len(self.windows)] for i in range(self.depth)]
         period = next(p for p in range(1, n + 1) if windows == [windows[i % p] for i in range(n)])
         canonical = {
@@ -158,7 +158,7 @@ class Config:
         return np.where(pattern > 0, pattern - 1, EVERYTHING).astype(np.int32)
 
     def frequencies_LH(self) -> np.ndarray:
-        """Rotary frequencies of each layer, float32 [L, H / 2]; of no meaning where positions are learned."""
+        """Rotary frequencies by layer in radians per position, float32 [L, H / 2]; unused with learned positions."""
         far = frequencies(self.H, self.rope_base or 1.0, self.rope_scaling)
         near = frequencies(self.H, self.local_rope_base, UNSCALED) if self.local_rope_base else far
         return np.stack([far if reach == EVERYTHING else near for reach in self.windows_L()])
@@ -188,17 +188,11 @@ PRESETS: dict[str, Config] = {
         vocab_size=32000, width=2048, depth=22, heads=32, mlp_width=5632, kv_heads=4, max_positions=2048
     ),
     "llama-8b": Config(
-        vocab_size=128256,
-        width=4096,
-        depth=32,
-        heads=32,
-        mlp_width=14336,
-        kv_heads=8,
-        max_positions=8192,
+        vocab_size=128256, width=4096, depth=32, heads=32, mlp_width=14336, kv_heads=8, max_positions=8192,
         rope_base=500000.0,
     ),
     "mixture-8x160m": Config(
         vocab_size=32000, width=768, depth=12, heads=12, mlp_width=2048, kv_heads=4, max_positions=2048, experts=8
     ),
-}
+}  # fmt: skip
 """Architectures to train from scratch, by name."""

@@ -1,7 +1,8 @@
-"""Bidirectional encoders by configuration: BERT, RoBERTa, DistilBERT, ModernBERT.
+"""The bidirectional encoder: BERT, RoBERTa, XLM-RoBERTa, DistilBERT and ModernBERT, by configuration.
 
-BERT (Devlin et al. 2018) and its likes learn positions and normalise after each residual sum; ModernBERT (Warner et al.
-2024) rotates them, normalises before, gates its MLP, and sees only a window in most layers.
+BERT (Devlin et al. 2018), RoBERTa, XLM-RoBERTa and DistilBERT have learned positions and normalise after each residual
+sum. ModernBERT (Warner et al. 2024) has rotary positions, normalises before attention and MLP, has a gated MLP, and
+sees only a window in most layers.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from jax.sharding import PartitionSpec as P
 
 from jaxllm.axes import cut_as_batch
 from jaxllm.models.attention import Tokens, attention
-from jaxllm.models.layers import ACTIVATIONS, Dense, Embed, LayerNorm, again, dropout, rope, run_stack, stack
+from jaxllm.models.layers import MLP, Dense, Embed, LayerNorm, dropout, rope, run_stack, stack
 from jaxllm.params import Limits, Rules
 from jaxllm.types import Batch, InputError, Metrics
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What an encoder is. The defaults are BERT's."""
+    """The architecture of an encoder and how it is computed. The defaults are BERT's. Raises InputError."""
 
     vocab_size: int
     """Rows of the token embedding."""
@@ -37,21 +38,21 @@ class Config:
     max_positions: int = 512
     """Longest sequence, in tokens."""
     position_offset: int = 0
-    """Rows of the position embedding before that of position 0 (RoBERTa: padding id + 1)."""
+    """Rows of the position embedding before that of position 0 (RoBERTa and XLM-RoBERTa: padding id + 1)."""
     token_types: int = 2
     """Rows of the token-type embedding, of which the first is used; 0 for none."""
     rope_base: float = 0.0
-    """Base of rotary positions in layers that see everything; 0 for learned positions."""
+    """Base of rotary positions in layers without a window; 0 for learned positions."""
     local_rope_base: float = 0.0
-    """The same in layers that see a window."""
+    """Base of rotary positions in layers with a window."""
     window: int = 0
-    """How many tokens to either side a windowed layer sees; 0 for no windowed layers."""
+    """How many tokens to either side a layer with a window sees; 0 for no such layers."""
     global_every: int = 1
-    """With a window: layers 0, g, 2g ... see everything. More than the depth means no more than the depth."""
+    """With a window: layers 0, g, 2g ... see the whole text. At most the depth, to which larger values are cut."""
     pre_norm: bool = False
     """Normalise before attention and MLP (but not before the first attention), and once at the end."""
     gated: bool = False
-    """MLP of two halves, activation(gate) * up."""
+    """Gated MLP, activation(gate) * up."""
     activation: str = "gelu"
     attention_bias: bool = True
     mlp_bias: bool = True
@@ -66,7 +67,7 @@ class Config:
     attention_output_dropout: float = 0.1
     """Rate, on what attention adds to the residual stream."""
     mlp_output_dropout: float = 0.1
-    """Rate, on what the MLP adds to it."""
+    """Rate, on what the MLP adds to the residual stream."""
     mlp_dropout: float = 0.0
     """Rate, inside the MLP."""
     dtype: str = "float32"
@@ -112,29 +113,15 @@ class Attention(nnx.Module):
         return self.out(y_BTNH.reshape(x_BTD.shape))
 
 
-class MLP(nnx.Module):
-    """Up, activation, down; gated if the configuration says so."""
-
-    def __init__(self, c: Config, rngs: nnx.Rngs):
-        self.up = Dense(c.width, c.mlp_width, bias=c.mlp_bias, std=c.init_std, rngs=rngs)
-        self.gate = Dense(c.width, c.mlp_width, bias=c.mlp_bias, std=c.init_std, rngs=rngs) if c.gated else None
-        self.down = Dense(c.mlp_width, c.width, bias=c.mlp_bias, std=c.init_std, rngs=rngs)
-        self.config = c
-
-    def __call__(self, x: jax.Array, key: jax.Array | None) -> jax.Array:
-        activation = ACTIVATIONS[self.config.activation]
-        if self.gate is None:
-            inner = again(activation)(self.up(x))
-        else:
-            inner = again(lambda gate, up: activation(gate) * up)(self.gate(x), self.up(x))
-        return self.down(dropout(inner, self.config.mlp_dropout, key))
-
-
 class Block(nnx.Module):
     """One layer. `bare` (bool scalar) marks the layer whose attention has no norm before it."""
 
     def __init__(self, c: Config, rngs: nnx.Rngs):
-        self.attn, self.mlp = Attention(c, rngs), MLP(c, rngs)
+        self.attn = Attention(c, rngs)
+        self.mlp = MLP(
+            c.width, c.mlp_width, bias=c.mlp_bias, gated=c.gated, activation=c.activation,
+            std=c.init_std, out_std=c.init_std, dropout=c.mlp_dropout, rngs=rngs,
+        )  # fmt: skip
         self.attn_norm = LayerNorm(c.width, bias=c.norm_bias, eps=c.norm_eps)
         self.mlp_norm = LayerNorm(c.width, bias=c.norm_bias, eps=c.norm_eps)
         self.config = c
@@ -160,7 +147,7 @@ class Block(nnx.Module):
 
 
 class Embeddings(nnx.Module):
-    """Tokens, plus positions and the first token type where the configuration has them; normalised."""
+    """Token embeddings, plus positions and the first token type where the configuration has them; normalised."""
 
     def __init__(self, c: Config, rngs: nnx.Rngs):
         def table(n: int) -> Embed | None:
@@ -182,7 +169,7 @@ class Embeddings(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """Batch -> hidden_BTD."""
+    """Batch -> hidden_BTD in the dtype of the computation."""
 
     def __init__(self, config: Config, rngs: nnx.Rngs):
         self.embeddings = Embeddings(config, rngs)
@@ -192,7 +179,7 @@ class Encoder(nnx.Module):
 
     @property
     def limits(self) -> Limits:
-        """What the mesh must divide beside the parameters."""
+        """What mesh axes must divide besides the parameters' axes."""
         return (("tensor", "heads", self.config.heads),)
 
     def __call__(self, batch: Batch, key: jax.Array | None = None) -> jax.Array:
@@ -211,7 +198,7 @@ class Encoder(nnx.Module):
         return x_BTD if self.norm is None else self.norm(x_BTD)
 
     def hidden(self, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, Metrics]:
-        """hidden_BTD and no metrics of its own."""
+        """hidden_BTD, and no metrics."""
         return self(batch, key), {}
 
 

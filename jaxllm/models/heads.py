@@ -1,8 +1,9 @@
-"""What stands on a trunk: a token classifier on an encoder, a reward on a decoder."""
+"""Models with a head other than a language model's: token classifiers on encoders, reward models on decoders."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +13,13 @@ from jax.sharding import PartitionSpec as P
 from jaxllm.models import decoder, encoder
 from jaxllm.models.decoder_config import Config as DecoderConfig
 from jaxllm.models.layers import ACTIVATIONS, Dense, LayerNorm, dropout
-from jaxllm.params import Limits, Rules
+from jaxllm.params import Limits, ModelSpec, Rules, describe
 from jaxllm.types import Batch, Metrics
 
 
 @dataclasses.dataclass(frozen=True)
 class TaggerConfig:
-    """A token classifier. ModernBERT has a dense layer, an activation and a norm before its classifier."""
+    """The configuration of a token classifier. ModernBERT has a `Transform` before the classifier."""
 
     encoder: encoder.Config
     labels: tuple[str, ...]
@@ -51,7 +52,7 @@ class Transform(nnx.Module):
 
 
 class Tagger(nnx.Module):
-    """Batch -> hidden_BTD -> one logit per label and token."""
+    """A token classifier: Batch -> hidden_BTD -> one logit per token and label, float32."""
 
     def __init__(self, config: TaggerConfig, rngs: nnx.Rngs):
         self.body = encoder.Encoder(config.encoder, rngs)
@@ -66,7 +67,7 @@ class Tagger(nnx.Module):
         return self.body.limits
 
     def hidden(self, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, Metrics]:
-        """What the classifier reads, [B, T, D]."""
+        """The input of the classifier, [B, T, D], and no metrics. key: for dropout; None for none."""
         body_key, head_key = (None, None) if key is None else jax.random.split(key)
         x_BTD = self.body(batch, body_key)
         if self.transform is not None:
@@ -89,13 +90,13 @@ SHARDING: Rules = (
 
 @dataclasses.dataclass(frozen=True)
 class ScorerConfig:
-    """A reward model: a decoder whose head gives one number."""
+    """The configuration of a reward model: a decoder whose head gives one number."""
 
     decoder: DecoderConfig
 
     @property
     def trunk(self) -> DecoderConfig:
-        """The decoder without a head of its own."""
+        """The decoder without the head of a language model."""
         return dataclasses.replace(self.decoder, tied=True)
 
     @property
@@ -110,7 +111,7 @@ class ScorerConfig:
 
 
 class Scorer(nnx.Module):
-    """Batch -> hidden_BTD -> one number per token; that of an answer's last token is its reward."""
+    """A reward model: Batch -> hidden_BTD -> one number per token; that of an answer's last token is its reward."""
 
     def __init__(self, config: ScorerConfig, rngs: nnx.Rngs):
         self.body = decoder.Decoder(config.trunk, rngs)
@@ -120,7 +121,7 @@ class Scorer(nnx.Module):
         self.config = config
 
     def hidden(self, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, Metrics]:
-        """The decoder's, [B, T, D]."""
+        """The decoder's hidden_BTD and metrics."""
         return self.body.hidden(batch, key)
 
     def head(self, hidden_ND: jax.Array) -> jax.Array:
@@ -129,3 +130,24 @@ class Scorer(nnx.Module):
 
 
 SCORER_SHARDING: Rules = (*decoder.SHARDING, (r"score\.kernel", P("fsdp", None)))
+
+
+def describe_model(config: TaggerConfig | DecoderConfig | ScorerConfig) -> ModelSpec:
+    """The model of a configuration: a tagger, a causal language model or a scorer, to be initialised from scratch."""
+    if isinstance(config, TaggerConfig):
+        return describe(lambda rngs: Tagger(config, rngs), SHARDING)
+    if isinstance(config, ScorerConfig):
+        return describe(lambda rngs: Scorer(config, rngs), SCORER_SHARDING)
+    return describe(lambda rngs: decoder.Decoder(config, rngs), decoder.SHARDING)
+
+
+def trunk_of(config: Any) -> Any:
+    """The configuration of the encoder or decoder in a model's configuration; of a language model it is the same."""
+    return getattr(config, "encoder", None) or getattr(config, "decoder", config)
+
+
+def with_trunk(config: Any, **changes: Any) -> Any:
+    """A model's configuration with these fields of its encoder or decoder changed."""
+    trunk = dataclasses.replace(trunk_of(config), **changes)
+    part = next((name for name in ("encoder", "decoder") if hasattr(config, name)), "")
+    return dataclasses.replace(config, **{part: trunk}) if part else trunk

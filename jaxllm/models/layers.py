@@ -1,4 +1,4 @@
-"""The parts that every model is made of: functions first, then the modules that hold their parameters.
+"""Layers that all models share: dense, norms, rotary positions, dropout, embeddings, MLP, and the scan over blocks.
 
 Parameters are float32; the input's dtype decides the dtype of the computation.
 """
@@ -24,20 +24,20 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
-def again(fn: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """`fn`, of whose inside nothing is kept for the backward pass: it is computed again from its arguments.
+def recompute(fn: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """`fn` with none of its intermediate results kept: the backward pass recomputes them from its arguments.
 
-    For what costs less to compute than to keep: norms and activations.
+    For functions that cost less to compute than to keep: norms and activations.
     """
     return jax.checkpoint(fn, prevent_cse=False)
 
 
 @jax.custom_vjp
 def matmul(x: jax.Array, kernel_DF: jax.Array) -> jax.Array:
-    """x [..., D] @ kernel -> [..., F]. Its gradient, on CPU, contracts over flattened rows.
+    """x [..., D] @ kernel -> [..., F]. On CPU its gradient contracts over flattened rows.
 
-    Left to itself XLA:CPU fuses the producer of dy into a strided, transposing copy of the kernel's gradient, far below
-    the speed of its own matmul. Elsewhere the gradient is what automatic differentiation gives.
+    Otherwise XLA:CPU fuses the producer of dy into a strided, transposing copy of the kernel's gradient, far slower
+    than its matmul. On other platforms the gradient is that of automatic differentiation.
     """
     return x @ kernel_DF
 
@@ -55,7 +55,7 @@ def _matmul_backward(saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple
         rows = tuple(range(x.ndim - 1))
         return dy @ kernel.T, jax.lax.dot_general(x, dy, ((rows, rows), ((), ())))
 
-    if cuts("context") > 1:  # rows and positions are both cut over devices, and one axis of both could not be
+    if cuts("context") > 1:  # rows and positions are both sharded, and the flattened axis could not be
         return plain(*saved, dy)
     return jax.lax.platform_dependent(*saved, dy, cpu=flat, default=plain)
 
@@ -64,14 +64,14 @@ matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
 def dense(x: jax.Array, kernel_DF: jax.Array, bias_F: jax.Array | None = None, cut: P | None = None) -> jax.Array:
-    """x [..., D] -> [..., F] in x's dtype. cut: how the kernel is cut over a mesh, even one that does not divide F."""
+    """x [..., D] -> [..., F] in x's dtype. cut: the kernel's sharding, also on a mesh that does not divide F."""
     y = matmul(x, cut_evenly(kernel_DF, cut).astype(x.dtype))[..., : kernel_DF.shape[1]]
     return y if bias_F is None else y + jnp.broadcast_to(bias_F.astype(x.dtype), y.shape)
 
 
 @jax.custom_jvp
 def softmax(x: jax.Array) -> jax.Array:
-    """exp(x) / its sum, over the last axis. Its gradient keeps the result alone (jax.nn.softmax keeps exp(x) too)."""
+    """Softmax over the last axis. Its gradient needs only the result (jax.nn.softmax keeps exp(x) too)."""
     y = jnp.exp(x - jnp.max(x, axis=-1, keepdims=True))
     return y / jnp.sum(y, axis=-1, keepdims=True)
 
@@ -80,6 +80,11 @@ def softmax(x: jax.Array) -> jax.Array:
 def _softmax_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     y, (dx,) = softmax(*primals), tangents
     return y, y * (dx - jnp.sum(y * dx, axis=-1, keepdims=True))
+
+
+def soft_cap(x: jax.Array, cap: float) -> jax.Array:
+    """cap * tanh(x / cap) (Gemma 2, Gemma Team 2024); x itself for a cap of 0."""
+    return cap * jnp.tanh(x / cap) if cap else x
 
 
 def layer_norm(x: jax.Array, scale_D: jax.Array, bias_D: jax.Array | None, eps: float) -> jax.Array:
@@ -120,7 +125,7 @@ def rotate(x_BTNH: jax.Array, positions_BT: jax.Array, frequency_H: jax.Array) -
 
 
 class Dense(nnx.Module):
-    """kernel (d_in, d_out), normal of `std`, and a zero bias if any. cut: as for `dense`."""
+    """A linear layer: kernel (d_in, d_out), normal of `std`, and a bias of zeros if any. cut: as for `dense`."""
 
     def __init__(
         self, d_in: int, d_out: int, *, bias: bool = True, std: float = 0.02, cut: P | None = None, rngs: nnx.Rngs
@@ -133,8 +138,32 @@ class Dense(nnx.Module):
         return dense(x, self.kernel[...], None if self.bias is None else self.bias[...], self.cut)
 
 
+class MLP(nnx.Module):
+    """Up, activation, down, [..., D] -> [..., D]; activation(gate) * up where it is gated (Shazeer 2020).
+
+    D: width. F: inner. std: of the kernels that lead in, out_std of the one that leads out.
+    """
+
+    def __init__(
+        self, width: int, inner: int, *, bias: bool, gated: bool, activation: str, std: float, out_std: float,
+        dropout: float = 0.0, rngs: nnx.Rngs,
+    ):  # fmt: skip
+        self.up = Dense(width, inner, bias=bias, std=std, rngs=rngs)
+        self.gate = Dense(width, inner, bias=bias, std=std, rngs=rngs) if gated else None
+        self.down = Dense(inner, width, bias=bias, std=out_std, rngs=rngs)
+        self.activation, self.rate = activation, dropout
+
+    def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        activation = ACTIVATIONS[self.activation]
+        if self.gate is None:
+            inner = recompute(activation)(self.up(x))
+        else:
+            inner = recompute(lambda gate, up: activation(gate) * up)(self.gate(x), self.up(x))
+        return self.down(dropout(inner, self.rate, key))
+
+
 class LayerNorm(nnx.Module):
-    """scale (d,) of ones and a zero bias if any."""
+    """`layer_norm` with scale (d,), first ones, and a bias of zeros if any."""
 
     def __init__(self, d: int, *, bias: bool = True, eps: float):
         self.scale = nnx.Param(jnp.ones(d))
@@ -142,24 +171,24 @@ class LayerNorm(nnx.Module):
         self.eps = eps
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        norm = again(lambda x, scale_D, bias_D: layer_norm(x, scale_D, bias_D, self.eps))
+        norm = recompute(lambda x, scale_D, bias_D: layer_norm(x, scale_D, bias_D, self.eps))
         return norm(x, self.scale[...], None if self.bias is None else self.bias[...])
 
 
 class RMSNorm(nnx.Module):
-    """scale (d,); it starts where offset + scale is one."""
+    """`rms_norm` with scale (d,); at first offset + scale is one."""
 
     def __init__(self, d: int, *, eps: float, offset: float = 0.0):
         self.scale = nnx.Param(jnp.full(d, 1.0 - offset))
         self.eps, self.offset = eps, offset
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        norm = again(lambda x, scale_D: rms_norm(x, scale_D, self.eps, offset=self.offset))
+        norm = recompute(lambda x, scale_D: rms_norm(x, scale_D, self.eps, offset=self.offset))
         return norm(x, self.scale[...])
 
 
 class Embed(nnx.Module):
-    """embedding (n, d), normal of `std`. cut: how it is cut over a mesh, even one that does not divide n."""
+    """embedding (n, d), normal of `std`. cut: its sharding, also on a mesh that does not divide n."""
 
     def __init__(self, n: int, d: int, *, std: float = 0.02, cut: P | None = None, rngs: nnx.Rngs):
         self.embedding = nnx.Param(std * jax.random.normal(rngs.params(), (n, d)))
@@ -174,7 +203,7 @@ REMAT: dict[str, Any] = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
-"""What a block keeps for the backward pass: everything; nothing but its input; the results of its matmuls."""
+"""What a block keeps for the backward pass: none everything, full only its input, dots the results of its matmuls."""
 
 
 def stack(build: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs) -> Any:
@@ -183,7 +212,7 @@ def stack(build: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs) -
 
 
 def run_stack(blocks: Any, x: jax.Array, per_layer: Any, *, remat: str, unroll: int) -> jax.Array:
-    """x through stacked blocks: each is called as `block(x, *its slice of per_layer)`; else as `scan_stack`."""
+    """x through stacked blocks, each called as `block(x, *its slice of per_layer)`. The rest is as for `scan_stack`."""
 
     def call(block: Any, x: jax.Array, extra: Any) -> tuple[jax.Array, None]:
         return block(x, *extra), None
@@ -194,10 +223,11 @@ def run_stack(blocks: Any, x: jax.Array, per_layer: Any, *, remat: str, unroll: 
 def scan_stack(
     call: Callable[[Any, Any, Any], tuple[Any, Any]], blocks: Any, x: Any, per_layer: Any, *, remat: str, unroll: int
 ) -> tuple[Any, Any]:
-    """The scan over stacked blocks of `call(block, x, its slice of per_layer) -> (x, y)` -> (x, stacked y).
+    """Scans `call(block, x, its slice of per_layer) -> (x, y)` over stacked blocks; returns (x, stacked y).
 
-    unroll: blocks per iteration of the compiled loop. 0: all of them on CPU, where a loop is slow, and 1 elsewhere, and
-    with remat on CPU too: without a loop XLA:CPU finds that what is computed again was there, and keeps it instead.
+    remat: what the backward pass recomputes, a name of REMAT. unroll: blocks per iteration of the compiled loop. 0
+    means all of them on CPU, where a loop is slow, and 1 elsewhere, and 1 on CPU with remat: without a loop XLA:CPU
+    would find the first result of what is to be recomputed, and keep it in memory.
     """
     graphdef, params = nnx.split(blocks)
 

@@ -1,8 +1,9 @@
-"""Low-rank adapters (LoRA, Hu et al. 2021) on any model that is made of `Dense`.
+"""Low-rank adapters (LoRA, Hu et al. 2021) on the `Dense` layers of any model.
 
-An adapter stands around its Dense and leaves its name alone: beside `blocks.attn.q.kernel` [L, D, F] there are then
+An adapter wraps its Dense and keeps the Dense's parameter names: beside `blocks.attn.q.kernel` [L, D, F] there are then
 `blocks.attn.q.lora_a` [L, D, r] and `blocks.attn.q.lora_b` [L, r, F], stacked as the kernel is. The base is frozen, so
-that optimizer and checkpoint hold the adapters alone; without them it is the `teacher`, a reference that costs nothing.
+optimizer and checkpoint hold the adapters alone. Without its adapters it is the `teacher`: a reference model that needs
+no further memory.
 """
 
 from __future__ import annotations
@@ -24,17 +25,17 @@ from jaxllm.params import GraphDef, ModelSpec, Rules, bind, select, split
 from jaxllm.types import Batch, InputError, Metrics, Params
 
 A, B = ".lora_a", ".lora_b"
-"""What follows a module's name in those of its adapter's parameters."""
+"""Suffixes of the names of an adapter's parameters, after the name of its module."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """How to adapt a model."""
+    """How to adapt a model. Raises InputError."""
 
     rank: int
     """r: columns of A and rows of B."""
     alpha: float = 16.0
-    """The adapter's share is scaled by alpha / r."""
+    """The adapter's output is scaled by alpha / r."""
     dropout: float = 0.0
     """Rate, on the adapter's input."""
     targets: tuple[str, ...] = ()
@@ -52,7 +53,7 @@ class Config:
 
     @property
     def scale(self) -> float:
-        """What the adapter's share is multiplied by."""
+        """The factor on the adapter's output."""
         return self.alpha / (math.sqrt(self.rank) if self.stabilised else self.rank)
 
 
@@ -64,7 +65,7 @@ class Adapter:
     scale: float
     dropout: float = 0.0
     layers: slice = dataclasses.field(default_factory=lambda: slice(None))
-    """Of the stack; the others' A and B are 0, which is where training leaves them."""
+    """The layers that are adapted; A and B of the others are 0 and stay so in training."""
 
 
 class Adapted(nnx.Module):
@@ -84,25 +85,25 @@ class Adapted(nnx.Module):
 
 
 class Lora(nnx.Module):
-    """A model some of whose Dense are Adapted; it has all that the model has, and a `teacher`."""
+    """A model with some of its Dense replaced by Adapted; it has the model's attributes, and a `teacher`."""
 
     def __init__(self, adapted: Any):
         self.body = adapted
 
     def hidden(self, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, Metrics]:
-        """The model's, with dropout in the adapters too."""
+        """The model's hidden_BTD and metrics, with dropout in the adapters too."""
         if key is None:
             return self.body.hidden(batch)
         key, own = jax.random.split(key)
         return _with_keys(self.body, own).hidden(batch, key)
 
     def head(self, hidden_ND: jax.Array) -> jax.Array:
-        """The model's; an adapter in it has no dropout."""
+        """The model's logits_NV; an adapter in the head has no dropout."""
         return self.body.head(hidden_ND)
 
     @property
     def teacher(self) -> Any:
-        """The same model without adapters, of the same arrays."""
+        """The same model without adapters, with the same arrays."""
         bare = _copy(self.body)
         for _, parent, attribute, module in list(_modules(bare)):
             if isinstance(module, Adapted):
@@ -116,10 +117,10 @@ class Lora(nnx.Module):
 
 
 def add(base: ModelSpec, config: Config, *, whole: Collection[str] = ()) -> ModelSpec:
-    """The model with adapters that change nothing yet: A uniform, B zero (Hu et al. 2021, section 4.1).
+    """Adds adapters to a model. At first they change nothing: A is uniform, B zero (Hu et al. 2021, section 4.1).
 
-    whole: patterns of the base's parameters that are trained as they are, such as a new head's; the rest is frozen.
-    Raises InputError for a target that names no Dense, and for one that is trained whole as well.
+    whole: patterns (`params.select`) of base parameters that are trained too, such as a new head's; the others are
+    frozen. Raises InputError for a target that names no Dense, and for one among `whole`.
     """
     found = targets(base.graphdef, config.targets)
     trained = set(select(base.graphdef.abstract, whole)) if whole else set()
@@ -132,13 +133,13 @@ def add(base: ModelSpec, config: Config, *, whole: Collection[str] = ()) -> Mode
 def targets(graphdef: GraphDef, patterns: Collection[str]) -> dict[str, slice]:
     """The modules that patterns name, each with its layers; see `Config.targets`. Raises InputError."""
     known = dense_modules(graphdef)
-    if not patterns:  # a router's few numbers decide more than an adapter should
+    if not patterns:  # all but routers, whose few numbers decide more than an adapter should
         return {name: slice(None) for name in known if re.match(r"blocks\.(?!.*router)", name)}
     return select(known, patterns)
 
 
 def dense_modules(graphdef: GraphDef) -> list[str]:
-    """The names of the modules that an adapter fits."""
+    """The names of the modules that can have an adapter."""
     model = bind(graphdef, graphdef.abstract)
     return sorted(name for name, _, _, module in _modules(model) if isinstance(module, Dense))
 
@@ -151,7 +152,7 @@ def adapters(graphdef: GraphDef) -> dict[str, Adapter]:
 
 
 def attach(base: ModelSpec, each: Mapping[str, Adapter], trained: Collection[str]) -> ModelSpec:
-    """The model with an adapter for each of these modules; the base's parameters are frozen, but for `trained`."""
+    """The model with an adapter on each of these modules; the base is frozen except the parameters in `trained`."""
     model, abstract = bind(base.graphdef, base.graphdef.abstract), base.graphdef.abstract
     for name, parent, attribute, module in list(_modules(model)):
         if name in each:
@@ -170,16 +171,12 @@ def attach(base: ModelSpec, each: Mapping[str, Adapter], trained: Collection[str
             params[name + B] = jnp.zeros(b.shape, b.dtype)
         return params
 
-    def load(shardings: Mapping[str, jax.sharding.Sharding]) -> Params:
-        wanted = {name: at for name, at in shardings.items() if name in abstract}
-        return base.load(wanted) if base.load and wanted else {}
-
     frozen = base.frozen | (abstract.keys() - set(trained))
-    return ModelSpec(graphdef, init, (*_rules(base, each), *base.rules), load, frozenset(frozen))
+    return ModelSpec(graphdef, init, (*_rules(base, each), *base.rules), base.load_own, frozenset(frozen))
 
 
 def merge(graphdef: GraphDef, params: Mapping[str, jax.Array]) -> Params:
-    """The base's parameters, each adapted kernel with scale A B added to it; of a model without adapters, its own."""
+    """The base's parameters, with scale A B added to each adapted kernel; of a model without adapters, the same."""
     merged = {name: x for name, x in params.items() if not name.endswith((A, B))}
     for name, adapter in adapters(graphdef).items():
         kernel = params[f"{name}.kernel"]
@@ -194,7 +191,7 @@ def _merged(kernel: jax.Array, a: jax.Array, b: jax.Array, scale: Any) -> jax.Ar
 
 
 def _rules(base: ModelSpec, modules: Collection[str]) -> Rules:
-    """A is sharded as its kernel's rows are, B as its columns; both over fsdp as well, where it divides them."""
+    """Shards A as the kernel's rows and B as its columns are, and both over fsdp where it divides them."""
     rules: list[tuple[str, P]] = []
     for name in modules:
         kernel = f"{name}.kernel"
@@ -207,13 +204,13 @@ def _rules(base: ModelSpec, modules: Collection[str]) -> Rules:
 
 
 def _with_fsdp(axes: Any) -> Any:
-    """The mesh axes that an axis is cut along, and fsdp."""
+    """The mesh axes of a spec's entry, and fsdp."""
     each = axes if isinstance(axes, tuple) else (axes,) if axes else ()
     return axes if "fsdp" in each else (*each, "fsdp")
 
 
 def _modules(module: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any, str, Any]]:
-    """All that a module is made of: (name, parent, attribute, module)."""
+    """All modules inside a module: (name, parent, attribute, module)."""
     for attribute, child in vars(module).items():
         if isinstance(child, nnx.Module):
             below = path if attribute == "body" else (*path, attribute)
@@ -222,7 +219,7 @@ def _modules(module: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any
 
 
 def _copy(module: Any) -> Any:
-    """Another object of the same arrays."""
+    """Another module with the same arrays."""
     return nnx.merge(*nnx.split(module))
 
 

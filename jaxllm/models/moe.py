@@ -8,11 +8,11 @@ from flax import nnx
 
 from jaxllm.axes import over_devices
 from jaxllm.models.decoder_config import Config
-from jaxllm.models.layers import ACTIVATIONS, Dense, again
+from jaxllm.models.layers import ACTIVATIONS, Dense, recompute
 from jaxllm.types import Mean, Terms
 
 Load = tuple[jax.Array, jax.Array]
-"""Of one layer, over tokens that are no padding: how many each expert got, and the sum of its probabilities; [E]."""
+"""Of one layer, over tokens that are not padding, [E]: how many each expert got, and the sum of its probabilities."""
 
 
 class Kernels(nnx.Module):
@@ -27,9 +27,9 @@ class Kernels(nnx.Module):
 
 
 class Experts(nnx.Module):
-    """Gated MLPs, of which a router picks some for each token; nothing is dropped, whatever the balance.
+    """Gated MLPs, a few of which a router chooses for each token. No token is dropped, however uneven the load.
 
-    Tokens are sorted by expert, so that only the chosen experts' work is done.
+    Tokens are sorted by expert, so that only the chosen experts are computed.
     """
 
     def __init__(self, c: Config, *, out_std: float, rngs: nnx.Rngs):
@@ -40,7 +40,7 @@ class Experts(nnx.Module):
         self.config = c
 
     def __call__(self, x_BTD: jax.Array, real_BT: jax.Array) -> tuple[jax.Array, Load]:
-        """[B, T, D] -> [B, T, D]. real_BT (bool) marks what is no padding, for the load alone."""
+        """[B, T, D] -> [B, T, D], and the load. real_BT (bool): tokens that are not padding, used for the load only."""
         c = self.config
         x_ND = x_BTD.reshape(-1, x_BTD.shape[-1])
         probs_NE = jax.nn.softmax(self.router(x_ND).astype(jnp.float32), axis=-1)
@@ -52,7 +52,7 @@ class Experts(nnx.Module):
         order_M = jnp.argsort(expert_M)
         sizes_E = jnp.bincount(expert_M, length=c.experts).astype(jnp.int32)
         sorted_MD = x_ND[order_M // c.experts_per_token]
-        activated = again(lambda gate, up: ACTIVATIONS[c.activation](gate) * up)
+        activated = recompute(lambda gate, up: ACTIVATIONS[c.activation](gate) * up)
         inner = activated(self.gate(sorted_MD, sizes_E), self.up(sorted_MD, sizes_E))
         y_MD = self.down(inner, sizes_E)[jnp.argsort(order_M)]
         y_NkD = y_MD.reshape(*chosen_Nk.shape, -1) * weights_Nk[..., None].astype(y_MD.dtype)
@@ -64,11 +64,11 @@ class Experts(nnx.Module):
 
 
 def balance(load_LE: Load, real_BT: jax.Array, coefficient: float) -> Terms:
-    """E x sum over experts of (share of tokens sent) x (mean probability), all layers together, per real token.
+    """The balance loss: E x sum over experts of (share of tokens) x (mean probability), over all layers.
 
-    Fedus et al. 2021, equations 4 to 6. Shares and means are those of all devices, under jit as under pmap. They are of
-    what one forward pass sees, as in `transformers`: over microbatches the loss is the mean of theirs, weighted by
-    tokens. That differs a little from the loss of the batch as one, whose shares are known only after all of them.
+    Fedus et al. 2021, equations 4 to 6. Shares and means are over all devices, under jit as under pmap, and over the
+    tokens of one forward pass, as in `transformers`. With microbatches the loss is the mean of theirs weighted by
+    tokens, which differs a little from the loss of the whole batch, whose shares are known only at its end.
     """
     sent_E, probs_E = (over_devices(jnp.sum(x_LE, axis=0)) for x_LE in load_LE)
     count = jnp.sum(real_BT.astype(jnp.float32))

@@ -1,8 +1,8 @@
-"""Attention over a sequence that is cut over devices: keys and values go round a ring (Liu et al. 2023).
+"""Ring attention over a sequence that is sharded over devices (Liu et al. 2023).
 
-Each device keeps its own queries. Blocks of keys and values pass from neighbour to neighbour, and the softmax is summed
-up as they come (Milakov and Gimelshein 2018). The backward pass sends them round once more, with their gradients,
-instead of keeping what it saw: so a device never holds more than two blocks of keys, nor more scores than of one.
+Each device keeps its queries. Blocks of keys and values pass from device to device, and the softmax is accumulated
+online (Milakov and Gimelshein 2018). The backward pass sends the blocks round once more, with their gradients, so a
+device never holds more than two blocks of keys, nor the scores of more than one.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxllm.models.layers import soft_cap
 from jaxllm.models.visibility import Tokens, visible
 
 LOWEST = -1e30
@@ -22,7 +23,7 @@ LOWEST = -1e30
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """What does not depend on the data."""
+    """The static arguments."""
 
     parts: int
     causal: bool
@@ -44,10 +45,10 @@ def ring_attention(
     dropout_rate: float,
     dropout_key: jax.Array | None,
 ) -> jax.Array:
-    """Self-attention as `attention` has it, [B, T, N, H], over the context axis of the mesh that is set.
+    """Self-attention with the arguments of `attention`, over the context axis of the mesh that is set -> [B, T, N, H].
 
-    The axis must divide T. Rows stay cut over data and fsdp, heads over tensor. Queries that see nothing give 0. Under
-    dropout other probabilities are zeroed than on one device, as many.
+    The axis must divide T. Rows stay sharded over data and fsdp, heads over tensor. Queries that see no key give 0.
+    Dropout zeroes as many probabilities as on one device, but others.
     """
     mesh = jax.sharding.get_abstract_mesh()
     rule = Rule(mesh.shape["context"], causal, scale, softcap, 0.0 if dropout_key is None else dropout_rate)
@@ -151,11 +152,11 @@ _ring.defvjp(_forward, _backward)
 def _scores(rule: Rule, q: jax.Array, k: jax.Array) -> jax.Array:
     """[B, K, G, T, S], float32, before the mask."""
     scores = jnp.einsum("BTKGH,BSKH->BKGTS", q, k, preferred_element_type=jnp.float32) * rule.scale
-    return rule.softcap * jnp.tanh(scores / rule.softcap) if rule.softcap else scores
+    return soft_cap(scores, rule.softcap)
 
 
 def _keep(rule: Rule, key: Any, i: jax.Array, p: jax.Array) -> Any:
-    """What dropout multiplies the probabilities by, the same whenever this device meets this block."""
+    """Dropout's factor on the probabilities, the same each time this device meets this block."""
     if key is None:
         return 1.0
     key = jax.random.fold_in(jax.random.fold_in(key, jax.lax.axis_index("context")), i)
@@ -163,6 +164,6 @@ def _keep(rule: Rule, key: Any, i: jax.Array, p: jax.Array) -> Any:
 
 
 def _pass_on(rule: Rule, block: Any) -> Any:
-    """Every device's block to the next; after as many times as there are devices it is home again."""
+    """Sends every device's block to the next device; after `parts` times it is back."""
     to = [(i, (i + 1) % rule.parts) for i in range(rule.parts)]
     return jax.tree.map(lambda x: jax.lax.ppermute(x, "context", to), block)

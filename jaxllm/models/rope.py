@@ -1,4 +1,4 @@
-"""Rotary frequencies and the ways to stretch them over longer texts. Computed in numpy, once, while tracing."""
+"""Rotary frequencies, and their scaling for texts longer than those first trained on; in numpy, while tracing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxllm.types import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Scaling:
-    """How rotary frequencies are changed for texts longer than those first trained on."""
+    """How rotary frequencies are scaled for texts longer than those first trained on. Raises InputError."""
 
     kind: str = "default"
     """default (unchanged), linear (Chen et al. 2023), llama3 (Llama 3.1) or yarn (Peng et al. 2023)."""
@@ -21,11 +21,11 @@ class Scaling:
     original_positions: int = 0
     """llama3 and yarn: the longest text first trained on, in tokens."""
     slow: float = 1.0
-    """llama3 and yarn: frequencies that turn less often over the original length are divided by the factor."""
+    """llama3 and yarn: frequencies with fewer turns than this over the original length are divided by the factor."""
     fast: float = 4.0
-    """llama3 and yarn: those that turn more often than this stay; between the two they are blended."""
+    """llama3 and yarn: those with more turns than this stay; between the two they are interpolated."""
     truncate: bool = True
-    """yarn: the bounds of the blend are whole features."""
+    """yarn: the bounds of the interpolation are rounded to whole features."""
     amplitude: float = 1.0
     """Factor on the rotated queries and keys (yarn)."""
 
@@ -69,7 +69,7 @@ def yarn_amplitude(factor: float) -> float:
 
 
 def _feature(turns: float, base: float, head_width: int, scaling: Scaling) -> float:
-    """The feature pair that turns so often over the original length."""
+    """The index of the feature pair with so many turns over the original length."""
     place = head_width * math.log(scaling.original_positions / (turns * 2 * math.pi)) / (2 * math.log(base))
     if not scaling.truncate:
         return place

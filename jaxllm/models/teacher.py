@@ -1,4 +1,4 @@
-"""A model and its teacher: for distillation, and for a reference that is computed as training goes."""
+"""A model with a frozen teacher beside it: for distillation, and for a reference computed during training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxllm.params import Limits, ModelSpec, Rules, bind, split
 from jaxllm.types import Batch, Metrics, Params
 
 PREFIX = "teacher."
-"""What the names of a teacher's parameters begin with."""
+"""The prefix of the names of a teacher's parameters."""
 
 
 class Taught(nnx.Module):
@@ -27,19 +27,19 @@ class Taught(nnx.Module):
         return self.body.limits + self.teacher.limits
 
     def hidden(self, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, Metrics]:
-        """The student's."""
+        """The student's hidden_BTD and metrics."""
         return self.body.hidden(batch, key)
 
     def head(self, hidden_ND: jax.Array) -> jax.Array:
-        """The student's."""
+        """The student's logits_NV."""
         return self.body.head(hidden_ND)
 
 
-def taught(student: ModelSpec, teacher: ModelSpec) -> ModelSpec:
-    """The description of `Taught`, whose teacher is frozen: neither trained nor saved.
+def add_teacher(student: ModelSpec, teacher: ModelSpec) -> ModelSpec:
+    """Describes a `Taught` model, whose teacher is frozen: neither trained nor saved.
 
-    With the same description for both the teacher is what the student starts from: a reference. The names of the
-    student's parameters are its own, so its graphdef and those parameters are the student alone.
+    If both are the same spec, the teacher is what the student starts from: a reference. The student's parameters keep
+    their names, so they can be bound to the student's graphdef.
     """
     both = Taught(bind(student.graphdef, student.graphdef.abstract), bind(teacher.graphdef, teacher.graphdef.abstract))
     graphdef, _ = split(both)
@@ -48,17 +48,14 @@ def taught(student: ModelSpec, teacher: ModelSpec) -> ModelSpec:
         return student.init(key) | {PREFIX + name: x for name, x in teacher.init(key).items()}
 
     def load(shardings: Mapping[str, jax.sharding.Sharding]) -> Params:
-        found: Params = {}
-        for spec, prefix in ((student, ""), (teacher, PREFIX)):
-            wanted = {name: shardings[prefix + name] for name in spec.graphdef.abstract if prefix + name in shardings}
-            if spec.load and wanted:
-                found |= {prefix + name: x for name, x in spec.load(wanted).items()}
-        return found
+        below = {name.removeprefix(PREFIX): at for name, at in shardings.items() if name.startswith(PREFIX)}
+        found = teacher.load_own(below)
+        return student.load_own(shardings) | {PREFIX + name: x for name, x in found.items()}
 
     frozen = student.frozen | {PREFIX + name for name in teacher.graphdef.abstract}
-    return ModelSpec(graphdef, init, with_teacher(student.rules, teacher.rules), load, frozen)
+    return ModelSpec(graphdef, init, join_rules(student.rules, teacher.rules), load, frozen)
 
 
-def with_teacher(student: Rules, teacher: Rules) -> Rules:
-    """The sharding rules of a `Taught` model, from those of its two parts."""
+def join_rules(student: Rules, teacher: Rules) -> Rules:
+    """The sharding rules of a `Taught` model, from those of student and teacher."""
     return (*student, *((rf"teacher\.(?:{pattern})", spec) for pattern, spec in teacher))

@@ -1,4 +1,4 @@
-"""Who sees whom in packed rows: it follows from segments, positions and branches."""
+"""The attention mask of packed rows, from the segments, positions and branches of their tokens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxllm.types import Batch
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Tokens:
-    """What visibility depends on, per token: segment (0 is padding), position in it, branch (None: no branches)."""
+    """What the mask depends on, int32 per token: segment (0: padding), position in it, branch (None: no branches)."""
 
     segments_BT: jax.Array
     positions_BT: jax.Array
@@ -27,8 +27,8 @@ class Tokens:
 def visible(query: Tokens, key: Tokens, *, causal: bool, window: jax.Array | None = None) -> jax.Array:
     """Which keys a query sees, bool [B, T, S].
 
-    The key is no padding and of the same segment; if causal, not of a later position; of branch 0 or of the query's
-    own; and at most `window` positions away (int32 scalar).
+    A key is visible if it is not padding and in the same segment; if causal, not at a later position; in branch 0 or
+    the query's branch; and at most `window` positions away (int32 scalar).
     """
     seen = (query.segments_BT[:, :, None] == key.segments_BT[:, None, :]) & (key.segments_BT > 0)[:, None, :]
     distance = query.positions_BT[:, :, None] - key.positions_BT[:, None, :]

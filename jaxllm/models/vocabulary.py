@@ -1,49 +1,45 @@
-"""A decoder with a larger vocabulary than its checkpoint has."""
+"""Enlarges the vocabulary of a decoder whose tokenizer was given more tokens than its checkpoint has."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
-from jaxllm.models.decoder import Config, Decoder
-from jaxllm.params import ModelSpec, describe
+from jaxllm.models.heads import describe_model, trunk_of, with_trunk
+from jaxllm.params import ModelSpec
 from jaxllm.types import Params
 
 AXES = {"embeddings.tokens.embedding": 0, "unembed.kernel": 1}
-"""The parameters that have an entry per token, and along which axis."""
+"""The parameters with a vocabulary axis, and which axis that is."""
 
 
-def grown(
-    spec: ModelSpec, config: Config, vocab_size: int, build: Callable[[Config, Any], Any] = Decoder
-) -> tuple[ModelSpec, Config]:
-    """The model with `vocab_size` entries, at least as many as it has.
+def grow_vocabulary(spec: ModelSpec, config: Any, vocab_size: int) -> tuple[ModelSpec, Any]:
+    """The language model or reward model with a vocabulary of `vocab_size`, at least as large as it was.
 
     The new rows of the embedding, and columns of an untied head, are the mean of those loaded, so that a new token
-    begins as an average one (Hewitt 2021, Initializing New Word Embeddings for Pretrained Language Models). A model
-    that loads nothing is initialised as it would be at that size. build: what makes the model of its decoder's
-    configuration and nnx.Rngs.
+    starts as an average one (Hewitt 2021, Initializing New Word Embeddings for Pretrained Language Models). A model
+    that loads nothing is initialised as it would be at that size.
     """
-    assert vocab_size >= config.vocab_size
-    larger = dataclasses.replace(config, vocab_size=vocab_size)
-    described = describe(lambda rngs: build(larger, rngs), spec.rules)
-    read, frozen = spec.load, spec.frozen
-    if read is None:
-        return dataclasses.replace(described, frozen=frozen), larger
+    assert vocab_size >= trunk_of(config).vocab_size
+    larger = with_trunk(config, vocab_size=vocab_size)
+    described = dataclasses.replace(describe_model(larger), frozen=spec.frozen)
+    if spec.load is None:
+        return described, larger
 
     def load(shardings: Mapping[str, Sharding]) -> Params:
-        # The axis of tokens may divide over the mesh in its new length alone.
+        # The mesh may divide the vocabulary only in its new length.
         at = {name: _whole(x, AXES[name]) if name in AXES else x for name, x in shardings.items()}
-        params = read(at)
+        params = spec.load_own(at)
         for name in AXES.keys() & params.keys():
             params[name] = _lengthened(params[name], AXES[name], vocab_size, shardings[name])
         return params
 
-    return dataclasses.replace(described, load=load, frozen=frozen), larger
+    return dataclasses.replace(described, load=load), larger
 
 
 def _lengthened(x: jax.Array, axis: int, length: int, sharding: Sharding) -> jax.Array:
@@ -55,7 +51,7 @@ def _lengthened(x: jax.Array, axis: int, length: int, sharding: Sharding) -> jax
 
 
 def _whole(sharding: Sharding, axis: int) -> Sharding:
-    """The same, this axis not cut."""
+    """The same sharding with this axis not sharded."""
     if not isinstance(sharding, NamedSharding):
         return sharding
     spec = [None if i == axis else part for i, part in enumerate(sharding.spec)]

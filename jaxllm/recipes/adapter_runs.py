@@ -1,4 +1,4 @@
-"""A run of adapters that has no export yet: its model with them, from its newest checkpoint."""
+"""Exports the newest checkpoint of a LoRA run that has no export yet: its adapters, or the merged model."""
 
 from __future__ import annotations
 
@@ -14,32 +14,25 @@ from jaxllm.checkpoint.store import newest_sound, read_params
 from jaxllm.data import tokenizers
 from jaxllm.distributed import mesh as meshes
 from jaxllm.hf.config import read_json
+from jaxllm.hf.families import task_in
 from jaxllm.params import materialize
 from jaxllm.recipes import adapters
 from jaxllm.recipes.adapters import LoraFlags
 from jaxllm.recipes.chat_start import ChatFlags, start_chat
-from jaxllm.recipes.start import LANGUAGE, SCORE, Start
-from jaxllm.recipes.weights import is_bare_run, is_scorer
+from jaxllm.recipes.start import Start
+from jaxllm.recipes.weights import is_adapted
 from jaxllm.types import InputError, Params
 
 
 @dataclasses.dataclass(frozen=True)
 class _Flags(ChatFlags, LoraFlags):
-    """What of a run's flags says which model it trains."""
-
-
-def is_adapted(source: str) -> bool:
-    """Whether this is a run of adapters without an export."""
-    if not is_bare_run(source):
-        return False
-    flags = read_json(Path(source).expanduser() / "config.json").get("config", {})
-    return bool(flags.get("lora_rank") or flags.get("lora_from"))
+    """The flags of a run that determine its model."""
 
 
 def open_run(source: str, device: jax.Device) -> tuple[Start, Params, str]:
-    """What the run started from, with its adapters; all parameters, on a device; and which step they are of.
+    """The model that the run started from, with its adapters; all parameters, on a device; and a note on their step.
 
-    Raises InputError where the base or the tokenizer is gone, and without a sound checkpoint.
+    Raises InputError where the base or the tokenizer is gone, and without an intact checkpoint.
     """
     run = Path(source).expanduser()
     written = read_json(run / "config.json")
@@ -51,7 +44,7 @@ def open_run(source: str, device: jax.Device) -> tuple[Start, Params, str]:
     if flags["tokenizer"] in tokenizers.KINDS:
         raise InputError(f"{run} has no export (hf/), and its tokenizer was trained on its data; let the run end first")
     config = _Flags(max_length=1, **flags)
-    begin = adapters.apply(start_chat(config, (), "", SCORE if is_scorer(written.get("model")) else LANGUAGE), config)
+    begin = adapters.apply(start_chat(config, (), "", task_in(written.get("model", {}))), config)
     spec, mesh = begin.model, meshes.make_mesh(devices=[device])
     at = meshes.shardings(spec.graphdef.abstract, mesh, spec.rules)
     shapes = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at[n]) for n, x in spec.trained.items()}
@@ -64,17 +57,17 @@ def open_run(source: str, device: jax.Device) -> tuple[Start, Params, str]:
 
 
 def write_merged(folder: Path, source: str, device: jax.Device, dtype: str, max_shard_bytes: int) -> list[str]:
-    """The base with the adapters in its weights, and its tokenizer; what there is to say."""
+    """Writes the base with the adapters merged into its weights, and its tokenizer; returns notes."""
     begin, params, note = open_run(source, device)
     hf.export(
-        folder, adapters.merged(begin.model, params), begin.config, begin.tokenizer,
+        folder, adapters.merge(begin.model, params), begin.config, begin.tokenizer,
         source=begin.source, dtype=dtype or None, tokens=begin.tokens, max_shard_bytes=max_shard_bytes,
     )  # fmt: skip
     return [note, "its adapters are merged into the weights"]
 
 
 def write_adapter(folder: Path, source: str, device: jax.Device) -> list[str]:
-    """The adapters of a run for `peft`: those that it exported, or of its newest checkpoint. Raises InputError."""
+    """Writes a run's adapters for `peft`: those that it exported, or of its newest checkpoint. Raises InputError."""
     done = Path(source).expanduser() / "adapter"
     if (done / "adapter_config.json").is_file():
         shutil.copytree(done, folder, dirs_exist_ok=True)

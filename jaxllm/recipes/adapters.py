@@ -1,11 +1,11 @@
-"""LoRA for any script: its flags, the model that they make, and what is left of it at the end.
+"""LoRA for any script: its flags, the adapted model, and what is written at the end.
 
     class Config(DecoderFlags, LoraFlags): ...
     begin = adapters.apply(begin, config)        # begin.model has adapters, if the flags ask for them
     fitted = fit(begin.model, ...)
     session.finish(begin, fitted, ...)           # hf/ gets the merged model, adapter/ the adapters alone
 
-The base is frozen. It is also `begin.model`'s `teacher`: a loss that compares with a reference needs no other.
+The base is frozen. It is also the `teacher` of the adapted model, the reference of a preference loss.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class LoraFlags:
     lora_rank: int = 0
     """Train adapters of this rank and freeze all else but a new head; 0 trains all parameters."""
     lora_alpha: float = 16.0
-    """The adapters' share is scaled by this over the rank."""
+    """The adapters' output is scaled by this over the rank."""
     lora_dropout: float = 0.0
     """Rate, on the adapters' input."""
     lora_targets: tuple[str, ...] = ()
@@ -39,7 +39,7 @@ class LoraFlags:
 
 
 def apply(begin: Start, config: LoraFlags) -> Start:
-    """What training starts from, with adapters on its model; as it is if the flags ask for none. Raises InputError."""
+    """Adds the adapters that the flags describe to the model that training starts from. Raises InputError."""
     given = [f.name for f in dataclasses.fields(LoraFlags) if getattr(config, f.name) != f.default]
     if not config.lora_rank and not config.lora_from:
         if given:
@@ -64,13 +64,13 @@ def apply(begin: Start, config: LoraFlags) -> Start:
     return dataclasses.replace(begin, model=model, notes=(*begin.notes, note))
 
 
-def merged(model: ModelSpec, params: Mapping[str, Any]) -> Params:
-    """Of these the parameters of `model`, its adapters merged into their kernels: the base's, by its names."""
+def merge(model: ModelSpec, params: Mapping[str, Any]) -> Params:
+    """The parameters of the base, with the adapters of `model` merged into its kernels; others are left out."""
     return lora.merge(model.graphdef, {name: params[name] for name in model.graphdef.abstract})
 
 
 def write(folder: Path, begin: Start, params: Mapping[str, Any]) -> bool:
-    """Writes the adapters of `begin.model` for `peft`; whether there are any."""
+    """Writes the adapters of `begin.model` for `peft`; returns whether it has any."""
     if not lora.adapters(begin.model.graphdef):
         return False
     assert begin.source is not None

@@ -1,4 +1,4 @@
-"""What `--model` names where nothing is trained yet: a preset, or a JSON file."""
+"""Finds the configuration that `--model` names where training starts from scratch: a preset's, or a JSON file's."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import Any
 
 from jaxllm import hf
 from jaxllm.hf.config import Fields, read_json
-from jaxllm.hf.decoders import FAMILIES
+from jaxllm.hf.families import LANGUAGE_MODELS
 from jaxllm.models.decoder import PRESETS, Config
 from jaxllm.models.rope import Scaling
 from jaxllm.types import InputError
 
 
-def architecture(model: str) -> Config | None:
-    """The configuration to train from scratch: a preset's, or that of a JSON file in our words or in Hugging Face's.
+def find_architecture(model: str) -> Config | None:
+    """The configuration of a preset or of a .json file, with the fields of ours or of Hugging Face's; None for weights.
 
-    None for the name of weights. Raises InputError for a file that does not describe a decoder, and for what is no
-    preset, no path and no id on the hub.
+    Raises InputError for a file that does not describe a decoder, and for a name that is not a preset, a path or an id
+    on the hub.
     """
     if model in PRESETS:
         return PRESETS[model]
     if model.endswith(".json"):
         values = read_json(Path(model).expanduser())
-        if "model_type" in values:
-            if values["model_type"] not in FAMILIES:
-                raise InputError(f"{model}: model_type is {values['model_type']!r}, supported: {', '.join(FAMILIES)}")
-            return FAMILIES[values["model_type"]].read(Fields(values, model))
+        if kind := values.get("model_type"):
+            if kind not in LANGUAGE_MODELS:
+                raise InputError(f"{model}: model_type is {kind!r}, supported: {', '.join(LANGUAGE_MODELS)}")
+            return LANGUAGE_MODELS[kind].read(Fields(values, model))
         return _of_fields(values, model)
     near = difflib.get_close_matches(model, PRESETS, 3, cutoff=0.7)
     if near and not Path(model).exists():
@@ -67,7 +67,7 @@ def _of_fields(values: dict[str, Any], where: str) -> Config:
 
 
 def _known(values: dict[str, Any], kind: type[Any], where: str) -> None:
-    """Raises InputError for a name that is no field, and a value of another type."""
+    """Raises InputError for a name that is not a field, and for a value of another type."""
     fields = {field.name: str(field.type) for field in dataclasses.fields(kind)}
     for name, x in values.items():
         if name not in fields:

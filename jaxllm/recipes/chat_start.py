@@ -1,4 +1,4 @@
-"""What training on answers starts from: a decoder whose tokenizer has a chat template, an end of turns and padding."""
+"""Opens the decoder that training on chats starts from, and gives its tokenizer a chat template and padding."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Iterable
 
 from jaxllm.data import tokenizers
 from jaxllm.data.chat.templates import end_ids, give_pad, give_template
-from jaxllm.models.vocabulary import grown
-from jaxllm.recipes.start import LANGUAGE, DecoderFlags, Kind, Start, start_decoder, trunk_of
+from jaxllm.models.heads import trunk_of
+from jaxllm.models.vocabulary import grow_vocabulary
+from jaxllm.recipes.start import DecoderFlags, Start, start_decoder
 from jaxllm.types import InputError
 
 DEFAULT = "plain"
-"""The template of a tokenizer that has none."""
+"""The chat template for a tokenizer that has none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,12 +24,12 @@ class ChatFlags(DecoderFlags):
     """chatml, plain, or a .jinja file; by default the tokenizer's own, and plain where it has none."""
 
 
-def start_chat(config: ChatFlags, texts: Iterable[str], key: str, kind: Kind = LANGUAGE) -> Start:
-    """`start_decoder`, ready for conversations; what had to be given or added stands in its notes.
+def start_chat(config: ChatFlags, texts: Iterable[str], key: str, task: str = "lm") -> Start:
+    """`start_decoder`, with a chat template, an end of turns and padding; its notes say what was added.
 
-    Tokens that were added lengthen the embeddings (models/vocabulary.py). Raises InputError.
+    The embeddings grow by the tokens that were added (models/vocabulary.py). Raises InputError.
     """
-    begin = start_decoder(config, texts, key, kind)
+    begin = start_decoder(config, texts, key, task)
     tokenizer, notes = begin.tokenizer, [*begin.notes]
     if tokenizer.eos_token_id is None:
         raise InputError("the tokenizer has no end-of-text token (eos_token); name another by --tokenizer")
@@ -45,12 +46,11 @@ def start_chat(config: ChatFlags, texts: Iterable[str], key: str, kind: Kind = L
     tokens = {"eos_token_id": ends[0] if len(ends) == 1 else [*ends], "pad_token_id": tokenizer.pad_token_id}
     if tokenizer.bos_token_id is not None:
         tokens["bos_token_id"] = tokenizer.bos_token_id
-    spec, shape = begin.model, trunk_of(begin.config)
-    if len(tokenizer) > shape.vocab_size:
+    spec, whole, size = begin.model, begin.config, trunk_of(begin.config).vocab_size
+    if len(tokenizer) > size:
         if begin.source:
-            more = len(tokenizer) - shape.vocab_size
-            changes.append(f"embeddings: {more} more, the mean of the {shape.vocab_size:,} that were there")
-        spec, shape = grown(spec, shape, len(tokenizer), kind.of_decoder)
+            changes.append(f"embeddings: {len(tokenizer) - size} more, the mean of the {size:,} that were there")
+        spec, whole = grow_vocabulary(spec, whole, len(tokenizer))
     return dataclasses.replace(
-        begin, model=spec, config=kind.config(shape), tokenizer=tokenizer, notes=(*notes, *changes), tokens=tokens
+        begin, model=spec, config=whole, tokenizer=tokenizer, notes=(*notes, *changes), tokens=tokens
     )

@@ -10,9 +10,10 @@ import jax
 from jaxllm.data.builtin import questions
 from jaxllm.data.preference.answers import Group, Layout
 from jaxllm.data.preference.pairs import CUTS, Comparison, Report, comparisons, encode
+from jaxllm.models.heads import trunk_of
 from jaxllm.recipes.chat_start import ChatFlags
 from jaxllm.recipes.rows import check, hold_out, open_rows
-from jaxllm.recipes.start import Start, trunk_of
+from jaxllm.recipes.start import Start
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The reference of a preference loss: what training starts from, computed once for all runs, or as training goes."""
+"""The reference of preference losses: log-probabilities of answers under the initial model, cached in files."""
 
 from __future__ import annotations
 
@@ -20,19 +20,18 @@ from jaxllm.data.preference import reference_cache
 from jaxllm.data.preference.answers import AnswerBatches, AnswerRows, Group, Layout, Logps
 from jaxllm.distributed import mesh as meshes
 from jaxllm.evals.logps import answer_logps
-from jaxllm.params import materialize
 from jaxllm.recipes.start import Start
+from jaxllm.recipes.weights import load_params
 from jaxllm.train.forward import Runner
 
 _COMPUTING = ("remat", "unroll", "backend")
-"""Fields of a configuration that change no output, nor do those that end in dropout."""
+"""Fields of a configuration that do not change the output; those that end in dropout do not either."""
 
 
 def weights_key(begin: Start, seed: int) -> str:
-    """Changes when the outputs of the model that training starts from do.
+    """A hash of everything that the outputs of the initial model depend on.
 
-    It is a hash of the contents of the checkpoint's files, or of the seed where the model is initialised, and of the
-    model's configuration.
+    That is the model's configuration and the contents of the checkpoint's files, or the seed where it is initialised.
     """
     config = dataclasses.asdict(begin.config)
     outputs = {name: x for name, x in config.items() if name not in _COMPUTING and not name.endswith("dropout")}
@@ -48,16 +47,14 @@ def weights_key(begin: Start, seed: int) -> str:
     return digest.hexdigest()
 
 
-def starting(begin: Start, mesh: Mesh, seed: int) -> Runner:
-    """The model that training starts from, on the mesh."""
-    graphdef = begin.model.graphdef
-    at = meshes.shardings(graphdef.abstract, mesh, begin.model.rules, limits=graphdef.limits)
-    return Runner(graphdef, materialize(begin.model, at, seed), mesh)
+def load_start(begin: Start, mesh: Mesh, seed: int) -> Runner:
+    """The initial model with its parameters on the mesh."""
+    return Runner(begin.model.graphdef, load_params(begin.model, mesh, seed), mesh)
 
 
 @dataclasses.dataclass
 class Reference:
-    """The log-probabilities of answers under what training starts from, from files where an earlier run left them."""
+    """Computes log-probabilities of answers under the initial model, or reads those that an earlier run cached."""
 
     begin: Start
     mesh: Mesh
@@ -70,9 +67,9 @@ class Reference:
     _weights: str = ""
 
     def logps(self, groups: Sequence[Group], what: str) -> list[Logps]:
-        """Those of all answers of these groups; `what` names them for the terminal.
+        """The log-probabilities per token, in nats, of all answers of these groups; `what` names them in messages.
 
-        Mismatched answers are kept apart, so that a loss which wants them shares the others with those that do not.
+        Mismatched answers are cached in another file, so that losses with and without them share the rest.
         """
         found: list[Logps] = [[] for _ in groups]
         for wanted, name in ((lambda side: side != 0, what), (lambda side: side == 0, f"{what}, mismatched")):
@@ -94,7 +91,7 @@ class Reference:
             self.say(f"{what}: from {path}")
             return found
         began = time.monotonic()
-        self._runner = self._runner or starting(self.begin, self.mesh, self.seed)
+        self._runner = self._runner or load_start(self.begin, self.mesh, self.seed)
         rows = AnswerRows(groups, self.layout)
         multiple = meshes.row_multiple(self.mesh)
         plan = make_plan(rows.lengths, batch_size=min(self.batch_size, len(groups)), multiple=multiple)
@@ -106,7 +103,7 @@ class Reference:
 
 
 def _everywhere(here: bool) -> bool:
-    """Whether it is so in every process: they compute together or not at all."""
+    """Whether it is true in every process: either all compute or none."""
     if jax.process_count() == 1:
         return here
     return bool(np.all(multihost_utils.process_allgather(np.array(here))))

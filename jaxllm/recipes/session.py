@@ -92,7 +92,7 @@ class Session:
             script = self.run.config["script"]
             if adapters.write(self.run.folder / "adapter", begin, fitted.model.params):
                 self.console.print(f"for peft: {self.run.folder / 'adapter'}")
-            params = adapters.merged(begin.model, fitted.model.params)
+            params = adapters.merge(begin.model, fitted.model.params)
             hf.export(
                 self.run.folder / "hf", params, begin.config, begin.tokenizer,
                 source=begin.source, dtype=config.export_dtype or None, card=card(script, config, finals),

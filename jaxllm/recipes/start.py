@@ -1,22 +1,21 @@
-"""What training starts from: weights on disk, or an architecture with a tokenizer trained on the data."""
+"""Opens the model and tokenizer that training starts from: weights on disk, or an architecture from scratch."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 import tyro
 
 from jaxllm import hf
 from jaxllm.data import tokenizers
-from jaxllm.models import decoder
-from jaxllm.models.decoder import PRESETS, SHARDING, Decoder
-from jaxllm.models.heads import SCORER_SHARDING, Scorer, ScorerConfig
-from jaxllm.params import ModelSpec, Rules, describe
-from jaxllm.recipes.architecture import architecture
+from jaxllm.models.decoder import PRESETS
+from jaxllm.models.heads import ScorerConfig, describe_model, trunk_of
+from jaxllm.params import ModelSpec
+from jaxllm.recipes.architecture import find_architecture
 from jaxllm.recipes.flags import Common
-from jaxllm.recipes.weights import open_language_model, open_scorer
+from jaxllm.recipes.weights import open_weights
 from jaxllm.types import InputError
 
 MODELS = "Hugging Face id or folder or run folder to go on from, or to train from scratch a .json or a preset"
@@ -30,12 +29,12 @@ class Start:
     config: Any
     """The configuration of the model."""
     tokenizer: Any
-    source: hf.Opened[Any] | None
-    """The checkpoint that the weights come from."""
+    source: hf.PretrainedModel[Any] | None
+    """The checkpoint that the weights come from; None where they are initialised."""
     notes: tuple[str, ...] = ()
-    """What to tell of it."""
+    """What to print about it, a line each."""
     tokens: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Ids of special tokens that the export's configuration is to name instead of the source's."""
+    """Ids of special tokens that the export's configuration gets in place of the source's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,44 +50,17 @@ class DecoderFlags(Common):
     """Rate, after embeddings, on attention probabilities and on what each layer adds."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Kind:
-    """What stands on a decoder's trunk."""
+def start_decoder(config: DecoderFlags, texts: Iterable[str], key: str, task: str = "lm") -> Start:
+    """A pretrained decoder, or one from scratch; a preset's vocabulary is as large as its tokenizer's.
 
-    open: Callable[..., hf.Opened[Any]]
-    """From a name on the command line, and fields of the decoder's configuration."""
-    config: Callable[[decoder.Config], Any]
-    """The model's configuration, of its decoder's."""
-    build: Callable[[Any, Any], Any]
-    """The model, of its configuration and nnx.Rngs."""
-    rules: Rules
-
-    def of_decoder(self, config: decoder.Config, rngs: Any) -> Any:
-        """The model, of its decoder's configuration."""
-        return self.build(self.config(config), rngs)
-
-
-LANGUAGE = Kind(open_language_model, lambda config: config, Decoder, SHARDING)
-"""The head of a language model."""
-SCORE = Kind(open_scorer, ScorerConfig, Scorer, SCORER_SHARDING)
-"""A reward model's head for one number: that of the checkpoint, or a new one."""
-
-
-def trunk_of(config: Any) -> decoder.Config:
-    """The decoder's configuration in a model's."""
-    return getattr(config, "decoder", config)
-
-
-def start_decoder(config: DecoderFlags, texts: Iterable[str], key: str, kind: Kind = LANGUAGE) -> Start:
-    """A pretrained decoder, or one from scratch: the vocabulary of a preset is its tokenizer's.
-
-    texts: what a tokenizer would be trained on; read only then. key: changes when the texts do. Raises InputError.
+    texts: what a tokenizer would be trained on; read only then. key: changes when the texts do. task: lm, or scorer for
+    a reward model, with the head of the checkpoint or a new one. Raises InputError.
     """
     rates = dict.fromkeys(("embedding_dropout", "attention_dropout", "output_dropout"), config.dropout)
     computing: dict[str, Any] = {"dtype": config.dtype, "remat": config.remat, **rates}
-    shape, source = architecture(config.model), None
+    shape, source = find_architecture(config.model), None
     if shape is None:
-        source = kind.open(config.model, **computing)
+        source = open_weights(config.model, task, **computing)
         shape = trunk_of(source.config)
     if config.max_length > shape.max_positions:
         raise InputError(f"--max-length {config.max_length}: the context of the model is {shape.max_positions}")
@@ -107,5 +79,6 @@ def start_decoder(config: DecoderFlags, texts: Iterable[str], key: str, kind: Ki
             f"the tokenizer has {len(tokenizer)} tokens, the model's vocabulary {shape.vocab_size}: "
             "use the model's own tokenizer, or a preset, which takes any"
         )
-    spec = source.spec if source else describe(lambda rngs: kind.of_decoder(shape, rngs), kind.rules)
-    return Start(spec, kind.config(shape), tokenizer, source, tuple(source.notes) if source else ())
+    whole = ScorerConfig(shape) if task == "scorer" else shape
+    spec = source.spec if source else describe_model(whole)
+    return Start(spec, whole, tokenizer, source, tuple(source.notes) if source else ())

@@ -20,7 +20,7 @@ from jaxllm.models import encoder
 from jaxllm.models.decoder import SHARDING, Config, Decoder
 from jaxllm.models.heads import Scorer, ScorerConfig, Tagger, TaggerConfig
 from jaxllm.params import describe
-from jaxllm.recipes.weights import open_language_model, open_scorer, open_weights
+from jaxllm.recipes.weights import open_weights
 from jaxllm.types import InputError, TrainState
 
 LLAMA = Config(vocab_size=300, width=24, depth=2, heads=3, mlp_width=32, kv_heads=1, max_positions=64, tied=True)
@@ -260,8 +260,8 @@ def test_training_starts_from_another_run(folder, tmp_path):
     """What `--model RUN` opens has the run's numbers, under a computation of its own."""
     source, run = folder(), tmp_path / "run"
     convert(str(source), run, to="run")
-    opened = open_language_model(str(run), dtype="bfloat16", remat="full")
-    original = open_language_model(str(source))
+    opened = open_weights(str(run), "lm", dtype="bfloat16", remat="full")
+    original = open_weights(str(source), "lm")
     assert (opened.config.dtype, opened.config.remat, opened.spec.rules) == ("bfloat16", "full", SHARDING)
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     found, expected = (o.spec.load(dict.fromkeys(o.spec.graphdef.abstract, here)) for o in (opened, original))
@@ -281,9 +281,9 @@ def test_a_reward_model_goes_to_a_run_and_back(tmp_path):
     assert bits(tmp_path / "back") == bits(tmp_path / "reward")
     count, wrong = verify(str(tmp_path / "run"), tmp_path / "back")
     assert (count, wrong) == (len(bits(tmp_path / "back")), [])
-    assert open_scorer(str(tmp_path / "run")).config == config
-    with pytest.raises(InputError, match="a reward model, which does not speak"):
-        open_language_model(str(tmp_path / "run"))
+    assert open_weights(str(tmp_path / "run")).config == config
+    with pytest.raises(InputError, match="describes a reward model, which generates no text"):
+        open_weights(str(tmp_path / "run"), "lm")
 
 
 def test_a_language_model_without_an_export_lends_its_trunk_to_a_reward_model(tmp_path):
@@ -291,9 +291,9 @@ def test_a_language_model_without_an_export_lends_its_trunk_to_a_reward_model(tm
     params = random_params(config)
     hf.export(tmp_path / "llama", params, config, None)
     convert(str(tmp_path / "llama"), tmp_path / "run", to="run")
-    opened = open_scorer(str(tmp_path / "run"), remat="full")
+    opened = open_weights(str(tmp_path / "run"), "scorer", remat="full")
     assert opened.config.decoder.remat == "full"
-    assert "score initialised: a new head" in opened.notes
+    assert "score initialised: not in the checkpoint" in opened.notes
     at = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     found = opened.spec.load(dict.fromkeys(opened.spec.graphdef.abstract, at))
     assert found.keys() == params.keys() - {"unembed.kernel"}

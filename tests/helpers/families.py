@@ -2,9 +2,8 @@
 
 import dataclasses
 
-from jaxllm.hf import decoders
 from jaxllm.hf.config import Fields
-from jaxllm.hf.io import TAGGERS
+from jaxllm.hf.families import LANGUAGE_MODELS, TAGGERS
 from jaxllm.models import decoder, heads
 from jaxllm.params import describe
 
@@ -33,13 +32,13 @@ OWN = {
     "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48},
     "modernbert": {"local_attention": 8, "global_attn_every_n_layers": 2},
 }  # fmt: skip
-DECODERS, ENCODERS = list(decoders.FAMILIES), list(TAGGERS)
+DECODERS, ENCODERS = list(LANGUAGE_MODELS), list(TAGGERS)
 
 
 def family(kind, **fields):
     """The description of a small model of a family, dropout off; fields of config.json may be others."""
     if kind in DECODERS:
-        config = decoders.FAMILIES[kind].read(Fields({"model_type": kind, **DECODER, **OWN[kind], **fields}))
+        config = LANGUAGE_MODELS[kind].read(Fields({"model_type": kind, **DECODER, **OWN[kind], **fields}))
         config = still(config)
         return describe(lambda rngs: decoder.Decoder(config, rngs), decoder.SHARDING)
     config = TAGGERS[kind].read(Fields({"model_type": kind, **ENCODER, **OWN[kind], **fields}))

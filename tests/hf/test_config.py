@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from jaxllm.hf import bert, distilbert, io, modernbert, roberta
+from jaxllm.hf import bert, distilbert, families, modernbert, roberta
 from jaxllm.hf.config import Fields, read_json
 from jaxllm.types import InputError
 
@@ -49,9 +49,9 @@ def test_modernbert_old_and_new_spelling_of_rotary_positions():
     assert (c.rope_base, c.local_rope_base, c.window, c.global_every) == (7.0, 5.0, 5, 2)
 
 
-@pytest.mark.parametrize("kind", io.TAGGERS)
+@pytest.mark.parametrize("kind", families.TAGGERS)
 def test_what_is_written_is_read_back(kind):
-    family = io.TAGGERS[kind]
+    family = families.TAGGERS[kind]
     config = family.read(Fields({"model_type": kind}))
     for changes in (
         {},
@@ -88,7 +88,7 @@ def test_what_is_written_is_read_back(kind):
 )
 def test_what_is_not_honoured_is_refused_by_name(kind, field, value):
     with pytest.raises(InputError, match=f"^here: .*{field}") as error:
-        io.TAGGERS[kind].read(Fields({"model_type": kind, field: value}, "here"))
+        families.TAGGERS[kind].read(Fields({"model_type": kind, field: value}, "here"))
     assert "\n" not in str(error.value)
 
 

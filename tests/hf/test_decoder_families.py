@@ -13,8 +13,7 @@ from jax.sharding import SingleDeviceSharding
 from safetensors.numpy import load_file
 
 from jaxllm.evals.generate import generate
-from jaxllm.hf.decoders import open_decoder
-from jaxllm.hf.save import export
+from jaxllm.hf import export, open_decoder
 from jaxllm.params import bind, materialize
 from jaxllm.types import Batch, InputError, value
 

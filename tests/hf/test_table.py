@@ -96,17 +96,17 @@ def test_bare_trunk_old_spellings_and_ignored_names(params, disk):
     assert found.problems == ()
     assert found.names["net.layer.1.ln.weight"] == "layer.1.ln.gamma"
     assert found.ignored == ("pooler.dense.weight", "position_ids")
-    assert found.fresh == {"classifier.kernel", "classifier.bias"}
+    assert found.initialised == {"classifier.kernel", "classifier.bias"}
     assert found.notes == ("classifier initialised: not in the file",)
 
 
 def test_a_head_of_another_shape_or_label_set_is_initialised(params, disk):
     shapes = shapes_of(disk) | {"top.weight": (2, 6)}
     found = match(TABLE, layout(TABLE, params), shapes)
-    assert found.fresh == {"classifier.kernel", "classifier.bias"}
+    assert found.initialised == {"classifier.kernel", "classifier.bias"}
     assert found.notes == ("classifier initialised: top.weight is (2, 6), wanted (5, 6)",)
     found = match(TABLE, layout(TABLE, params), shapes_of(disk), {"classifier": "other labels"})
-    assert found.fresh == {"classifier.kernel", "classifier.bias"}
+    assert found.initialised == {"classifier.kernel", "classifier.bias"}
     assert found.notes == ("classifier initialised: other labels",)
     assert not found.problems
 
@@ -120,6 +120,6 @@ def test_everything_that_does_not_fit_is_listed(params, disk):
         "missing net.layer.1.qkv.bias (16,)",
         "missing top.bias (5,)",  # half a head is no head
         "net.words.weight is (12, 6), wanted (11, 6)",
-        "left over stranger (1,)",
+        "unexpected stranger (1,)",
         "net.layer.2.ln.weight and layer.2.ln.gamma are the same tensor",
     }

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from jaxllm.losses import resolve
-from jaxllm.models.teacher import with_teacher
+from jaxllm.models.teacher import join_rules
 from jaxllm.params import split
 from jaxllm.train.step import make_train_step
 from jaxllm.types import Batch, InputError, TrainState, value
@@ -169,5 +169,5 @@ def test_refuses(packed, toy):
 
 def test_rules_of_a_teacher():
     spec = jax.sharding.PartitionSpec("fsdp")
-    rules = with_teacher(((r"embed", spec),), ((r"a|b", spec),))
+    rules = join_rules(((r"embed", spec),), ((r"a|b", spec),))
     assert rules == ((r"embed", spec), (r"teacher\.(?:a|b)", spec))

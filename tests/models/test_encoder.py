@@ -11,7 +11,7 @@ import pytest
 from transformers import CONFIG_MAPPING, AutoModelForTokenClassification
 
 from jaxllm import hf
-from jaxllm.hf import io, table
+from jaxllm.hf import table
 from jaxllm.models import encoder
 from jaxllm.models.heads import SHARDING, Tagger, TaggerConfig
 from jaxllm.params import bind, describe, materialize
@@ -167,7 +167,7 @@ def test_equals_transformers(case, tmp_path):
     np.testing.assert_allclose(logits[real], theirs["logits"][real], atol=1e-4, rtol=0)
     np.testing.assert_allclose(loss, theirs["loss"], atol=1e-5, rtol=0)
 
-    tensors = table.layout(io.TAGGERS[kind].table(opened.config), params)
+    tensors = table.layout(opened.table, params)
     expected = {name: x.grad.numpy() for name, x in model.named_parameters() if x.grad is not None}
     rows = table.sources(tensors)
     largest = max(np.abs(x).max() for x in expected.values())

@@ -77,7 +77,7 @@ def test_what_is_cheap_to_compute_is_not_kept_for_the_backward_pass():
     assert kept(layers.RMSNorm(16, eps=1e-5), x) == 1
     assert kept(layers.LayerNorm(16, eps=1e-5), x) == 1
     for activation in layers.ACTIVATIONS.values():
-        assert kept(layers.again(lambda gate, up, f=activation: f(gate) * up), x, x + 1) == 2
+        assert kept(layers.recompute(lambda gate, up, f=activation: f(gate) * up), x, x + 1) == 2
 
 
 @pytest.mark.parametrize("bias", [False, True])

@@ -39,14 +39,15 @@ def tagger():
     return describe(lambda rngs: Tagger(TaggerConfig(shape, ("O", "X")), rngs), SHARDING)
 
 
-def arrays(spec, mesh="", b=0.0):
-    """Random parameters, B of this deviation; by default on one device."""
+def arrays(spec, mesh="", b=0.0, head=1.0):
+    """Random parameters, B and the head's kernel of these deviations; by default on one device."""
     devices = jax.devices() if mesh else jax.devices()[:1]
     at, rng = shardings(spec.graphdef.abstract, make_mesh(mesh, devices), spec.rules), np.random.default_rng(3)
 
     def one(name, x):
-        drawn = rng.normal(size=x.shape) * (b if name.endswith(lora.B) else x.shape[-2] ** -0.5 if x.ndim > 2 else 1.0)
-        return jax.device_put(drawn.astype(x.dtype), at[name])
+        stacked = x.shape[-2] ** -0.5 if x.ndim > 2 else 1.0
+        deviation = b if name.endswith(lora.B) else head if name == "unembed.kernel" else stacked
+        return jax.device_put((rng.normal(size=x.shape) * deviation).astype(x.dtype), at[name])
 
     return {name: one(name, x) for name, x in spec.graphdef.abstract.items()}
 
@@ -161,8 +162,9 @@ def test_adapters_are_sharded_as_their_kernels_are():
     assert at["blocks.attn.q.lora_a"].spec == P(None, "fsdp", None)
     assert at["blocks.attn.q.lora_b"].spec == P(None, None, ("tensor", "fsdp"))
     assert at["blocks.mlp.down.lora_a"].spec == P(None, ("tensor", "fsdp"), None)
-    params = arrays(spec, mesh)
-    np.testing.assert_allclose(logits(spec, params), logits(spec, arrays(spec)), atol=1e-5)
+    one, cut = (logits(spec, arrays(spec, where, b=0.1, head=0.1)) for where in ("", mesh))
+    assert 0.3 < np.abs(one).max() < 1.5, "the tolerance is absolute"
+    np.testing.assert_allclose(cut, one, atol=1e-5)
 
 
 def test_the_base_under_the_adapter_is_a_reference_for_dpo():

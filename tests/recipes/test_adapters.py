@@ -14,7 +14,7 @@ from jaxllm.params import describe, materialize
 from jaxllm.recipes import adapters
 from jaxllm.recipes.adapters import LoraFlags
 from jaxllm.recipes.start import DecoderFlags, Start
-from jaxllm.recipes.weights import open_language_model
+from jaxllm.recipes.weights import open_weights
 from jaxllm.types import InputError
 
 
@@ -41,7 +41,7 @@ def begin(tmp_path_factory):
 def test_without_flags_nothing_changes(begin):
     assert adapters.apply(begin, Config()) is begin
     params = arrays(begin.model)
-    assert adapters.merged(begin.model, params).keys() == params.keys()
+    assert adapters.merge(begin.model, params).keys() == params.keys()
 
 
 def test_with_them_the_model_has_adapters_and_is_written_twice(begin, tmp_path):
@@ -61,7 +61,7 @@ def test_with_them_the_model_has_adapters_and_is_written_twice(begin, tmp_path):
     again = adapters.apply(begin, Config(lora_from=str(tmp_path / "adapter")))
     for name, x in arrays(again.model).items():
         np.testing.assert_array_equal(x, params[name], err_msg=name)
-    merged = adapters.merged(start.model, params | {"teacher.x": 1})
+    merged = adapters.merge(start.model, params | {"teacher.x": 1})
     assert merged.keys() == begin.model.graphdef.abstract.keys()
     q = params["blocks.attn.q.kernel"] + 3 * params["blocks.attn.q.lora_a"] @ params["blocks.attn.q.lora_b"]
     np.testing.assert_allclose(merged["blocks.attn.q.kernel"], q, atol=1e-6)
@@ -95,4 +95,4 @@ def test_a_run_of_adapters_without_an_export_is_no_start(tmp_path):
     config = {"script": "sft", "config": {"lora_rank": 4}, "model": {"model_type": "llama"}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="its checkpoints hold adapters alone; let the run end first"):
-        open_language_model(str(tmp_path))
+        open_weights(str(tmp_path), "lm")

@@ -8,7 +8,7 @@ import pytest
 
 from jaxllm.models.decoder import PRESETS, Config
 from jaxllm.models.rope import Scaling
-from jaxllm.recipes.architecture import architecture
+from jaxllm.recipes.architecture import find_architecture
 from jaxllm.types import InputError
 
 SMALL = {"vocab_size": 64, "width": 24, "depth": 2, "heads": 4, "mlp_width": 40}
@@ -25,15 +25,15 @@ def write(tmp_path):
 
 
 def test_presets_and_files(write, tmp_path):
-    assert architecture("gpt2-124m") == PRESETS["gpt2-124m"]
-    assert architecture(write(SMALL)) == Config(**SMALL)
+    assert find_architecture("gpt2-124m") == PRESETS["gpt2-124m"]
+    assert find_architecture(write(SMALL)) == Config(**SMALL)
     scaling = {"kind": "llama3", "factor": 8, "original_positions": 32}
     own = Config(**SMALL, windows=(4, 0), rope_scaling=Scaling("llama3", 8, 32))
-    assert architecture(write({**SMALL, "windows": [4, 0], "rope_scaling": scaling})) == own
-    assert architecture(write(dataclasses.asdict(own))) == own
+    assert find_architecture(write({**SMALL, "windows": [4, 0], "rope_scaling": scaling})) == own
+    assert find_architecture(write(dataclasses.asdict(own))) == own
     theirs = {"model_type": "qwen3", "vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 3}
-    assert (architecture(write(theirs)).qk_norm, architecture(write(theirs)).depth) == ("head", 3)
-    assert architecture(str(tmp_path)) is None, "a folder holds weights"
+    assert (find_architecture(write(theirs)).qk_norm, find_architecture(write(theirs)).depth) == ("head", 3)
+    assert find_architecture(str(tmp_path)) is None, "a folder holds weights"
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_presets_and_files(write, tmp_path):
 )  # fmt: skip
 def test_what_does_not_describe_a_decoder_is_named(values, words, write):
     with pytest.raises(InputError, match=re.escape(words)) as error:
-        architecture(write(values))
+        find_architecture(write(values))
     assert "\n" not in str(error.value)
 
 
@@ -78,5 +78,5 @@ def test_what_does_not_describe_a_decoder_is_named(values, words, write):
 def test_a_preset_that_does_not_exist(name, words, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=re.escape(words)) as error:
-        architecture(name)
+        find_architecture(name)
     assert "\n" not in str(error.value)

@@ -9,9 +9,8 @@ import pytest
 from families import DECODERS, ENCODERS
 
 from jaxllm.distributed.mesh import make_mesh
-from jaxllm.hf import decoders
 from jaxllm.hf.config import Fields
-from jaxllm.hf.io import TAGGERS
+from jaxllm.hf.families import LANGUAGE_MODELS, TAGGERS
 from jaxllm.models import decoder, heads, lora
 from jaxllm.params import describe
 from jaxllm.train.optim import OptimConfig, make_optimizer
@@ -23,7 +22,7 @@ LABELS = ("O", *(f"{side}-{kind}" for kind in ("PER", "ORG", "LOC", "MISC") for 
 def full_size(kind):
     """The description of a model of the sizes that `transformers` has as the family's defaults."""
     if kind in DECODERS:
-        config = decoders.FAMILIES[kind].read(Fields({"model_type": kind}))
+        config = LANGUAGE_MODELS[kind].read(Fields({"model_type": kind}))
         return describe(lambda rngs: decoder.Decoder(config, rngs), decoder.SHARDING)
     config = dataclasses.replace(TAGGERS[kind].read(Fields({"model_type": kind})), labels=LABELS)
     return describe(lambda rngs: heads.Tagger(config, rngs), heads.SHARDING)

@@ -9,7 +9,7 @@ from toy_run import STEPS, Data, go, log_of, saved, terminate, toy
 
 from jaxllm.distributed.mesh import make_mesh, shardings
 from jaxllm.losses import resolve
-from jaxllm.models.teacher import taught
+from jaxllm.models.teacher import add_teacher
 from jaxllm.params import materialize
 from jaxllm.train.fit import Terminated
 
@@ -23,7 +23,7 @@ def pair(rate=0.5):
         params = jax.jit(student.init)(jax.random.key(5))
         return {name: jax.device_put(params[name], at) for name, at in shardings.items()}
 
-    return taught(student, dataclasses.replace(toy(0.0), load=load)), asked
+    return add_teacher(student, dataclasses.replace(toy(0.0), load=load)), asked
 
 
 def run(folder, data=None, **changes):
@@ -73,7 +73,7 @@ def test_frozen_parameters_are_sharded_and_mapped_as_the_others(tmp_path):
 
 
 def test_a_reference_is_what_the_student_starts_from():
-    spec = taught(toy(), toy())
+    spec = add_teacher(toy(), toy())
     params = materialize(spec, shardings(spec.graphdef.abstract, make_mesh("data=8"), spec.rules), 3)
     for name in ("embedding", "kernel"):
         np.testing.assert_array_equal(params[name], params["teacher." + name])

@@ -95,7 +95,7 @@ def test_everything_that_does_not_fit_is_one_line(save):
     with pytest.raises(InputError) as error:
         hf.open_tagger(str(folder))
     assert str(error.value) == (
-        f"{folder}: the tensors do not fit config.json, get the files that belong together: left over surprise (3,); "
+        f"{folder}: the tensors do not fit config.json, get the files that belong together: unexpected surprise (3,); "
         "bert.embeddings.word_embeddings.weight is (40, 8), wanted (41, 8); "
         "missing bert.encoder.layer.1.output.dense.bias (8,); "
         "bert.encoder.layer.0.intermediate.dense.bias is int8, wanted a float"

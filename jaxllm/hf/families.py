@@ -1,0 +1,66 @@
+"""The families of models that are read and written, for each task, by the model_type of config.json."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from jaxllm.hf import bert, distilbert, gemma, gpt2, llama, mixture, modernbert, roberta
+from jaxllm.hf.family import Family
+from jaxllm.hf.table import Table, linear
+from jaxllm.models.decoder_config import Config
+from jaxllm.models.heads import ScorerConfig, TaggerConfig
+
+TAGGERS: dict[str, Family[TaggerConfig]] = {
+    **bert.FAMILIES,
+    **roberta.FAMILIES,
+    **distilbert.FAMILIES,
+    **modernbert.FAMILIES,
+}
+"""Token classifiers: BERT, RoBERTa, XLM-RoBERTa, DistilBERT, ModernBERT."""
+
+LANGUAGE_MODELS: dict[str, Family[Config]] = {
+    **gpt2.FAMILIES,
+    **llama.FAMILIES,
+    **gemma.FAMILIES,
+    **mixture.FAMILIES,
+}
+"""Causal language models: GPT-2, Llama, Mistral, Qwen2, Qwen3, OLMo 2, Gemma 1 to 3, Mixtral, Qwen3-MoE."""
+
+
+def _scorer(family: Family[Config]) -> Family[ScorerConfig]:
+    """A decoder family's reward models: sequence classifiers whose head `score` gives one number."""
+
+    def table(config: ScorerConfig) -> Table:
+        base = family.table(config.trunk)
+        rules = (*base.rules, *linear("score", "score"))
+        # The head of the language model that training started from is not used.
+        return dataclasses.replace(base, rules=rules, ignore=(*base.ignore, r"lm_head\..*"), heads=("score",))
+
+    name = family.architecture.replace("ForCausalLM", "").replace("LMHeadModel", "")
+    return Family(
+        f"{name}ForSequenceClassification",
+        lambda fields: ScorerConfig(family.read(fields)),
+        lambda config: family.write(config.decoder),
+        table,
+    )
+
+
+SCORERS: dict[str, Family[ScorerConfig]] = {kind: _scorer(family) for kind, family in LANGUAGE_MODELS.items()}
+"""Reward models, of the same families."""
+
+TASKS: dict[str, Mapping[str, Family[Any]]] = {"tagger": TAGGERS, "lm": LANGUAGE_MODELS, "scorer": SCORERS}
+"""What a model's head is for -> the families that have one."""
+
+
+def task_of(config: Any) -> str:
+    """The task of a model of this configuration: tagger, lm or scorer."""
+    return {TaggerConfig: "tagger", ScorerConfig: "scorer"}.get(type(config), "lm")
+
+
+def task_in(config_json: Mapping[str, Any]) -> str:
+    """The task of the model that a config.json describes."""
+    if config_json.get("model_type") in TAGGERS:
+        return "tagger"
+    return "scorer" if "ForSequenceClassification" in str(config_json.get("architectures")) else "lm"

@@ -1,0 +1,249 @@
+"""Opens checkpoints: describes the model whose `load` reads the files, each array straight into its sharding."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxllm.hf import files, table
+from jaxllm.hf.config import Fields, read_json
+from jaxllm.hf.families import TASKS, task_in
+from jaxllm.hf.hub import fetch, load_tokenizer
+from jaxllm.models.heads import TaggerConfig, describe_model, with_trunk
+from jaxllm.params import Abstract, Load, ModelSpec
+from jaxllm.types import InputError, Params, nearest
+
+C = TypeVar("C")
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainedModel(Generic[C]):
+    """A model with weights on disk, whose names, shapes and dtypes have been checked; no tensor has been read yet."""
+
+    spec: ModelSpec
+    """`spec.load` reads the weights; `params.materialize` also initialises a head that the files lack."""
+    config: C
+    """TaggerConfig, decoder Config or ScorerConfig."""
+    task: str
+    """tagger, lm or scorer."""
+    family: str
+    """The model_type of config.json."""
+    hf_config: dict[str, Any]
+    """config.json as it is on disk."""
+    folder: Path
+    """Where the tokenizer is, and of Hugging Face's format the weights."""
+    dtypes: dict[str, str]
+    """Name of a tensor in Hugging Face's format -> dtype on disk."""
+    notes: list[str]
+    """What was not read, reordered or initialised: one line each."""
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of most tensors on disk."""
+        return collections.Counter(self.dtypes.values()).most_common(1)[0][0]
+
+    @property
+    def table(self) -> table.Table:
+        """The names of the tensors in Hugging Face's format."""
+        return TASKS[self.task][self.family].table(self.config)
+
+    def load_tokenizer(self) -> Any:
+        """The tokenizer beside the weights. Raises InputError where there is none."""
+        return load_tokenizer(str(self.folder))
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """The parameters of a model that a checkpoint has."""
+
+    load: Load
+    initialised: frozenset[str]
+    """Names of those that it lacks, all of a head."""
+    dtypes: dict[str, str]
+    """As in PretrainedModel."""
+    notes: list[str]
+
+
+class Find(Protocol):
+    """Finds a model's parameters in a checkpoint. skip: heads to initialise although the checkpoint has them -> why."""
+
+    def __call__(self, names: table.Table, abstract: Abstract, skip: Mapping[str, str]) -> Found: ...
+
+
+def open_model(
+    source: str, task: str | None = None, *, labels: Sequence[str] | None = None, **overrides: Any
+) -> PretrainedModel[Any]:
+    """A model from a folder in Hugging Face's format, a run's export, or a hub id.
+
+    task: "tagger", "lm" or "scorer"; by default what the checkpoint was saved as. A tagger is made of any encoder of
+    families.TAGGERS (BERT, RoBERTa, XLM-RoBERTa, DistilBERT, ModernBERT), a scorer of any language model: a head that
+    the files lack, or one for other labels, is initialised, and a note says so. labels: of a tagger, in the order of
+    its logits; those of the file by default. The file's classifier is reordered if they are the same in another order.
+    overrides: fields of the encoder's or decoder's configuration that do not change its parameters, such as dtype,
+    remat and dropout rates.
+
+    Raises InputError, one line that lists everything that does not fit.
+    """
+    check_task(task)
+    folder = fetch(source)
+    path = folder / "config.json"
+
+    def find(names: table.Table, abstract: Abstract, skip: Mapping[str, str]) -> Found:
+        return _find_in_files(folder, names, abstract, skip)
+
+    return assemble(read_json(path), str(path), folder, find, task, labels, overrides)
+
+
+def open_tagger(source: str, *, labels: Sequence[str] | None = None, **overrides: Any) -> PretrainedModel[TaggerConfig]:
+    """`open_model` of a token classifier. Without labels the file must have a classifier."""
+    return open_model(source, "tagger", labels=labels, **overrides)
+
+
+def open_decoder(source: str, **overrides: Any) -> PretrainedModel[Any]:
+    """`open_model` of a causal language model."""
+    return open_model(source, "lm", **overrides)
+
+
+def open_scorer(source: str, **overrides: Any) -> PretrainedModel[Any]:
+    """`open_model` of a reward model, or of a language model to make one of."""
+    return open_model(source, "scorer", **overrides)
+
+
+def assemble(
+    raw: dict[str, Any],
+    where: str,
+    folder: Path,
+    find: Find,
+    task: str | None,
+    labels: Sequence[str] | None,
+    overrides: Mapping[str, Any],
+) -> PretrainedModel[Any]:
+    """The model that a config.json describes, with the parameters that `find` finds.
+
+    raw, where: the contents of config.json, and its path for messages. folder: of the tokenizer. The rest is as for
+    `open_model`.
+    """
+    wanted = task or task_in(raw)
+    config, notes = read_config(raw, where, wanted)
+    config, skip, own = with_trunk(config, **overrides), {}, ()
+    if wanted == "tagger":
+        own = config.labels
+        config = config if labels is None else dataclasses.replace(config, labels=tuple(labels))
+        if set(config.labels) != set(own):
+            skip = {"classifier": f"the file's labels are {', '.join(own)}"}
+    spec = describe_model(config)
+    found = find(TASKS[wanted][raw["model_type"]].table(config), spec.graphdef.abstract, skip)
+    spec = dataclasses.replace(spec, load=found.load)
+    if wanted == "tagger" and "classifier.kernel" in found.initialised:
+        if task and labels is None:
+            raise InputError(
+                f"{folder} has no classifier for its labels; name a fine-tuned checkpoint, or train this one first"
+            )
+    elif wanted == "tagger" and config.labels != own:
+        spec = _reorder(spec, [own.index(label) for label in config.labels])
+        notes.append(f"classifier: the file's labels reordered from {', '.join(own)} to {', '.join(config.labels)}")
+    if task is None and wanted == "scorer" and found.initialised:
+        raise InputError(f"{folder} has no head for one number, which a reward model has; name a reward model")
+    notes += found.notes
+    return PretrainedModel(spec, config, wanted, raw["model_type"], raw, folder, found.dtypes, notes)
+
+
+def check_task(task: str | None) -> None:
+    """Raises InputError for a task that is unknown."""
+    if task is not None and task not in TASKS:
+        raise InputError(f"task {task!r}: {nearest(task, TASKS)}")
+
+
+def read_config(raw: Mapping[str, Any], where: str, task: str) -> tuple[Any, list[str]]:
+    """The configuration of the model for this task that a config.json describes, and notes on fields without effect.
+
+    Raises InputError for a family or a field that is not supported, and for a reward model that should generate.
+    """
+    families, kind = TASKS[task], raw.get("model_type")
+    if not isinstance(kind, str) or kind not in families:
+        raise InputError(f"{where}: model_type is {kind!r}, supported here: {', '.join(sorted(families))}")
+    if task == "lm" and task_in(raw) == "scorer":
+        raise InputError(f"{where} describes a reward model, which generates no text; name a language model")
+    fields = Fields(raw, where)
+    config = families[kind].read(fields)
+    if isinstance(config, TaggerConfig):
+        config = dataclasses.replace(config, labels=_labels(fields))
+    return config, fields.finish()
+
+
+def _labels(fields: Fields) -> tuple[str, ...]:
+    names: dict[int, str] = fields.values["id2label"]
+    if sorted(names) != list(range(len(names))) or len(set(names.values())) != len(names):
+        raise InputError(f"{fields.where}: id2label is {names}, wanted distinct names for 0 to {len(names) - 1}")
+    return tuple(names[i] for i in range(len(names)))
+
+
+def _find_in_files(folder: Path, names: table.Table, abstract: Abstract, skip: Mapping[str, str]) -> Found:
+    """Matches the parameters with the safetensors files of a folder. Raises InputError that lists what does not fit."""
+    tensors, entries = table.layout(names, abstract), files.open_folder(folder)
+    found = table.match(names, tensors, {name: entry.shape for name, entry in entries.items()}, skip)
+    dtypes = {name: entries[there].dtype for name, there in found.names.items()}
+    floats = ("float32", "float16", "bfloat16")
+    problems = [*found.problems, *(f"{name} is {x}, wanted a float" for name, x in dtypes.items() if x not in floats)]
+    if problems:
+        listed = "; ".join(problems)
+        raise InputError(f"{folder}: the tensors do not fit config.json, get the files that belong together: {listed}")
+    load = _loader(tensors, {name: entries[there] for name, there in found.names.items()}, abstract, found.initialised)
+    ignored = [f"not read: {', '.join(found.ignored)}"] if found.ignored else []
+    return Found(load, found.initialised, dtypes, [*ignored, *found.notes])
+
+
+def _loader(
+    tensors: table.Layout, entries: Mapping[str, files.Entry], abstract: Abstract, initialised: Collection[str]
+) -> Load:
+    rows = table.sources(tensors)
+
+    def load_one(name: str, sharding: jax.sharding.Sharding) -> jax.Array:
+        shape, dtype = abstract[name].shape, abstract[name].dtype
+        return place(
+            shape, sharding, lambda index: table.piece(rows[name], shape, index, dtype, lambda x: entries[x].map())
+        )
+
+    def load(shardings: Mapping[str, jax.sharding.Sharding]) -> Params:
+        return {name: load_one(name, sharding) for name, sharding in shardings.items() if name not in initialised}
+
+    return load
+
+
+def place(
+    shape: tuple[int, ...], sharding: jax.sharding.Sharding, piece: Callable[[tuple[slice, ...]], np.ndarray]
+) -> jax.Array:
+    """An array from its pieces, `piece(index)` for each distinct index of a device of this process.
+
+    Unlike `jax.make_array_from_callback` it holds one piece at a time on the host.
+    """
+    devices: dict[tuple[tuple[int, int, int], ...], list[jax.Device]] = {}
+    for device, index in sharding.addressable_devices_indices_map(shape).items():
+        assert index is not None
+        bounds = tuple(part.indices(n) for part, n in zip(index, shape, strict=True))
+        devices.setdefault(bounds, []).append(device)
+    pieces: list[jax.Array] = []
+    for bounds, group in devices.items():
+        x = piece(tuple(slice(*part) for part in bounds))
+        pieces += jax.block_until_ready([jax.device_put(x, device) for device in group])
+        del x
+    return jax.make_array_from_single_device_arrays(shape, sharding, pieces)
+
+
+def _reorder(spec: ModelSpec, order: list[int]) -> ModelSpec:
+    """The same model, with the columns of its classifier in another order."""
+
+    def load(shardings: Mapping[str, jax.sharding.Sharding]) -> Params:
+        params = spec.load_own(shardings)
+        for name in [name for name in params if name.startswith("classifier.")]:
+            params[name] = jax.device_put(jnp.take(params[name], jnp.array(order), axis=-1), shardings[name])
+        return params
+
+    return dataclasses.replace(spec, load=load)
