@@ -1,4 +1,4 @@
-"""What values an argument of a loss may take: part of its signature, and checked before anything is loaded.
+"""The arguments of losses: which values each may take, read from the function's signature and checked.
 
 def my_loss(p: PairLogps, *, beta: Positive = 0.1): ...
 """
@@ -18,7 +18,7 @@ from jaxllm.types import InputError
 
 
 class Rule(NamedTuple):
-    """A condition on a number, for `Annotated`, and how to say it: "must be {text}"."""
+    """A condition on a number, for `Annotated`, and its words in a message: "must be {text}"."""
 
     text: str
     holds: Callable[[float], bool]
@@ -35,7 +35,7 @@ Divergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_diverge
 
 
 def parameters(fn: Callable[..., Any], after: int) -> dict[str, inspect.Parameter]:
-    """The parameters of `fn` by name, without the first `after`, annotations evaluated where they can be."""
+    """The parameters of `fn` by name, without the first `after`; annotations are evaluated where that is possible."""
     try:
         signature = inspect.signature(fn, eval_str=True)
     except NameError:  # an annotation imported for type checkers alone
@@ -44,7 +44,7 @@ def parameters(fn: Callable[..., Any], after: int) -> dict[str, inspect.Paramete
 
 
 def check(loss: str, known: Mapping[str, inspect.Parameter], arguments: Mapping[str, Any]) -> None:
-    """Raises InputError that names the loss, the argument and what it may be. A traced value passes."""
+    """Raises InputError for a value that the argument may not have. A traced value passes."""
     for name, value in arguments.items():
         annotation = known[name].annotation
         if typing.get_origin(annotation) is Literal and value not in (choices := typing.get_args(annotation)):
@@ -53,3 +53,25 @@ def check(loss: str, known: Mapping[str, inspect.Parameter], arguments: Mapping[
             number = isinstance(value, numbers.Real) and not isinstance(value, bool)
             if isinstance(rule, Rule) and not isinstance(value, jax.Array) and not (number and rule.holds(value)):
                 raise InputError(f"loss {loss!r}: {name}={value!r} must be {rule.text}")
+
+
+def convert(loss: str, parameter: inspect.Parameter, x: Any) -> Any:
+    """A string from the command line as the type of the parameter's default. Raises InputError."""
+    kind = type(parameter.default)
+    if not isinstance(x, str) or kind in (str, type(None)) or parameter.default is parameter.empty:
+        return x
+    try:
+        if kind is bool:
+            return {"true": True, "false": False, "1": True, "0": False}[x.lower()]
+        return kind(x)
+    except (KeyError, ValueError):
+        raise InputError(f"loss {loss!r}: {parameter.name}={x!r} is not a {kind.__name__}") from None
+
+
+def domain(parameter: inspect.Parameter) -> str:
+    """The values that an argument may take, in words."""
+    annotation = parameter.annotation
+    if typing.get_origin(annotation) is Literal:
+        return ", ".join(map(str, typing.get_args(annotation)))
+    rules = [rule.text for rule in getattr(annotation, "__metadata__", ()) if isinstance(rule, Rule)]
+    return "; ".join(rules) or ("" if annotation is parameter.empty else getattr(annotation, "__name__", ""))

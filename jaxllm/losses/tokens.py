@@ -6,11 +6,11 @@ backward pass, so memory holds one chunk of logits at a time whatever the vocabu
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import inspect
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxllm.axes import cuts
 from jaxllm.losses.arguments import Fraction, NonNegative, Positive, parameters
 from jaxllm.losses.chunks import device_rows, over_chunks, sum_over_chunks
+from jaxllm.losses.decorated import Decorated, example_array
 from jaxllm.types import Batch, InputError, LossFn, Mean, Metrics
 
 LOGITS_BYTES = 64 * 2**20
@@ -109,28 +110,32 @@ def token_kl(p_NV: jax.Array, q_NV: jax.Array) -> jax.Array:
     return jnp.sum(p_NV * jnp.where(p_NV > 0, log_p_NV - log_q_NV, 0), axis=-1)  # 0 log 0 is 0
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class TokenLoss(Decorated):
+    """A LossFn over `Batch`: the mean over tokens, by weight, of a function of their logits. The head is chunked."""
+
+    over: Callable[..., Any] = over_tokens
+
+    unit: ClassVar[str] = "token"
+
+    def __call__(self, model: Any, batch: Batch, key: jax.Array | None = None, **arguments: Any) -> Metrics:
+        total, _ = self.over(model, batch, functools.partial(self.each, **arguments), key, sum_over_chunks)
+        return {"loss": Mean(total, jnp.sum(batch.weights_BT))}
+
+    def example(self, **arguments: Any) -> tuple[Any, ...]:
+        """Logits, the teacher's too where they are read, and targets, as shapes and dtypes."""
+        logits_NV = example_array(8, 6)
+        return (logits_NV, *[logits_NV] * (self.over is over_both), example_array(8, dtype=jnp.int32))
+
+
 def token_loss(fn: Callable[..., jax.Array]) -> LossFn:
     """Makes `fn(logits_NV, targets_N, **hyperparameters) -> loss_N` a LossFn, chunked: the mean over tokens."""
-    return _mean_over(over_tokens, fn, parameters(fn, 2))
+    return TokenLoss(fn.__name__, fn, parameters(fn, 2))
 
 
 def distillation_loss(fn: Callable[..., jax.Array]) -> LossFn:
     """`token_loss` for `fn(logits_NV, teacher_logits_NV, targets_N, **hyperparameters) -> loss_N`."""
-    return _mean_over(over_both, fn, parameters(fn, 3))
-
-
-def _mean_over(
-    over: Callable[..., Any], fn: Callable[..., jax.Array], arguments: dict[str, inspect.Parameter]
-) -> LossFn:
-    @functools.wraps(fn)
-    def loss(model: Any, batch: Batch, key: jax.Array | None = None, **hyperparameters: Any) -> Metrics:
-        total, _ = over(model, batch, functools.partial(fn, **hyperparameters), key, sum_over_chunks)
-        return {"loss": Mean(total, jnp.sum(batch.weights_BT))}
-
-    leading = list(inspect.signature(loss, follow_wrapped=False).parameters.values())[:-1]
-    loss.__signature__ = inspect.Signature([*leading, *arguments.values()])  # type: ignore[attr-defined]
-    loss.of_tokens = True  # type: ignore[attr-defined]
-    return loss
+    return TokenLoss(fn.__name__, fn, parameters(fn, 3), over=over_both)
 
 
 @token_loss
@@ -222,6 +227,9 @@ def unlikelihood(model: Any, batch: Batch, key: jax.Array | None = None, *, alph
     head = lambda hidden: (model.head(hidden[0]), hidden[1], hidden[2])  # noqa: E731
     values_BT = over_hidden(head, (hidden_BTD, row_BT, position_BT), batch, values)
     return {"loss": Mean(jnp.sum(values_BT * batch.weights_BT), jnp.sum(batch.weights_BT))}
+
+
+unlikelihood.kind = "tokens"  # type: ignore[attr-defined]
 
 
 def _first_of_kind(batch: Batch) -> jax.Array:

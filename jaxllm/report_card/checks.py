@@ -21,7 +21,7 @@ import optax
 
 from jaxllm.distributed.mesh import make_mesh, put_batch, replicated
 from jaxllm.losses import resolve
-from jaxllm.report_card.toy import EXAMPLES, LENGTH, PACKED, SINGLE, VOCABULARY, Bench, bench, kind_by_trial
+from jaxllm.report_card.toy import EXAMPLES, LENGTH, PACKED, SINGLE, VOCABULARY, Bench, bench, kind_of
 from jaxllm.train.step import make_train_step
 from jaxllm.types import InputError, LossFn, Params, TrainState, terms, value
 
@@ -52,8 +52,7 @@ def check_loss(spec: str | LossFn, /, *, timed: bool = True, **arguments: Any) -
     for what is no loss, and whatever the loss raises on a plain batch.
     """
     loss: LossFn = resolve(spec, **arguments) if isinstance(spec, str) else spec
-    kind = kind_by_trial(loss)
-    on = bench(loss, kind)
+    on = bench(loss, kind_of(loss))
     gradient = jax.jit(jax.value_and_grad(on))
     plain = on.lay(SINGLE, LENGTH)
     expected = gradient(on.params, plain)

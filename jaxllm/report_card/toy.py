@@ -13,7 +13,6 @@ from flax import nnx
 
 from jaxllm.data.packing import Example, collate
 from jaxllm.data.preference.answers import Answer, AnswerRows, Group, Layout, mismatched
-from jaxllm.losses.catalogue import kind_of
 from jaxllm.models.teacher import Taught
 from jaxllm.params import GraphDef, bind, split
 from jaxllm.types import Batch, InputError, LossFn, Metrics, Params, value
@@ -107,20 +106,20 @@ def _answers(rng: np.random.Generator, loss: LossFn, kind: str, vocabulary: int)
     return lambda layout, length: rows.collate(layout, length, EXAMPLES, slots)
 
 
-def kind_by_trial(loss: LossFn) -> str:
-    """What a loss is a function of; of one that does not say, what it runs on."""
-    function = getattr(loss, "function", loss)
-    first = getattr(loss, "parts", ((0, function, {}),))[0][1]  # of a mixture
-    kind = kind_of(first)
-    if kind != "tokens":
+def kind_of(loss: LossFn) -> str:
+    """The kind of a loss; a function without decorator is "tokens" or "pairs", whichever batch it runs on.
+
+    Raises InputError where it runs on neither.
+    """
+    if kind := getattr(loss, "kind", ""):
         return kind
     failures = []
-    for kind in ("tokens", "pairs"):
+    for kind, batch in (("tokens", "a Batch"), ("pairs", "Answers")):
         on = bench(loss, kind)
         try:
             jax.eval_shape(on, on.params, on.lay(SINGLE, LENGTH))
-        except Exception as error:  # whatever a function of somebody's raises
-            failures.append(f"on {'a Batch' if kind == 'tokens' else 'Answers'}: {type(error).__name__}: {error}")
+        except Exception as error:  # a user's function may raise anything
+            failures.append(f"on {batch}: {type(error).__name__}: {error}")
         else:
             return kind
     raise InputError("the loss runs neither " + ", nor ".join(" ".join(text.split())[:200] for text in failures))

@@ -1,0 +1,67 @@
+"""Functions from a user's own file or module, and what went wrong there, in one line that names the remedy."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from jaxllm.types import InputError
+
+IMPORTS = {"jax": "import jax", "jnp": "import jax.numpy as jnp", "np": "import numpy as np"}
+"""The import to add for a name that a file uses without importing it, beside the names of `jaxllm.losses`."""
+
+
+def load(spec: str) -> Callable[..., Any]:
+    """The function of "file.py:function" or "package.module:function". A file is read anew. Raises InputError."""
+    source, _, name = spec.rpartition(":")
+    path = Path(source)
+    if source.endswith(".py") and not path.is_file():
+        raise InputError(f"--loss {spec}: there is no file {path}")
+    try:
+        module = _run(path) if source.endswith(".py") else importlib.import_module(source)
+    except Exception as error:
+        raise InputError(f"--loss {spec}: {source} does not import: {cause(error, source)}") from error
+    if not callable(found := getattr(module, name, None)):
+        functions = [key for key, x in vars(module).items() if callable(x) and not key.startswith("_")]
+        raise InputError(f"--loss {spec}: {source} has no function {name!r}{suggestion(name, functions)}")
+    return found
+
+
+def cause(error: BaseException, source: str) -> str:
+    """An error in one line: its type, its message, the line in the user's file, and the import that is missing."""
+    if isinstance(error, SyntaxError):
+        return f"SyntaxError: {error.msg} (line {error.lineno})"
+    text = traceback.format_exception_only(error)[0].strip().splitlines()[0]  # what follows is JAX's advice
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if source and Path(frame.filename) == Path(source).absolute()]
+    text += f" (line {lines[-1]})" if lines else ""
+    if isinstance(error, AttributeError) and type(error.obj).__module__.startswith("jaxllm.losses."):
+        text += "; `python -m jaxllm losses --fields` lists what there is"
+    if isinstance(error, NameError) and error.name:
+        exported = importlib.import_module("jaxllm.losses").__all__  # by name, for that module imports this one
+        found = f"from jaxllm.losses import {error.name}" if error.name in exported else IMPORTS.get(error.name)
+        text += f": add `{found}`" if found else ""
+    return text
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest that is known, or all of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(known)}" if known else ""
+
+
+def _run(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("jaxllm_loss_" + path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
