@@ -1,5 +1,6 @@
 """`python -m jaxllm losses` and `check-loss`."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from jaxllm.cli import check_loss, losses
-from jaxllm.losses import divergence, names
+from jaxllm.losses import AnswerLogps, PairLogps, Tokens, divergence, names
 from jaxllm.losses.arguments import domain
 from jaxllm.types import InputError
 
@@ -62,6 +63,22 @@ def test_the_list_and_one_loss_whole(capsys):
     assert "couples the examples" in out
     with pytest.raises(InputError, match="did you mean 'ipo'"):
         losses.main(losses.Config(("ipoo",)))
+
+
+def test_every_field_of_the_pairs_is_in_the_table(capsys):
+    """Axes from the name's suffix, dtype, unit and meaning from the docstring below the field."""
+    losses.main(losses.Config(fields=True))
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in capsys.readouterr().out.splitlines()
+            if line.startswith("|")]  # fmt: skip
+    table = {name: rest for name, *rest in rows}
+    for cls, prefix in ((PairLogps, "p."), (Tokens, "p.chosen_tokens."), (AnswerLogps, "a.")):
+        read = [name for name, x in vars(cls).items() if isinstance(x, property)]
+        for name in [field.name for field in dataclasses.fields(cls)] + read:
+            assert len(table[prefix + name]) == 4, name
+    assert table["p.delta_B"][:3] == ["[B]", "float32", "nats"]
+    assert table["p.chosen_length_B"] == ["[B]", "float32", "tokens", "The length of the chosen answer"]
+    assert table["p.chosen_tokens.mask_BT"][:3] == ["[B, T]", "bool", ""]
+    assert table["a.side_B"][1] == "int32"
 
 
 def test_the_card_is_printed_and_a_loss_that_fails_gives_status_1(capsys, monkeypatch, tmp_path):
