@@ -1,4 +1,4 @@
-"""`python -m jaxllm losses`: every loss with its formula, paper and arguments, and the inputs of losses, as tables."""
+"""`python -m jaxllm losses`: lists every loss with formula, paper and arguments, and the fields a loss can read."""
 
 from __future__ import annotations
 

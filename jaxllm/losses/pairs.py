@@ -106,7 +106,7 @@ class PairLogps:
 
 
 def ragged(name: str, logps: Sequence[Any], ref: Sequence[Any] | None, log_sum_sq: Sequence[Any] | None) -> Tokens:
-    """Lists of unequal length as padded arrays. Raises InputError where a list's companion has another length."""
+    """Lists of unequal length as padded arrays. Raises InputError where lists of one answer differ in length."""
     rows = [jnp.asarray(row, dtype=float) for row in logps]
     lengths = [row.shape[0] for row in rows]
 
@@ -128,7 +128,7 @@ def ragged(name: str, logps: Sequence[Any], ref: Sequence[Any] | None, log_sum_s
 
 
 def pairs_of(chosen: Tokens, rejected: Tokens, weight_B: jax.Array, margin_B: jax.Array) -> PairLogps:
-    """Sums and lengths from the tokens."""
+    """`PairLogps` with sums and lengths computed from the tokens."""
     length = lambda tokens: jnp.sum(tokens.mask_BT, axis=1).astype(tokens.logps_BT.dtype)  # noqa: E731
     ref = lambda tokens: None if tokens.ref_logps_BT is None else tokens.sum(tokens.ref_logps_BT)  # noqa: E731
     return PairLogps(

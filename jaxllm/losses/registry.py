@@ -77,12 +77,12 @@ class Loss:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """What else it reads: "kl" of a teacher, "mismatched" answers of the data."""
+        """What else it reads: "kl" (of a teacher), "log_sum_sq", "mismatched" (answers to other prompts)."""
         return tuple({need: None for part in self.parts for need in getattr(part.function, "needs", ())})
 
     @property
     def mixed(self) -> bool:
-        """Whether it is a weighted sum, or one loss that is scaled."""
+        """Whether it is a weighted sum, of one loss too."""
         return len(self.parts) > 1 or self.parts[0].weight != 1
 
     def __call__(self, model: Any, batch: Any, key: jax.Array | None = None) -> Metrics:
@@ -160,8 +160,7 @@ def _find(spec: str) -> LossFunction:
 
 def _bound(spec: str, function: LossFunction, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     """The arguments, converted and checked against the function's signature. Raises InputError."""
-    _callable(spec, function)
-    known = _arguments(function)
+    known = _arguments(spec, function)
     for name in arguments:
         if name not in known:
             raise InputError(f"loss {spec!r} has no argument {name!r}{suggestion(name, known)}")
@@ -182,33 +181,26 @@ def _bound(spec: str, function: LossFunction, arguments: Mapping[str, Any]) -> M
     return converted
 
 
-def _callable(spec: str, function: LossFunction) -> None:
-    """Raises InputError for a function that cannot be called as losses are."""
+def _arguments(spec: str, function: LossFunction) -> dict[str, inspect.Parameter]:
+    """The arguments of a loss, after the model, the batch and the key. Raises InputError if it does not take these."""
     if isinstance(function, Decorated):
-        return
+        return {**function.own, **function.shared}
+    known: dict[str, inspect.Parameter] = {}
     try:
-        signature = inspect.signature(function)
-    except ValueError:  # some that are not written in Python have none
-        return
-    try:
-        signature.bind_partial(None, None, None)
-    except TypeError:
+        known = parameters(function, 0)
+        inspect.Signature(list(known.values())).bind_partial(None, None, None)
+    except (TypeError, ValueError):  # the latter of functions that are not written in Python
         raise InputError(
-            f"--loss {spec} takes {signature}, and a loss is called with (model, batch, key): decorate it with "
-            "@token_loss or @preference_loss, or give it these arguments"
+            f"--loss {spec} takes ({', '.join(known)}), and a loss is called with (model, batch, key): decorate it "
+            "with @token_loss or @preference_loss, or give it these arguments"
         ) from None
-
-
-def _arguments(function: LossFunction) -> dict[str, inspect.Parameter]:
-    """The parameters that follow the model, the batch and the key, which may have any names."""
     after = {inspect.Parameter.KEYWORD_ONLY: 0, inspect.Parameter.POSITIONAL_OR_KEYWORD: 3}
-    found = enumerate(parameters(function, 0).items())
-    return {name: p for i, (name, p) in found if p.kind in after and i >= after[p.kind]}
+    return {name: p for i, (name, p) in enumerate(known.items()) if p.kind in after and i >= after[p.kind]}
 
 
 def _given(spec: str, functions: Mapping[str, LossFunction], arguments: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The arguments of each part of a mixture: "sigmoid.beta" of one part, before "beta" of every part that has it."""
-    known = {part: _arguments(fn) for part, fn in functions.items()}
+    known = {part: _arguments(part, fn) for part, fn in functions.items()}
     given: dict[str, dict[str, Any]] = {part: {} for part in functions}
     for name, x in arguments.items():
         prefix, _, own = name.rpartition(".")

@@ -1,4 +1,4 @@
-"""A toy model and random examples to try a loss on, laid out in rows in any order."""
+"""A toy model and random examples, in rows of any order, to run a loss on."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Toy(nnx.Module):
         self.out = nnx.Param(jnp.asarray(rng.normal(size=(width, out)), jnp.float32))
 
     def hidden(self, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, Metrics]:
-        """A nonlinear mix of both, [B, T, D]."""
+        """A nonlinear function of both, [B, T, D]."""
         x_BTD = self.embed[...][batch.tokens_BT]
         return jnp.tanh(x_BTD + jnp.cos(batch.positions_BT)[..., None].astype(x_BTD.dtype)), {}
 
@@ -44,7 +44,7 @@ class Toy(nnx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
-    """A loss with its toy, and examples that can be laid out in rows in any order."""
+    """A loss, a toy model for it, and examples that can be laid out in rows in any order."""
 
     loss: LossFn
     kind: str
@@ -94,7 +94,7 @@ def _answers(rng: np.random.Generator, loss: LossFn, kind: str, vocabulary: int)
         return Answer(tokens, np.ones(len(tokens), bool), side)
 
     groups = [Group(text(2, 5), (answer(1), answer(-1)), margin=float(rng.random())) for _ in range(EXAMPLES)]
-    # An absent pair: of weight 0, so that nothing may be learned from it.
+    # An absent pair: its weight is 0, so nothing may be learned from it.
     groups[-1] = dataclasses.replace(groups[-1], weight=0.0)
     if "mismatched" in getattr(loss, "needs", ()):
         groups = mismatched(groups, 16)
