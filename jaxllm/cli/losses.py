@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+from collections.abc import Mapping
 from typing import Annotated
 
 import tyro
@@ -12,8 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from jaxllm.losses import AnswerLogps, PairLogps, Tokens, names, resolve
-from jaxllm.losses.arguments import domain, parameters
+from jaxllm.losses import AnswerLogps, Loss, PairLogps, Tokens, names, resolve
+from jaxllm.losses.arguments import domain
 from jaxllm.losses.fields import fields, markdown
 from jaxllm.types import InputError
 
@@ -37,34 +38,10 @@ class Config:
     """Print every field that a preference loss can read instead: axes, dtype, unit and meaning."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """One loss, as its own docstring and signature describe it."""
-
-    name: str
-    kind: str
-    formula: str
-    """The first paragraph: formula, name and paper."""
-    more: str
-    """The other paragraphs."""
-    own: dict[str, inspect.Parameter]
-    """The arguments of this loss."""
-    shared: dict[str, inspect.Parameter]
-    """The arguments that all losses of its kind have."""
-    couples_batch: bool
-
-    @classmethod
-    def of(cls, spec: str) -> Entry:
-        """Raises InputError for an unknown loss, and for a mixture."""
-        loss = resolve(spec)
-        if loss.mixed:
-            raise InputError(f"{spec} is a mixture: give its losses one by one")
-        first, _, more = inspect.cleandoc(loss.function.__doc__ or "").partition("\n\n")
-        known = {name: p for name, p in parameters(loss.function, 0).items() if p.kind is p.KEYWORD_ONLY}
-        shared = {name: p for name, p in known.items() if name in getattr(loss.function, "shared", ())}
-        own = {name: p for name, p in known.items() if name not in shared}
-        formula, more = " ".join(first.split()), " ".join(more.split())
-        return cls(spec, loss.kind, formula, more, own, shared, loss.couples_batch)
+def texts(loss: Loss) -> tuple[str, str]:
+    """The docstring of a loss: the first paragraph (formula, name and paper), and the others."""
+    first, _, more = inspect.cleandoc(loss.function.__doc__ or "").partition("\n\n")
+    return " ".join(first.split()), " ".join(more.split())
 
 
 def main(config: Config) -> None:
@@ -73,10 +50,12 @@ def main(config: Config) -> None:
         print(field_tables())
     elif config.losses:
         console = Console(highlight=False, soft_wrap=True)
-        for entry in [Entry.of(spec) for spec in config.losses]:
-            _describe(entry, console)
+        for loss in [resolve(spec) for spec in config.losses]:
+            if loss.mixed:
+                raise InputError(f"{loss.name} is a mixture: give its losses one by one")
+            _describe(loss, console)
     else:
-        _list([Entry.of(name) for name in names()], Console(highlight=False))
+        _list([resolve(name) for name in names()], Console(highlight=False))
 
 
 def field_tables() -> str:
@@ -93,36 +72,41 @@ def field_tables() -> str:
     ])  # fmt: skip
 
 
-def _list(entries: list[Entry], console: Console) -> None:
+def _list(losses: list[Loss], console: Console) -> None:
     for kind, meaning in KINDS.items():
         table = Table(title=f"{kind}: {meaning}", title_justify="left", title_style="bold", expand=True)
         table.add_column("loss", no_wrap=True)
         table.add_column("formula and paper", ratio=3)
         table.add_column("arguments", ratio=2)
         shared: dict[str, None] = {}
-        for entry in entries:
-            if entry.kind == kind:
-                cited = re.search(r"\d{4}", entry.formula)
-                text = entry.formula if cited or not entry.more else f"{entry.formula} {entry.more}"
-                table.add_row(entry.name, escape(text), ", ".join(_defaults(entry.own)), end_section=True)
-                shared |= dict.fromkeys(_defaults(entry.shared))
+        for loss in [loss for loss in losses if loss.kind == kind]:
+            formula, more = texts(loss)
+            cited = re.search(r"\d{4}", formula) or not more
+            own, every = _defaults(loss.own), _defaults(loss.shared)
+            table.add_row(
+                loss.name, escape(formula if cited else f"{formula} {more}"), ", ".join(own), end_section=True
+            )
+            shared |= dict.fromkeys(every)
         table.caption = "each also: " + ", ".join(shared) if shared else None
         console.print(table)
-    console.print("b is beta, e label_smoothing; `python -m jaxllm losses NAME` says which values an argument takes,")
-    console.print("`python -m jaxllm losses --fields` what a loss of your own can read")
+    console.print(
+        "b is beta, e label_smoothing. `losses NAME` says which values its arguments take; `losses --fields` lists what a "
+        "loss of your own can read. As FILE.py:FUNCTION it keeps the chunked head on any mesh; `check-loss` prints its "
+        "report card."
+    )
 
 
-def _defaults(arguments: dict[str, inspect.Parameter]) -> list[str]:
+def _defaults(arguments: Mapping[str, inspect.Parameter]) -> list[str]:
     """Arguments with their defaults, without those of which 0 is the only value."""
     return [f"{name}={p.default}" for name, p in arguments.items() if not domain(p).startswith("0:")]
 
 
-def _describe(entry: Entry, console: Console) -> None:
-    console.print(f"[bold]{entry.name}[/bold]  ({KINDS.get(entry.kind, 'a function of model and batch')})")
-    for text in filter(None, (entry.formula, entry.more)):
+def _describe(loss: Loss, console: Console) -> None:
+    console.print(f"[bold]{loss.name}[/bold]  ({KINDS.get(loss.kind, 'a function of model and batch')})")
+    for text in filter(None, texts(loss)):
         console.print(f"  {text}", markup=False)
-    if entry.couples_batch:
+    if loss.couples_batch:
         console.print("  It couples the examples of a batch: one microbatch, and no pmap.")
-    for name, p in {**entry.own, **entry.shared}.items():
+    for name, p in {**loss.own, **loss.shared}.items():
         default = "needed" if p.default is p.empty else p.default
         console.print(f"  {name}={default}  {domain(p)}", markup=False)

@@ -5,11 +5,12 @@ def my_loss(p: PairLogps, *, beta: Positive = 0.1): ...
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import math
 import numbers
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
@@ -43,9 +44,21 @@ def parameters(fn: Callable[..., Any], after: int) -> dict[str, inspect.Paramete
     return dict(list(signature.parameters.items())[after:])
 
 
+def bind(loss: str, known: Mapping[str, inspect.Parameter], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments with strings converted to the types of defaults. Raises InputError for any that is wrong."""
+    missing = [name for name, p in known.items() if p.default is p.empty and name not in arguments]
+    if missing:
+        raise InputError(f"loss {loss!r} needs {', '.join(missing)}: give it as --loss-args {missing[0]}=VALUE")
+    bound = {name: _convert(loss, known[name], x) if name in known else x for name, x in arguments.items()}
+    check(loss, known, bound)
+    return bound
+
+
 def check(loss: str, known: Mapping[str, inspect.Parameter], arguments: Mapping[str, Any]) -> None:
-    """Raises InputError for a value that the argument may not have. A traced value passes."""
+    """Raises InputError for an unknown argument or a value that it may not have. A traced value passes."""
     for name, value in arguments.items():
+        if name not in known:
+            raise InputError(f"loss {loss!r} has no argument {name!r}{suggestion(name, known)}")
         annotation = known[name].annotation
         if typing.get_origin(annotation) is Literal and value not in (choices := typing.get_args(annotation)):
             raise InputError(f"loss {loss!r}: {name}={value!r} must be one of {', '.join(map(str, choices))}")
@@ -55,7 +68,7 @@ def check(loss: str, known: Mapping[str, inspect.Parameter], arguments: Mapping[
                 raise InputError(f"loss {loss!r}: {name}={value!r} must be {rule.text}")
 
 
-def convert(loss: str, parameter: inspect.Parameter, x: Any) -> Any:
+def _convert(loss: str, parameter: inspect.Parameter, x: Any) -> Any:
     """A string from the command line as the type of the parameter's default. Raises InputError."""
     kind = type(parameter.default)
     if not isinstance(x, str) or kind in (str, type(None)) or parameter.default is parameter.empty:
@@ -75,3 +88,10 @@ def domain(parameter: inspect.Parameter) -> str:
         return ", ".join(map(str, typing.get_args(annotation)))
     rules = [rule.text for rule in getattr(annotation, "__metadata__", ()) if isinstance(rule, Rule)]
     return "; ".join(rules) or ("" if annotation is parameter.empty else getattr(annotation, "__name__", ""))
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest that is known, or all of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(known)}" if known else ""

@@ -130,11 +130,7 @@ class PreferenceLoss(Decorated):
 
     def _prepare(self, p: PairLogps, arguments: Mapping[str, Any]) -> tuple[PairLogps, dict[str, Any]]:
         """The pairs after the shared arguments are applied, and the loss's own arguments. Raises InputError."""
-        known = {**self.own, **self.shared}
-        for name in arguments:
-            if name not in known:
-                raise InputError(f"loss {self.name!r} has no argument {name!r}; there are {', '.join(sorted(known))}")
-        check(self.name, known, arguments)
+        check(self.name, {**self.own, **self.shared}, arguments)
         if self.reference:
             if p.ref_chosen_B is None or p.ref_rejected_B is None:
                 raise InputError(f"loss {self.name!r} compares with a reference: give ref_chosen and ref_rejected")

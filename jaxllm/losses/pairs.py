@@ -221,7 +221,7 @@ def read_pairs(
     def side(index_BA1: jax.Array) -> Tokens:
         mask_BAT = (answer_BT[:, None, :] == index_BA1) & paired_BA[:, :, None]
         rows = jax.tree.map(lambda x: jnp.broadcast_to(x[:, None, :], (B, A, T)).reshape(B * A, T), tokens)
-        return Tokens(rows.logps_BT, mask_BAT.reshape(B * A, T), rows.ref_logps_BT, rows.log_sum_sq_BT, rows.kl_BT)
+        return dataclasses.replace(rows, mask_BT=mask_BAT.reshape(B * A, T))
 
     both_BA = jnp.minimum(answers.weight_BA, jnp.take_along_axis(answers.weight_BA, rejected_BA, axis=1))
     weight_B = jnp.where(paired_BA, both_BA, 0).reshape(-1)

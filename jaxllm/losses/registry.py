@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxllm.losses import preference, reference_free, reward, tokens, unpaired
-from jaxllm.losses.arguments import check, convert, parameters
+from jaxllm.losses.arguments import bind, parameters, suggestion
 from jaxllm.losses.decorated import Decorated
 from jaxllm.losses.objective import PreferenceLoss, evaluate
 from jaxllm.losses.unpaired import UnpairedLoss
-from jaxllm.losses.user_code import cause, load, suggestion
+from jaxllm.losses.user_code import cause, load
 from jaxllm.types import InputError, Mean, Metrics
 
 LossFunction = Callable[..., Metrics]
@@ -64,6 +64,16 @@ class Loss:
     def kind(self) -> str:
         """tokens, pairs, "pairs alone", answers or rewards; "" for a function of model and batch without decorator."""
         return getattr(self.function, "kind", "")
+
+    @property
+    def own(self) -> Mapping[str, inspect.Parameter]:
+        """The arguments that `function` takes, without those shared by all losses of its kind."""
+        return {name: p for name, p in _arguments(self.name, self.function).items() if name not in self.shared}
+
+    @property
+    def shared(self) -> Mapping[str, inspect.Parameter]:
+        """The arguments that every loss of this kind takes."""
+        return getattr(self.function, "shared", {})
 
     @property
     def couples_batch(self) -> bool:
@@ -160,25 +170,17 @@ def _find(spec: str) -> LossFunction:
 
 def _bound(spec: str, function: LossFunction, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     """The arguments, converted and checked against the function's signature. Raises InputError."""
-    known = _arguments(spec, function)
-    for name in arguments:
-        if name not in known:
-            raise InputError(f"loss {spec!r} has no argument {name!r}{suggestion(name, known)}")
-    missing = [name for name, p in known.items() if p.default is p.empty and name not in arguments]
-    if missing:
-        raise InputError(f"loss {spec!r} needs {', '.join(missing)}: give it as --loss-args {missing[0]}=VALUE")
-    converted = {name: convert(spec, known[name], x) for name, x in arguments.items()}
-    check(spec, known, converted)
+    bound = bind(spec, _arguments(spec, function), arguments)
     if ":" in spec and isinstance(function, Decorated):
         try:
-            jax.eval_shape(lambda *xs: function.each(*xs, **converted), *function.example(**converted))
+            jax.eval_shape(lambda *xs: function.each(*xs, **bound), *function.example(**bound))
         except InputError:
             raise
         except Exception as error:
             raise InputError(
                 f"--loss {spec} does not run on {function.unit}s: {cause(error, function.file)}"
             ) from error
-    return converted
+    return bound
 
 
 def _arguments(spec: str, function: LossFunction) -> dict[str, inspect.Parameter]:

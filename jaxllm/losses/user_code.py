@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from jaxllm.losses.arguments import suggestion
 from jaxllm.types import InputError
 
 IMPORTS = {"jax": "import jax", "jnp": "import jax.numpy as jnp", "np": "import numpy as np"}
@@ -49,13 +49,6 @@ def cause(error: BaseException, source: str) -> str:
         found = f"from jaxllm.losses import {error.name}" if error.name in exported else IMPORTS.get(error.name)
         text += f": add `{found}`" if found else ""
     return text
-
-
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the nearest that is known, or all of them."""
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(known)}" if known else ""
 
 
 def _run(path: Path) -> ModuleType:

@@ -209,8 +209,7 @@ def _cost(on: Bench, timed: bool) -> Iterator[Finding]:
     temps, seconds = [], []
     for loss in (on.loss, resolve(stock)):
         big = bench(loss, on.kind, **BIG)
-        rows = tuple(tuple(row) for row in (SINGLE if on.kind == "tokens" else PACKED))
-        batch = jax.tree.map(jnp.asarray, big.lay(rows, BIG_LENGTH))
+        batch = jax.tree.map(jnp.asarray, big.lay(SINGLE if on.kind == "tokens" else PACKED, BIG_LENGTH))
         everywhere = jnp.ones_like(getattr(batch, "batch", batch).weights_BT)
         if on.kind == "tokens":  # so that no chunk is skipped
             batch = dataclasses.replace(batch, weights_BT=everywhere)

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from jaxllm.cli import check_loss, losses
-from jaxllm.losses import AnswerLogps, PairLogps, Tokens, divergence, names
+from jaxllm.losses import AnswerLogps, PairLogps, Tokens, divergence, names, resolve
 from jaxllm.losses.arguments import domain
 from jaxllm.types import InputError
 
@@ -23,15 +23,15 @@ def margin(p, *, beta=0.1):
 
 
 def test_every_loss_has_a_formula_a_source_and_told_arguments():
-    found = [losses.Entry.of(name) for name in names()]
+    found = [resolve(name) for name in names()]
     assert [one.name for one in found] == list(names())
     for one in found:
         assert one.kind in losses.KINDS
-        assert one.formula, one.name
+        assert losses.texts(one)[0], one.name
         for argument, parameter in {**one.own, **one.shared}.items():
             assert parameter.default is not parameter.empty
             assert domain(parameter), f"{one.name}: {argument}"
-    cited = {one.name for one in found if re.search(r"\((.*[^\d])?(19|20)\d\d", f"{one.formula} {one.more}")}
+    cited = {one.name for one in found if re.search(r"\((.*[^\d])?(19|20)\d\d", " ".join(losses.texts(one)))}
     assert set(names()) - cited == {"cross_entropy", "sft"} - cited, "the others name their paper"
 
 
@@ -44,8 +44,8 @@ def test_the_readme_names_every_loss_with_its_papers():
     rows = [line.split("|")[1:3] for line in section.splitlines() if line.startswith("| `")]
     told = {name: source for first, source in rows for name in re.findall(r"`(\w+)`", first)}
     assert told.keys() == set(names())
-    for one in [losses.Entry.of(name) for name in names()]:
-        for paper in CITED.findall(f"{one.formula} {one.more}"):
+    for one in [resolve(name) for name in names()]:
+        for paper in CITED.findall(" ".join(losses.texts(one))):
             assert paper in told[one.name], f"{one.name}: {paper}"
         assert CITED.search(told[one.name]) or one.name == "sft"
     for paper in CITED.findall(Path(divergence.__file__).read_text(encoding="utf-8")):
