@@ -82,17 +82,15 @@ def _list(losses: list[Loss], console: Console) -> None:
         for loss in [loss for loss in losses if loss.kind == kind]:
             formula, more = texts(loss)
             cited = re.search(r"\d{4}", formula) or not more
-            own, every = _defaults(loss.own), _defaults(loss.shared)
-            table.add_row(
-                loss.name, escape(formula if cited else f"{formula} {more}"), ", ".join(own), end_section=True
-            )
-            shared |= dict.fromkeys(every)
+            text = escape(formula if cited else f"{formula} {more}")
+            table.add_row(loss.name, text, ", ".join(_defaults(loss.own)), end_section=True)
+            shared |= dict.fromkeys(_defaults(loss.shared))
         table.caption = "each also: " + ", ".join(shared) if shared else None
         console.print(table)
     console.print(
-        "b is beta, e label_smoothing. `losses NAME` says which values its arguments take; `losses --fields` lists what a "
-        "loss of your own can read. As FILE.py:FUNCTION it keeps the chunked head on any mesh; `check-loss` prints its "
-        "report card."
+        "b is beta, e label_smoothing; `losses NAME` says which values its arguments take. A loss of your own, "
+        "FILE.py:FUNCTION, keeps the chunked head on any mesh: `losses --fields` lists what it can read, and "
+        "`check-loss` prints its report card."
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import math
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxllm.evals.generate import Sampling, generate
+from jaxllm.evals.loss import totals
 from jaxllm.losses.tokens import over_tokens, token_logprobs
 from jaxllm.types import Batch, Numbers
 
@@ -42,16 +42,9 @@ def evaluate(model: Any, batches: Iterable[tuple[Batch, Any]]) -> dict[str, floa
 
     model: a `Runner`. batches: an `EvalBatches`. Exact sums, added in float64.
     """
-    sums = dict.fromkeys(("nats", "hits", "tokens"), 0.0)
-    for found in model.map(costs, (batch for batch, _ in batches)):
-        for name, x_B in found.items():
-            sums[name] += float(x_B.sum(dtype="float64"))
-    loss = sums["nats"] / sums["tokens"]
-    return {
-        "loss": loss,
-        "perplexity": math.exp(min(loss, 700.0)),  # the exponential of more overflows
-        "accuracy": sums["hits"] / sums["tokens"],
-    }
+    found = totals(model, costs, (batch for batch, _ in batches))
+    accuracy = found["hits"] / found["tokens"]
+    return {"loss": found["loss"], "perplexity": found["perplexity"], "accuracy": accuracy}
 
 
 def answer(
