@@ -73,15 +73,10 @@ class Decorated:
         raise InputError(f"{self.place} returned {what}; one number per {self.unit}, {list(shape)}, is wanted")
 
     @property
-    def file(self) -> str:
-        """Where `fn` is written; "" where that is not known."""
-        code = getattr(inspect.unwrap(self.fn), "__code__", None)
-        return code.co_filename if code else ""
-
-    @property
     def place(self) -> str:
         """FILE.py:FUNCTION, for messages."""
-        return f"{Path(self.file).name}:{self.name}" if self.file else self.name
+        code = getattr(inspect.unwrap(self.fn), "__code__", None)
+        return f"{Path(code.co_filename).name}:{self.name}" if code else self.name
 
 
 def example_array(*shape: int, dtype: Any = jnp.float32) -> Any:

@@ -177,9 +177,7 @@ def _bound(spec: str, function: LossFunction, arguments: Mapping[str, Any]) -> M
         except InputError:
             raise
         except Exception as error:
-            raise InputError(
-                f"--loss {spec} does not run on {function.unit}s: {cause(error, function.file)}"
-            ) from error
+            raise InputError(f"--loss {spec} does not run on {function.unit}s: {cause(error)}") from error
     return bound
 
 

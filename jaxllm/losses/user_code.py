@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from jaxllm.losses import own_files
 from jaxllm.losses.arguments import suggestion
 from jaxllm.types import InputError
 
@@ -27,21 +28,21 @@ def load(spec: str) -> Callable[..., Any]:
     try:
         module = _run(path) if source.endswith(".py") else importlib.import_module(source)
     except Exception as error:
-        raise InputError(f"--loss {spec}: {source} does not import: {cause(error, source)}") from error
+        raise InputError(f"--loss {spec}: {source} does not import: {cause(error)}") from error
+    own_files.FILES.add(getattr(module, "__file__", None) or "")
     if not callable(found := getattr(module, name, None)):
         functions = [key for key, x in vars(module).items() if callable(x) and not key.startswith("_")]
         raise InputError(f"--loss {spec}: {source} has no function {name!r}{suggestion(name, functions)}")
     return found
 
 
-def cause(error: BaseException, source: str) -> str:
-    """An error in one line: its type, its message, the line in the user's file, and the import that is missing."""
+def cause(error: BaseException) -> str:
+    """An error in one line: type, message, the place in the user's file, and the import that is missing."""
     if isinstance(error, SyntaxError):
         return f"SyntaxError: {error.msg} (line {error.lineno})"
     text = traceback.format_exception_only(error)[0].strip().splitlines()[0]  # what follows is JAX's advice
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if source and Path(frame.filename) == Path(source).absolute()]
-    text += f" (line {lines[-1]})" if lines else ""
+    if place := own_files.place(error):
+        text += f" ({place})"
     if isinstance(error, AttributeError) and type(error.obj).__module__.startswith("jaxllm.losses."):
         text += "; `python -m jaxllm losses --fields` lists what there is"
     if isinstance(error, NameError) and error.name:
@@ -55,6 +56,7 @@ def _run(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location("jaxllm_loss_" + path.stem, path)
     assert spec is not None
     assert spec.loader is not None
+    own_files.FILES.add(str(spec.origin))
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module

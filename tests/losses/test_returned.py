@@ -119,9 +119,9 @@ def unsummed(model, batch, key=None):
         ("answer", "own.py:answer returned [8, 1]; one number per answer, [8], is wanted"),
         ("token", "own.py:token returned [8, 6]; one number per token, [8], is wanted"),
         ("typo", "AttributeError: 'PairLogps' object has no attribute 'delta'"),
-        ("typo", "(line 24); `python -m jaxllm losses --fields` lists what there is"),
+        ("typo", "(own.py:24 in typo); `python -m jaxllm losses --fields` lists what there is"),
         ("branch", "does not run on pairs: jax.errors.TracerBoolConversionError: Attempted boolean conversion"),
-        ("forgotten", "NameError: name 'jax' is not defined (line 32): add `import jax`"),
+        ("forgotten", "NameError: name 'jax' is not defined (own.py:32 in forgotten): add `import jax`"),
     ],
 )
 def test_a_file_is_tried_before_anything_is_loaded(tmp_path, monkeypatch, name, message):
@@ -164,7 +164,7 @@ def test_the_import_that_is_missing_is_named(tmp_path, source, message):
     (tmp_path / "own.py").write_text(source)
     with pytest.raises(InputError) as error:
         resolve(f"{tmp_path}/own.py:f")
-    assert f"(line 1): add `{message}`" in str(error.value)
+    assert f"own.py:1 in <module>): add `{message}`" in str(error.value)
 
 
 def test_a_syntax_error_has_its_line(tmp_path):
