@@ -5,12 +5,13 @@
     python experiments/preference.py --loss experiments/custom_loss.py:margin --loss-args beta=0.2
     python -m jaxllm check-loss experiments/custom_loss.py:margin
 
-1. Per token, from logits: `@token_loss`. It is run over chunks of tokens, so all logits never exist at once.
-2. Per pair, from log-probabilities: `@preference_loss`. Packing, reference and metrics are taken care of.
+1. Per token, from logits: `@token_loss`. It runs over chunks of tokens, so [B, T, V] is never built.
+2. Per pair, from log-probabilities: `@preference_loss`. The library handles packing, the reference and the metrics.
+   `python -m jaxllm losses --fields` lists what `p` holds.
 3. Anything: a function of model and batch that returns sums and counts.
 
-Run by itself, this file has each of them checked (as `check-loss` does) and prints the cards. A file of
-your own needs nothing but the functions and the imports they use.
+This file, run as a script, prints the report card of each, as `check-loss` does. Your own file needs only the functions
+and their imports.
 """
 
 from __future__ import annotations
@@ -18,9 +19,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxllm.losses.preference import preference_loss
-from jaxllm.losses.tokens import over_tokens, token_logprobs, token_loss
-from jaxllm.types import Mean
+from jaxllm.losses import Mean, over_tokens, preference_loss, token_logprobs, token_loss
 
 
 @token_loss
@@ -37,7 +36,7 @@ def margin(p, *, beta=0.1):
 
 
 def entropy_bonus(model, batch, key=None, *, bonus=0.01):
-    """Cross entropy less a bonus for the entropy of what is predicted; both are logged."""
+    """Cross entropy minus a bonus for the entropy of the predictions; both are logged."""
 
     def values(logits_NV, targets_N):
         logp_NV = jax.nn.log_softmax(logits_NV)

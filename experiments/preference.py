@@ -30,10 +30,7 @@ from jaxllm.data.packing import make_plan
 from jaxllm.data.preference.answers import AnswerBatches, AnswerRows, Group, mismatched
 from jaxllm.distributed.mesh import row_multiple
 from jaxllm.evals.preference import drift, evaluator, log_ratios
-from jaxllm.losses import Loss, Mixture, names, resolve
-from jaxllm.losses.objective import PreferenceLoss
-from jaxllm.losses.reward import read_rewards
-from jaxllm.losses.unpaired import UnpairedLoss
+from jaxllm.losses import Loss, resolve
 from jaxllm.models.decoder import PRESETS
 from jaxllm.models.teacher import add_teacher
 from jaxllm.recipes import adapters
@@ -89,14 +86,12 @@ def settle(config: Config) -> Config:
     return dataclasses.replace(config, **{name: x for name, x in recipe.items() if getattr(config, name) is None})
 
 
-def find_loss(config: Config) -> Loss | Mixture:
+def find_loss(config: Config) -> Loss:
     """The loss with its arguments. Raises InputError for one that is not for preferences or wants a live reference."""
     loss = resolve(config.loss or "", **loss_arguments(config.loss_args))
-    parts = [loss.function] if isinstance(loss, Loss) else [part for _, part, _ in loss.parts]
-    of_tokens = config.loss in names() and not isinstance(parts[0], PreferenceLoss | UnpairedLoss)
-    if of_tokens or any(getattr(part, "of_tokens", False) for part in parts):
+    if loss.kind == "tokens":
         raise InputError(f"--loss {config.loss} is a loss of tokens, which have no rivals: use experiments/sft.py")
-    if any(getattr(part, "read", None) is read_rewards for part in parts):
+    if loss.kind == "rewards":
         raise InputError(f"--loss {config.loss} is a loss of rewards: use experiments/reward.py")
     if config.reference not in ("cached", "live"):
         raise InputError(f"--reference {config.reference}: give cached or live")
@@ -108,10 +103,9 @@ def find_loss(config: Config) -> Loss | Mixture:
     return loss
 
 
-def fitting(groups: list[Group], loss: Loss | Mixture, config: Config) -> list[Group]:
+def fitting(groups: list[Group], loss: Loss, config: Config) -> list[Group]:
     """The groups with the mismatched answers that a loss may want. Raises InputError where it wants pairs."""
-    unpaired = isinstance(loss, Loss) and not isinstance(loss.function, PreferenceLoss)
-    if len(groups[0].answers) == 1 and not unpaired:
+    if len(groups[0].answers) == 1 and loss.kind not in ("answers", ""):
         raise InputError(
             f"--loss {config.loss} compares the two answers of a pair, and --dataset {config.dataset} has judged "
             "answers without rivals: use kto or apo_zero_unpaired"

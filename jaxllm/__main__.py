@@ -1,4 +1,4 @@
-"""`python -m jaxllm COMMAND ...`: the tools beside the experiments."""
+"""`python -m jaxllm COMMAND ...`: the command-line tools."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from jaxllm.recipes.script import input_errors, parse, set_up
 from jaxllm.types import InputError
 
 COMMANDS = {
-    "check-loss": "whether a loss, such as one of your own, does what every loss must",
-    "convert": "a checkpoint to and from Hugging Face's format, every tensor checked",
-    "explain-sharding": "what of a model each device of a mesh would hold",
+    "check-loss": "the report card of a loss, for example your own: gradients, packing, devices, memory",
+    "convert": "a checkpoint to or from Hugging Face's format, every tensor checked",
+    "explain-sharding": "how a model's parameters are sharded over a mesh, with bytes per device",
     "generate": "text that continues a prompt, by a trained decoder",
-    "losses": "every loss with its formula, its paper and its arguments",
-    "show-batch": "the rows that a step of fine-tuning trains on, with what is learnt of them",
+    "losses": "every loss with formula, paper and arguments, and the fields that a loss can read",
+    "show-batch": "the rows that a step of fine-tuning trains on, trained tokens highlighted",
     "tag": "entities in text, by a trained token classifier",
-    "verify-resume": "whether a run that is killed and started again is the run that was not",
+    "verify-resume": "whether a run that is killed and resumed equals an unbroken run",
 }
 
 

@@ -1,1 +1,1 @@
-"""Flags, and what stands behind `python -m jaxllm ...`."""
+"""The commands of `python -m jaxllm`, one file each."""

@@ -1,4 +1,4 @@
-"""`python -m jaxllm check-loss`: whether a loss of one's own does what every loss here must."""
+"""`python -m jaxllm check-loss`: the report card of a loss, as a table."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from jaxllm.recipes.flags import loss_arguments
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Runs a loss on small random data and prints what holds, with numbers. Exit status 1 if something does not."""
+    """Runs a loss on small random data and prints which checks pass, with numbers. Exit status 1 if one fails."""
 
     loss: Annotated[str, tyro.conf.Positional]
     """A name, a mixture, FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION."""
     loss_args: tuple[str, ...] = ()
-    """Arguments of the loss, such as beta=0.2."""
+    """Arguments of the loss, for example beta=0.2."""
 
 
 def main(config: Config) -> None:
-    """Checks and prints."""
-    # Eight devices to cut a batch over, where there is a CPU alone: read when JAX first asks for its devices.
+    """Runs the checks and prints the table."""
+    # Eight devices to shard a batch over on CPU; JAX reads the flag when it starts its backend.
     flag = "--xla_force_host_platform_device_count"
     if flag not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}=8".strip()

@@ -1,4 +1,4 @@
-"""`python -m jaxllm convert`: weights through our parameters into Hugging Face's format, or into a run of ours."""
+"""`python -m jaxllm convert`: converts weights to Hugging Face's format or to a run folder, and checks the result."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from jaxllm.recipes.weights import is_adapted, is_bare_run, open_weights
 from jaxllm.types import InputError, Params, TrainState
 
 KEPT = ("*.jinja", "tokenizer*", "generation_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
-"""What goes along beside the weights, with the files of vocabularies."""
+"""Files that are copied beside the weights, besides those of the tokenizer."""
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -35,13 +35,13 @@ class Config:
     """Reads weights into the parameters of our model and writes them in safetensors, as `transformers` loads them."""
 
     source: Annotated[str, tyro.conf.Positional]
-    """Hugging Face folder or id, or a run folder: its export, or its newest checkpoint where it has none yet."""
+    """Hugging Face folder or id, or a run folder: its export, or its newest checkpoint if it has no export."""
     destination: Annotated[str, tyro.conf.Positional]
-    """Folder to write; it must not be there."""
+    """Folder to write; it must not exist."""
     to: str = "hf"
     """hf, or run: a run folder that --model takes, its parameters in float32 in an Orbax checkpoint (decoders)."""
     adapter: bool = False
-    """Of a run with LoRA, the adapters alone, as peft loads them, instead of the model with the adapters merged."""
+    """For a run with LoRA, write the adapters alone, as peft loads them, and not the model with adapters merged."""
     check: bool = False
     """Read what was written and compare every tensor with the source, bit by bit."""
     dtype: str = ""
@@ -59,7 +59,7 @@ def convert(
     adapter: bool = False,
     max_shard_bytes: int = 5_000_000_000,
 ) -> list[str]:
-    """Converts, all or nothing, and returns what there is to say, a line each. Raises InputError."""
+    """Converts, all or nothing, and returns messages for the user, one line each. Raises InputError."""
     if to not in ("hf", "run"):
         raise InputError(f"--to {to}: give hf or run")
     if dtype not in ("", *DTYPES):
@@ -103,7 +103,7 @@ def convert(
 def verify(source: str, destination: Path, dtype: str = "") -> tuple[int, list[str]]:
     """How many tensors were written, and the names of those missing on either side or that differ by a bit.
 
-    Both sides are read anew. dtype: what they were cast to, if anything.
+    Both sides are read from disk again. dtype: what the source was cast to, "" for nothing.
     """
     wanted, written = _tensors(source), _tensors(str(destination))
 
@@ -117,7 +117,7 @@ def verify(source: str, destination: Path, dtype: str = "") -> tuple[int, list[s
 
 
 def main(config: Config) -> None:
-    """Converts, and says what went along and what did not."""
+    """Converts and prints the messages."""
     destination = Path(config.destination).expanduser()
     if config.check and (config.adapter or is_adapted(config.source)):
         raise InputError("--check: the source has no tensors like those of adapters or of merged weights; leave it out")
@@ -138,14 +138,14 @@ def main(config: Config) -> None:
 
 
 def _load(opened: hf.PretrainedModel[Any]) -> Params:
-    """All parameters found, in the host's memory where that is a device."""
+    """All parameters, in the host's memory if JAX has a CPU device."""
     assert opened.spec.load is not None
     mesh = meshes.make_mesh(devices=[_device()])
     return opened.spec.load(meshes.shardings(opened.spec.graphdef.abstract, mesh, opened.spec.rules))
 
 
 def _device() -> jax.Device:
-    """The host, where that is a device."""
+    """The CPU, or the first device where JAX has no CPU."""
     try:
         return jax.devices("cpu")[0]
     except RuntimeError:  # JAX_PLATFORMS leaves it out
@@ -154,7 +154,7 @@ def _device() -> jax.Device:
 
 @contextlib.contextmanager
 def _whole(destination: Path) -> Iterator[Path]:
-    """A folder to write in, which becomes `destination` at the end, or is removed where writing fails."""
+    """A temporary folder, renamed to `destination` at the end and removed if writing fails."""
     partial = destination.with_name(f".{destination.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -184,7 +184,7 @@ def _write_hf(partial: Path, opened: hf.PretrainedModel[Any], params: Params, dt
 
 
 def _write_run(partial: Path, opened: hf.PretrainedModel[Any], params: Params) -> None:
-    """A run of no steps; config.json remembers the dtypes, for the way back."""
+    """A run folder at step 0. Its config.json keeps the dtypes, to restore them on export."""
     checkpoints = Checkpoints(partial / "checkpoints")
     checkpoints.save(0, TrainState(jnp.int32(0), params, {"none": jnp.int32(0)}), {})  # Orbax takes no empty item
     checkpoints.close()
@@ -193,9 +193,9 @@ def _write_run(partial: Path, opened: hf.PretrainedModel[Any], params: Params) -
 
 
 def _tensors(source: str) -> Mapping[str, Callable[[], np.ndarray]]:
-    """The tensors of a checkpoint by the names that we write, read when they are called for.
+    """The tensors of a checkpoint by the names that we write, each read when called.
 
-    Of Hugging Face files they are what is in the files; of a run's checkpoint they are made of its parameters.
+    From Hugging Face files they are the tensors in the files; from a run's checkpoint they are made of its parameters.
     """
     opened = open_weights(source)
     if not is_bare_run(source):

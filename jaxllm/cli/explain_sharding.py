@@ -1,6 +1,6 @@
-"""`python -m jaxllm explain-sharding MODEL --mesh fsdp=4,tensor=2`: what of a model a device would hold.
+"""`python -m jaxllm explain-sharding MODEL --mesh fsdp=4,tensor=2`: how a model's parameters are sharded over a mesh.
 
-Nothing is loaded and no such devices are needed.
+No weights are loaded, and the devices need not exist.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from jaxllm.train.optim import OptimConfig, make_optimizer
 from jaxllm.types import InputError
 
 LARGE = 0.01
-"""Share of all parameters from which on one is worth cutting."""
+"""Parameters of at least this share of the model are worth sharding."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Where the parameters of a model would live."""
+    """Prints the sharding of each parameter of a model, and the bytes per device."""
 
     model: Annotated[str, tyro.conf.Positional]
     """Preset, .json of an architecture, Hugging Face id or folder, or run folder."""
     mesh: str = ""
-    """As for training, such as fsdp=4,tensor=2; by default every device on fsdp."""
+    """As for training, for example fsdp=4,tensor=2; by default every device on fsdp."""
     devices: int = 0
-    """How many; by default as many as the mesh has."""
+    """Number of devices; by default as many as the mesh has."""
 
 
 def _spec(model: str) -> ModelSpec:
@@ -57,7 +57,7 @@ def _devices(config: Config) -> int:
 
 
 def main(config: Config) -> None:
-    """Prints a line per parameter and the totals."""
+    """Prints a line for each parameter, and the totals."""
     sizes = parse_mesh(config.mesh or "fsdp=-1", _devices(config)).sizes
     mesh = AbstractMesh(tuple(sizes[axis] for axis in AXES), AXES, axis_types=(AxisType.Auto,) * len(AXES))
     spec = _spec(config.model)

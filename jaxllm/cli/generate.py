@@ -1,4 +1,4 @@
-"""`python -m jaxllm generate`: what a run or a Hugging Face folder makes of prompts, shown as it comes."""
+"""`python -m jaxllm generate`: continues prompts with a trained decoder, and streams the text."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Config:
     top_p: float = 1.0
     """Only the likeliest tokens whose probabilities first sum to this."""
     seed: int = 0
-    """Of what is drawn."""
+    """Seed of the sampling."""
     stop: tuple[str, ...] = ()
     """Texts to end at, beside the model's own end tokens; they are not shown."""
     chat: bool = False
@@ -42,7 +42,7 @@ class Config:
     dtype: str = "float32"
     """Of the computation: float32 or bfloat16."""
     mesh: str = ""
-    """Devices per axis, such as fsdp=8 or tensor=4; by default each holds the whole model."""
+    """Devices per axis, for example fsdp=8 or tensor=4; by default each device holds the whole model."""
 
 
 class _Text:

@@ -1,10 +1,11 @@
-"""`python -m jaxllm losses`: every loss with its formula, its paper and its arguments."""
+"""`python -m jaxllm losses`: lists every loss with formula, paper and arguments, and the fields a loss can read."""
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Annotated
 
 import tyro
@@ -12,62 +13,98 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from jaxllm.losses import names, resolve
-from jaxllm.losses.catalogue import KINDS, Entry, entry
+from jaxllm.losses import AnswerLogps, Loss, PairLogps, Tokens, names, resolve
+from jaxllm.losses.arguments import domain
+from jaxllm.losses.fields import fields, markdown
+from jaxllm.types import InputError
+
+KINDS = {
+    "tokens": "per token, from logits",
+    "pairs": "per pair of answers, against a reference",
+    "pairs alone": "per pair of answers, without a reference",
+    "answers": "per answer, desirable or not, against a reference",
+    "rewards": "per pair of answers, from a reward model's numbers",
+}
+"""The kinds of losses, by their inputs."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Lists the losses that have a name, or tells all of some of them."""
+    """Lists the losses that have a name, or describes some of them in full."""
 
     losses: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Losses to tell all of: names, or FILE.py:FUNCTION for one of your own."""
+    """Losses to describe in full: names, or FILE.py:FUNCTION for one in your own file."""
+    fields: bool = False
+    """Print every field that a preference loss can read instead: axes, dtype, unit and meaning."""
 
 
-def entries() -> list[Entry]:
-    """Every loss that has a name."""
-    return [_entry(name) for name in names()]
-
-
-def _entry(spec: str) -> Entry:
-    return entry(spec, resolve(spec).function)  # type: ignore[union-attr]
+def texts(loss: Loss) -> tuple[str, str]:
+    """The docstring of a loss: the first paragraph (formula, name and paper), and the others."""
+    first, _, more = inspect.cleandoc(loss.function.__doc__ or "").partition("\n\n")
+    return " ".join(first.split()), " ".join(more.split())
 
 
 def main(config: Config) -> None:
-    """Prints."""
-    console = Console(highlight=False, soft_wrap=bool(config.losses))
-    if config.losses:
-        for one in [_entry(spec) for spec in config.losses]:
-            _whole(one, console)
-        return
-    by_kind: dict[str, list[Entry]] = {kind: [] for kind in KINDS}
-    for one in entries():
-        by_kind[one.kind].append(one)
-    for kind, found in by_kind.items():
-        table = Table(title=f"{kind}: {KINDS[kind]}", title_justify="left", title_style="bold", expand=True)
+    """Prints the tables."""
+    if config.fields:
+        print(field_tables())
+    elif config.losses:
+        console = Console(highlight=False, soft_wrap=True)
+        for loss in [resolve(spec) for spec in config.losses]:
+            if loss.mixed:
+                raise InputError(f"{loss.name} is a mixture: give its losses one by one")
+            _describe(loss, console)
+    else:
+        _list([resolve(name) for name in names()], Console(highlight=False))
+
+
+def field_tables() -> str:
+    """The fields of what a preference loss, and a loss of single answers, is given, as tables in Markdown."""
+    pairs = [(f"p.{name}", *rest) for name, *rest in fields(PairLogps)]
+    tokens = [(f"p.chosen_tokens.{name}", *rest) for name, *rest in fields(Tokens)]
+    answers = [(f"a.{name}", *rest) for name, *rest in fields(AnswerLogps)]
+    return "\n".join([
+        "@preference_loss: a function of p, a PairLogps; it returns one float per pair, [B].\n",
+        markdown([*pairs, *tokens]),
+        "\nThe fields of p.rejected_tokens are those of p.chosen_tokens.\n",
+        "@unpaired_loss: a function of a, an AnswerLogps; it returns one float per answer, [B].\n",
+        markdown(answers),
+    ])  # fmt: skip
+
+
+def _list(losses: list[Loss], console: Console) -> None:
+    for kind, meaning in KINDS.items():
+        table = Table(title=f"{kind}: {meaning}", title_justify="left", title_style="bold", expand=True)
         table.add_column("loss", no_wrap=True)
         table.add_column("formula and paper", ratio=3)
         table.add_column("arguments", ratio=2)
-        for one in found:
-            cited = re.search(r"\d{4}", one.formula)
-            told = one.formula if cited or not one.more else f"{one.formula} {one.more}"
-            table.add_row(one.name, escape(told), ", ".join(_given(one.arguments)), end_section=True)
-        if shared := list(dict.fromkeys(given for one in found for given in _given(one.shared))):
-            table.caption = "each also: " + ", ".join(shared)
+        shared: dict[str, None] = {}
+        for loss in [loss for loss in losses if loss.kind == kind]:
+            formula, more = texts(loss)
+            cited = re.search(r"\d{4}", formula) or not more
+            text = escape(formula if cited else f"{formula} {more}")
+            table.add_row(loss.name, text, ", ".join(_defaults(loss.own)), end_section=True)
+            shared |= dict.fromkeys(_defaults(loss.shared))
+        table.caption = "each also: " + ", ".join(shared) if shared else None
         console.print(table)
-    console.print("b is beta, e label_smoothing; `python -m jaxllm losses NAME` tells what an argument may be")
+    console.print(
+        "b is beta, e label_smoothing; `losses NAME` says which values its arguments take. A loss of your own, "
+        "FILE.py:FUNCTION, keeps the chunked head on any mesh: `losses --fields` lists what it can read, and "
+        "`check-loss` prints its report card."
+    )
 
 
-def _given(arguments: Sequence[tuple[str, str, str]]) -> list[str]:
-    """Arguments with their defaults, where there is a choice: a loss without label smoothing takes 0 alone."""
-    return [f"{name}={default}" for name, default, domain in arguments if not domain.startswith("0:")]
+def _defaults(arguments: Mapping[str, inspect.Parameter]) -> list[str]:
+    """Arguments with their defaults, without those of which 0 is the only value."""
+    return [f"{name}={p.default}" for name, p in arguments.items() if not domain(p).startswith("0:")]
 
 
-def _whole(one: Entry, console: Console) -> None:
-    console.print(f"[bold]{one.name}[/bold]  ({KINDS[one.kind]})")
-    for text in filter(None, (one.formula, one.more)):
+def _describe(loss: Loss, console: Console) -> None:
+    console.print(f"[bold]{loss.name}[/bold]  ({KINDS.get(loss.kind, 'a function of model and batch')})")
+    for text in filter(None, texts(loss)):
         console.print(f"  {text}", markup=False)
-    if one.couples_batch:
+    if loss.couples_batch:
         console.print("  It couples the examples of a batch: one microbatch, and no pmap.")
-    for name, default, domain in (*one.arguments, *one.shared):
-        console.print(f"  {name}={default}  {domain}", markup=False)
+    for name, p in {**loss.own, **loss.shared}.items():
+        default = "needed" if p.default is p.empty else p.default
+        console.print(f"  {name}={default}  {domain(p)}", markup=False)

@@ -1,4 +1,4 @@
-"""`python -m jaxllm show-batch`: the very rows that a step trains on, with what is learnt of them."""
+"""`python -m jaxllm show-batch`: prints the rows that a training step gets, with the trained tokens highlighted."""
 
 from __future__ import annotations
 
@@ -30,30 +30,30 @@ from jaxllm.run.folder import read_config
 from jaxllm.types import Answers, Batch, InputError
 
 OPEN, CLOSE = "⟦", "⟧"
-"""Around what is learnt, where there is no colour."""
+"""Printed around trained tokens where there is no colour."""
 LEARNT = "black on green"
 SIDES = {1: "chosen", -1: "rejected", 0: "for the KL estimate"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(DialogueFlags, PairFlags):
-    """Prints rows of a batch, what is learnt highlighted, as experiments/sft.py or preference.py would train on them.
+    """Prints rows of a batch as experiments/sft.py or preference.py trains on them, trained tokens highlighted.
 
-    Takes their flags (of which those of the data, tokenizer and packing matter here), or a run's folder.
+    Takes their flags (those of data, tokenizer and packing matter here), or a run's folder.
     """
 
     source: Annotated[str, tyro.conf.Positional] = ""
-    """A run's folder, whose flags are taken where none are given here, or what --dataset names."""
+    """A run's folder, whose flags apply unless given here, or a data set as for --dataset."""
     script: str = ""
-    """sft or preference; by default what the columns of the data, or the run, say."""
+    """sft or preference; by default taken from the run, or from the columns of the data."""
     step: int = 0
-    """Which step's batch, from 0."""
+    """The step whose batch is shown, from 0."""
     rows: int = 4
     """Rows to print at most."""
 
 
 class Piece(NamedTuple):
-    """A stretch of a row: its segment, what it is, its tokens, and which of them are learnt."""
+    """Part of a row: its segment, its role (prompt, chosen, rejected), its tokens, and which of them are trained on."""
 
     segment: int
     name: str
@@ -62,7 +62,7 @@ class Piece(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """A step's batch, and what to tell of it: where each segment of each row comes from, lines of (word, text)."""
+    """A step's batch, the source of each segment of each row, and lines of (word, text) to print above it."""
 
     batch: Batch | Answers
     places: list[list[str]]
@@ -71,10 +71,10 @@ class Shown(NamedTuple):
 
 
 def pieces(batch: Batch | Answers, row: int) -> list[Piece]:
-    """The segments of a row; of one that answers share, the trunk and then each branch.
+    """The segments of a row; of a segment with a shared prompt, the prompt and then each answer.
 
-    A branch begins with a copy of the trunk's last token. The last token that is learnt stands in the batch as a target
-    alone, and is shown too.
+    An answer begins with a copy of the prompt's last token. The last trained token is in the batch only as a target,
+    and is shown too.
     """
     plain = batch.batch if isinstance(batch, Answers) else batch
     arrays = (plain.tokens_BT, plain.targets_BT, plain.weights_BT, plain.segments_BT)
@@ -95,14 +95,14 @@ def pieces(batch: Batch | Answers, row: int) -> list[Piece]:
 
 
 def runs(piece: Piece) -> Iterator[tuple[list[int], bool]]:
-    """Stretches of tokens that are all learnt or all not."""
+    """Runs of tokens that are all trained on, or all not."""
     edges = [i for i in range(1, len(piece.tokens)) if piece.learnt[i] != piece.learnt[i - 1]]
     for start, stop in zip([0, *edges], [*edges, len(piece.tokens)], strict=True):
         yield list(piece.tokens[start:stop]), bool(piece.learnt[start])
 
 
 def painted(piece: Piece, tokenizer: Any, colour: bool) -> Text:
-    """A piece as text, special tokens and all."""
+    """A piece as text, with its special tokens."""
     text = Text()
     for ids, learnt in runs(piece):
         words = tokenizer.decode(ids, skip_special_tokens=False)
@@ -111,7 +111,7 @@ def painted(piece: Piece, tokenizer: Any, colour: bool) -> Text:
 
 
 def resolved(config: Config) -> Config:
-    """With the flags of the run that it names, and the script that the data is for. Raises InputError."""
+    """The config with the flags of the run that it names, and with the script filled in. Raises InputError."""
     folder = Path(config.source).expanduser()
     if config.source and (folder / "config.json").is_file() and "script" in read_json(folder / "config.json"):
         script, values = read_config(folder / "config.json")
@@ -162,7 +162,7 @@ def _preference(config: Config, multiple: int) -> Shown:
 
 
 SCRIPTS: dict[str, Callable[[Config, int], Shown]] = {"sft": _sft, "preference": _preference}
-"""Whose batches can be shown."""
+"""The scripts whose batches can be shown."""
 
 
 def _plan(config: Config, sizes: np.ndarray, multiple: int) -> Plan:

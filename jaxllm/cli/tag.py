@@ -1,4 +1,4 @@
-"""`python -m jaxllm tag`: entities in text, by a run or a Hugging Face folder."""
+"""`python -m jaxllm tag`: prints the entities in texts, found by a trained token classifier."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from jaxllm.data.tagging.windows import stitch
 from jaxllm.distributed.mesh import row_multiple
 from jaxllm.evals.ner import outputs
 from jaxllm.train.forward import Runner
-from jaxllm.types import InputError
+from jaxllm.types import InputError, nearest
 
 WORD = re.compile(r"\w+|[^\w\s]")
 """How running text is cut into words."""
 
 Entity = dict[str, Any]
-"""entity_group, score, word, start, end: as transformers' pipeline gives them with aggregation_strategy="simple"."""
+"""entity_group, score, word, start, end, as transformers' pipeline("token-classification") names them."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Finds the entities of each text, with character offsets and scores, like transformers' pipeline."""
+    """Finds the entities of each text, with character offsets and scores."""
 
     model: Annotated[str, tyro.conf.Positional]
     """Run folder, Hugging Face folder or id of a token classifier."""
@@ -37,8 +37,11 @@ class Config:
     """Texts to tag."""
     json: bool = False
     """Print a JSON line per text instead."""
+    aggregation: str = "first"
+    """As transformers' aggregation_strategy. first: whole words, by the label of the first sub-word, which is what
+    training teaches; simple: each sub-word by its own label."""
     words: bool = False
-    """Label whole words by their first sub-word, instead of each token by itself as the pipeline does."""
+    """The same as --aggregation first."""
     max_length: int = 512
     """Tokens of a window; longer texts are cut into overlapping windows."""
 
@@ -46,7 +49,7 @@ class Config:
 def tag(
     model: Runner, tokenizer: Any, labels: Sequence[str], texts: Sequence[str], max_length: int
 ) -> list[list[Entity]]:
-    """The entities of each text, token by token as transformers' pipeline finds them."""
+    """The entities of each text, sub-word by sub-word: transformers' aggregation_strategy="simple"."""
     windows, parts = ner.encode_text(texts, tokenizer, max_length)
     return [
         ner.group_entities(part, label, score, labels, tokenizer)
@@ -57,7 +60,11 @@ def tag(
 def tag_words(
     model: Runner, tokenizer: Any, labels: Sequence[str], texts: Sequence[str], max_length: int
 ) -> list[list[Entity]]:
-    """The same by words, each by the label of its first sub-word, which is what training taught."""
+    """The entities of each text in whole words, each by the label of its first sub-word, which training teaches.
+
+    transformers' aggregation_strategy="first" finds the same where its tokenizer marks sub-words, as BERT's does; for
+    byte-level tokenizers, such as RoBERTa's, that takes a word with its punctuation for one word.
+    """
     spans = [[match.span() for match in WORD.finditer(text)] for text in texts]
     words = [[text[a:b] for a, b in found] for text, found in zip(texts, spans, strict=True)]
     windows = ner.encode([ner.Sentence(part, None, "text") for part in words], tokenizer, labels, max_length)
@@ -106,6 +113,10 @@ def main(config: Config) -> None:
     from jaxllm.distributed import mesh as meshes
     from jaxllm.recipes.weights import load_params, open_weights
 
+    if config.aggregation not in ("first", "simple"):
+        raise InputError(f"--aggregation {config.aggregation}: {nearest(config.aggregation, ('first', 'simple'))}")
+    if config.words and config.aggregation != "first":
+        raise InputError(f"--words means --aggregation first; leave it out for --aggregation {config.aggregation}")
     if not config.text:
         raise InputError("no text to tag: give one or more after the model")
     opened = open_weights(config.model, "tagger")
@@ -114,11 +125,12 @@ def main(config: Config) -> None:
     runner = Runner(opened.spec.graphdef, load_params(opened.spec, mesh), mesh)
     limit = min(config.max_length, opened.config.encoder.max_positions)
     console = Console(soft_wrap=True, highlight=False)
-    find = tag_words if config.words else tag
+    find = tag_words if config.aggregation == "first" else tag
     found = find(runner, tokenizer, opened.config.labels, config.text, limit)
     for text, entities in zip(config.text, found, strict=True):
         if config.json:
-            print(json.dumps({"text": text, "entities": [dict(e) for e in entities]}, ensure_ascii=False))
+            line = {"text": text, "aggregation": config.aggregation, "entities": [dict(e) for e in entities]}
+            print(json.dumps(line, ensure_ascii=False))
             continue
         console.print(show(text, entities))
         for e in entities:

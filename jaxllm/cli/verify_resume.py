@@ -1,11 +1,11 @@
-r"""`python -m jaxllm verify-resume SCRIPT ...`: whether a run that is killed and started again is the run that was not.
+r"""`python -m jaxllm verify-resume SCRIPT ...`: checks that a run that is killed and resumed equals an unbroken run.
 
     python -m jaxllm verify-resume experiments/pretrain.py --steps 40 --checkpoint-every 5
     python -m jaxllm verify-resume --devices 8 --on "--mesh data=2,fsdp=4" experiments/pretrain.py \
         --mesh fsdp=8 --steps 40 --checkpoint-every 5
 
-Arrays, counters, random numbers, data positions and logged numbers: bit for bit, and within 1e-5 where it went on under
-other flags.
+Arrays, counters, random numbers, data positions and logged numbers are compared bit for bit, and within 1e-5 where the
+run was resumed with other flags.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from jaxllm.recipes.script import parse
 from jaxllm.types import InputError, RunError
 
 TOLERANCE = 1e-5
-"""Between meshes, whose sums add up in another order."""
+"""Largest difference between meshes, which add up sums in different orders."""
 CHOSEN = ("--out", "--checkpoints", "--config")
-"""Flags that would make the runs one."""
+"""Flags that this command sets itself, so that each run has its own folder."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,21 +44,21 @@ class Config:
     """Runs SCRIPT with its flags straight through, again with kills, and compares. Exit status 1 if they differ."""
 
     kills: int = 2
-    """How often to end the second run, by SIGKILL and SIGTERM in turn, each time after one more checkpoint."""
+    """How often to kill the second run, by SIGKILL and SIGTERM in turn, each time after one more checkpoint."""
     on: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """Flags that a third run goes on with after a kill, such as "--mesh data=2,tensor=4"; may be given again."""
+    """Flags for another run to resume with after a kill, such as "--mesh data=2,tensor=4"; may be given again."""
     devices: int = 0
-    """CPU devices for the script to see; 0 for what there is."""
+    """CPU devices for the script; 0 for those of the machine."""
     work: str = ""
-    """Folder for the runs, by default a temporary one, removed if all is equal."""
+    """Folder for the runs; by default a temporary one, removed if the runs are equal."""
     seed: int = 0
-    """Of the moments of the kills."""
+    """Seed of the moments of the kills."""
     command: tyro.conf.Suppress[tuple[str, ...]] = ()
     """The script (or -m MODULE) and its flags."""
 
 
 def read(argv: Sequence[str]) -> Config:
-    """Our own flags, then the script and its own. Raises InputError."""
+    """Parses the flags of this command, then the script and its flags. Raises InputError."""
     own, command = split(argv)
     for at in reversed(range(len(own) - 1)):  # its value looks like a flag
         if own[at] == "--on":
@@ -85,7 +85,7 @@ def read(argv: Sequence[str]) -> Config:
 
 
 class Script:
-    """The script, in a process of its own: one at a time."""
+    """Runs of the script, each in its own process, one at a time."""
 
     def __init__(self, config: Config):
         self._command = [sys.executable, *config.command]
@@ -97,7 +97,7 @@ class Script:
             self._environment |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{flags} {flag}={config.devices}".strip()}
 
     def start(self, out: Path, flags: Sequence[str] = ()) -> subprocess.Popen[str]:
-        """Its output goes to a file beside the run."""
+        """Starts a run; its output goes to a file beside the run folder."""
         out.parent.mkdir(parents=True, exist_ok=True)
         with out.with_suffix(".txt").open("a") as log:
             self._child = subprocess.Popen(
@@ -107,17 +107,17 @@ class Script:
         return self._child
 
     def stop(self) -> None:
-        """Leaves no process behind."""
+        """Kills the process if it still runs."""
         if self._child and self._child.poll() is None:
             self._child.kill()
             self._child.wait()
 
     def finish(self, out: Path, flags: Sequence[str] = ()) -> None:
-        """To the end."""
+        """Runs to the end. Raises InputError or RunError if that fails."""
         _judge(self.start(out, flags).wait(), out, 0)
 
     def cut(self, out: Path, kills: int, rng: random.Random) -> list[str]:
-        """Starts and ends it so many times, or until it is through. What was done, in words."""
+        """Starts and kills the run so many times, or until it finishes. Returns a description of each kill."""
         done = []
         for kill in range(kills):
             before, child = _complete(out), self.start(out)
@@ -136,7 +136,7 @@ class Script:
 
 
 def main(config: Config) -> None:
-    """Runs, kills, compares and prints."""
+    """Makes the runs, compares them and prints the result."""
     jax.config.update("jax_platforms", "cpu")  # the devices are the script's
     script = Script(config)
     try:
@@ -180,7 +180,7 @@ def _verify(config: Config, script: Script, work: Path) -> bool:
 
 
 def _compare(straight: Path, wanted: compare.Snapshot, out: Path, flags: str) -> bool:
-    """Prints in what the run differs from the straight one, and returns whether in nothing."""
+    """Prints how the run differs from the unbroken one, and returns whether it is equal."""
     tolerance, here = TOLERANCE if flags else 0.0, compare.read(out)
     found = compare.differences(wanted, here, tolerance) + compare.log_differences(straight, out, tolerance)
     lines = len(compare.read_jsonl(out / "metrics.jsonl"))
@@ -205,7 +205,7 @@ def _complete(out: Path) -> int:
 
 
 def _judge(status: int, out: Path, *wanted: int) -> None:
-    """Raises what the script said if its status is another: an InputError where it was its input."""
+    """Raises the script's last line unless its exit status is among those wanted; as InputError for status 2."""
     if status in wanted:
         return
     said = out.with_suffix(".txt").read_text().strip().splitlines() or ["nothing"]

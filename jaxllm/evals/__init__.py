@@ -1,1 +1,1 @@
-"""What a model is worth."""
+"""Evaluations: entity F1, perplexity, log-probabilities, preference accuracy, and generated text."""

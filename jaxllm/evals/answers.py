@@ -1,10 +1,9 @@
-"""How well a model answers: what the reference answers cost it, and what it says itself."""
+"""Evaluation of a fine-tuned model: loss and accuracy on reference answers, and scores of generated answers."""
 
 from __future__ import annotations
 
 import collections
 import dataclasses
-import math
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -13,13 +12,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxllm.evals.generate import Sampling, generate
+from jaxllm.evals.loss import totals
 from jaxllm.losses.tokens import over_tokens, token_logprobs
 from jaxllm.types import Batch, Numbers
 
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """A prompt as token ids and as text, and the answer that stands in the data."""
+    """A prompt as token ids and as text, and the reference answer from the data."""
 
     prompt: list[int]
     text: str
@@ -27,7 +27,7 @@ class Question:
 
 
 def costs(model: Any, batch: Batch) -> dict[str, jax.Array]:
-    """Per row: nats and hits (the target is the likeliest token) over the tokens to learn, and how many these are."""
+    """Per row, over the tokens to learn: nats, hits (the target is the likeliest token), and the number of tokens."""
 
     def values(logits_NV: jax.Array, targets_N: jax.Array) -> tuple[jax.Array, jax.Array]:
         return token_logprobs(logits_NV, targets_N), jnp.argmax(logits_NV, -1) == targets_N
@@ -42,38 +42,30 @@ def evaluate(model: Any, batches: Iterable[tuple[Batch, Any]]) -> dict[str, floa
 
     model: a `Runner`. batches: an `EvalBatches`. Exact sums, added in float64.
     """
-    sums = dict.fromkeys(("nats", "hits", "tokens"), 0.0)
-    for found in model.map(costs, (batch for batch, _ in batches)):
-        for name, x_B in found.items():
-            sums[name] += float(x_B.sum(dtype="float64"))
-    loss = sums["nats"] / sums["tokens"]
-    return {
-        "loss": loss,
-        "perplexity": math.exp(min(loss, 700.0)),  # beyond, a float has no number for it
-        "accuracy": sums["hits"] / sums["tokens"],
-    }
+    found = totals(model, costs, (batch for batch, _ in batches))
+    accuracy = found["hits"] / found["tokens"]
+    return {"loss": found["loss"], "perplexity": found["perplexity"], "accuracy": accuracy}
 
 
 def answer(
     model: Any, questions: Sequence[Question], tokenizer: Any, ends: Sequence[int], max_tokens: int
 ) -> list[tuple[str, bool]]:
-    """What a `Runner`'s model says to each prompt, taking the likeliest token, and whether it came to an end."""
+    """A `Runner`'s greedy answer to each prompt, and whether it ended with an end token."""
     prompts = [question.prompt for question in questions]
     found = generate(model.graphdef, model.params, prompts, Sampling(), max_tokens=max_tokens, stop=ends)
     return [(tokenizer.decode(new, skip_special_tokens=True).strip(), bool(new) and new[-1] in ends) for new in found]
 
 
 def score(said: Sequence[tuple[str, bool]], questions: Sequence[Question]) -> Numbers:
-    """ended (share of the answers that came to an end) and token_f1 (mean of `token_f1` with the reference answers)."""
+    """ended (share of the answers with an end token) and token_f1 (mean of `token_f1` with the reference answers)."""
     f1 = [token_f1(text, question.answer) for (text, _), question in zip(said, questions, strict=True)]
     return {"ended": sum(ended for _, ended in said) / len(said), "token_f1": sum(f1) / len(f1)}
 
 
 def token_f1(a: str, b: str) -> float:
-    """Harmonic mean of the shares of each text's words that the other has, each word as often as it stands there.
+    """F1 of the words of two texts, counted with repetition (Rajpurkar et al. 2016, section 6.1); 0 if they share none.
 
-    Words are runs of letters, digits and underscores, in lower case (after Rajpurkar et al. 2016, section 6.1, who also
-    leave articles out). 0 where they share none.
+    Words are runs of letters, digits and underscores, in lower case. Articles count too, unlike in the paper.
     """
     words = [collections.Counter(re.findall(r"\w+", text.lower())) for text in (a, b)]
     shared = (words[0] & words[1]).total()

@@ -1,4 +1,4 @@
-"""Continues prompts with a decoder: one pass over the prompts, then one compiled step per token with a cache."""
+"""Generates text with a decoder: one pass over the prompts, then one compiled step per token with a cache."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def generate(
     """The new tokens of each prompt: up to and with a stop token, `max_tokens` of them, or to the end of the context.
 
     params: of a Decoder, on one device or sharded. prompts: token ids, of any lengths; they are one batch.
-    on_token(row, token, last) is called as each comes, and ends the row by returning True. What a row draws depends on
-    the seed and its place in the list, not on the rows beside it.
+    on_token(row, token, last) is called with each new token, and ends the row by returning True. The tokens sampled for
+    a row depend on the seed and its place in the list, not on the other rows.
     Raises InputError for a prompt that is empty, leaves no room in the context, or has ids outside the vocabulary.
     """
     config = bind(graphdef, graphdef.abstract).config
@@ -111,7 +111,7 @@ def _start(
     tokens: Tokens,
     keys: jax.Array,
 ) -> tuple[jax.Array, Cache]:
-    """Reads the prompts; the first new token."""
+    """Reads the prompts and chooses the first new token."""
     model = bind(graphdef, params)
     cache = Cache.empty(model.config, tokens_BT.shape[0], slots)
     return _next(model, sampling, cache, tokens_BT, tokens, keys)
@@ -121,7 +121,7 @@ def _start(
 def _step(
     graphdef: GraphDef, sampling: Sampling, params: Any, cache: Cache, tokens_B: jax.Array, keys: jax.Array
 ) -> tuple[jax.Array, Cache]:
-    """Reads the token chosen last; the next one."""
+    """Reads the last token and chooses the next one."""
     last = jax.lax.dynamic_index_in_dim(cache.tokens.positions_BT, cache.length - 1, axis=1)
     tokens = Tokens(jnp.ones_like(last), last + 1)
     return _next(bind(graphdef, params), sampling, cache, tokens_B[:, None], tokens, keys)

@@ -1,4 +1,4 @@
-"""Evaluation of a token classifier: entities scored by seqeval on whole sentences."""
+"""Evaluation of a token classifier: entity F1 by seqeval, on whole sentences."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def predict(model: Any, batch: Batch) -> dict[str, jax.Array]:
 
 
 def outputs(model: Any, windows: Windows, batches: Batches) -> dict[str, list[np.ndarray]]:
-    """What `predict` says of each window: arrays over its positions, by name.
+    """The arrays of `predict` for each window, over its positions, by name.
 
     Raises ValueError where the batches do not hold every window.
     """
@@ -101,7 +101,7 @@ def _write(path: Path, sentences: Sequence[Sentence], predicted: list[list[str]]
 
 
 def table(numbers: Numbers) -> Table:
-    """The numbers of an evaluation for the terminal: a row per entity type, then all of them."""
+    """The numbers of an evaluation as a table for the terminal: a row per entity type, then the total."""
     shown = Table(caption=f"accuracy {numbers['accuracy']:.4f}, loss {numbers['loss']:.4f}")
     shown.add_column("entity")
     for name in ("f1", "precision", "recall", "support"):

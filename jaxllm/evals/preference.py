@@ -1,4 +1,4 @@
-"""How well a model tells chosen from rejected answers, and how far it has gone from its reference."""
+"""Evaluation of preference tuning: accuracy and margins on pairs, and the KL divergence from the reference."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from jaxllm.types import LossFn, Metrics, Numbers
 
 
 def evaluator(loss: LossFn, batches: AnswerBatches) -> Callable[[Runner], Numbers]:
-    """An evaluation that gives a loss and its other metrics over all of the answers: sums over them, divided once.
+    """An evaluation that computes a loss and its other metrics over all answers: sums over batches, divided once.
 
-    A loss that couples the examples of a batch is that of these batches.
+    For a loss that couples the examples of a batch, the result depends on how these batches are made.
     """
 
     def metrics(model: Any, answers: Any) -> Metrics:
@@ -36,10 +36,10 @@ def evaluator(loss: LossFn, batches: AnswerBatches) -> Callable[[Runner], Number
 
 
 def log_ratios(policy: Runner, reference: Runner, batches: AnswerBatches) -> Numbers:
-    """Which answers of pairs the policy favours beside its reference, whatever loss it was trained by.
+    """How the log-ratios of policy and reference, summed over an answer's tokens, compare within pairs, for any loss.
 
-    log_ratio_margin: by how many nats log policy / reference of the chosen answer is above that of the rejected one, on
-    average. log_ratio_accuracy: the share of pairs where it is above. Of the sums over an answer's tokens.
+    log_ratio_margin: the mean of the chosen answer's log-ratio minus the rejected one's, in nats. log_ratio_accuracy:
+    the share of pairs where it is above 0.
     """
     both = (answer_logps(model, batches) for model in (policy, reference))
     margins = []
@@ -71,7 +71,7 @@ def drift(
     batch_size: int = 64,
     seed: int = 0,
 ) -> Numbers:
-    """What the policy says to prompts, one answer sampled for each at temperature 1, beside its reference.
+    """The policy's KL divergence from its reference, from one answer per prompt, sampled at temperature 1.
 
     kl: the mean of log policy(answer) - log reference(answer), in nats per answer: an unbiased estimate of the
     Kullback-Leibler divergence of the policy from the reference over the first `max_tokens` tokens. kl_error: the

@@ -1,15 +1,16 @@
-"""What values an argument of a loss may take: part of its signature, and checked before anything is loaded.
+"""The arguments of losses: which values each may take, read from the function's signature and checked.
 
 def my_loss(p: PairLogps, *, beta: Positive = 0.1): ...
 """
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import math
 import numbers
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ from jaxllm.types import InputError
 
 
 class Rule(NamedTuple):
-    """A condition on a number, for `Annotated`, and how to say it: "must be {text}"."""
+    """A condition on a number, for `Annotated`, and its words in a message: "must be {text}"."""
 
     text: str
     holds: Callable[[float], bool]
@@ -35,7 +36,7 @@ Divergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_diverge
 
 
 def parameters(fn: Callable[..., Any], after: int) -> dict[str, inspect.Parameter]:
-    """The parameters of `fn` by name, without the first `after`, annotations evaluated where they can be."""
+    """The parameters of `fn` by name, without the first `after`; annotations are evaluated where that is possible."""
     try:
         signature = inspect.signature(fn, eval_str=True)
     except NameError:  # an annotation imported for type checkers alone
@@ -43,9 +44,21 @@ def parameters(fn: Callable[..., Any], after: int) -> dict[str, inspect.Paramete
     return dict(list(signature.parameters.items())[after:])
 
 
+def bind(loss: str, known: Mapping[str, inspect.Parameter], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments with strings converted to the types of defaults. Raises InputError for any that is wrong."""
+    missing = [name for name, p in known.items() if p.default is p.empty and name not in arguments]
+    if missing:
+        raise InputError(f"loss {loss!r} needs {', '.join(missing)}: give it as --loss-args {missing[0]}=VALUE")
+    bound = {name: _convert(loss, known[name], x) if name in known else x for name, x in arguments.items()}
+    check(loss, known, bound)
+    return bound
+
+
 def check(loss: str, known: Mapping[str, inspect.Parameter], arguments: Mapping[str, Any]) -> None:
-    """Raises InputError that names the loss, the argument and what it may be. A traced value passes."""
+    """Raises InputError for an unknown argument or a value that it may not have. A traced value passes."""
     for name, value in arguments.items():
+        if name not in known:
+            raise InputError(f"loss {loss!r} has no argument {name!r}{suggestion(name, known)}")
         annotation = known[name].annotation
         if typing.get_origin(annotation) is Literal and value not in (choices := typing.get_args(annotation)):
             raise InputError(f"loss {loss!r}: {name}={value!r} must be one of {', '.join(map(str, choices))}")
@@ -53,3 +66,32 @@ def check(loss: str, known: Mapping[str, inspect.Parameter], arguments: Mapping[
             number = isinstance(value, numbers.Real) and not isinstance(value, bool)
             if isinstance(rule, Rule) and not isinstance(value, jax.Array) and not (number and rule.holds(value)):
                 raise InputError(f"loss {loss!r}: {name}={value!r} must be {rule.text}")
+
+
+def _convert(loss: str, parameter: inspect.Parameter, x: Any) -> Any:
+    """A string from the command line as the type of the parameter's default. Raises InputError."""
+    kind = type(parameter.default)
+    if not isinstance(x, str) or kind in (str, type(None)) or parameter.default is parameter.empty:
+        return x
+    try:
+        if kind is bool:
+            return {"true": True, "false": False, "1": True, "0": False}[x.lower()]
+        return kind(x)
+    except (KeyError, ValueError):
+        raise InputError(f"loss {loss!r}: {parameter.name}={x!r} is not a {kind.__name__}") from None
+
+
+def domain(parameter: inspect.Parameter) -> str:
+    """The values that an argument may take, in words."""
+    annotation = parameter.annotation
+    if typing.get_origin(annotation) is Literal:
+        return ", ".join(map(str, typing.get_args(annotation)))
+    rules = [rule.text for rule in getattr(annotation, "__metadata__", ()) if isinstance(rule, Rule)]
+    return "; ".join(rules) or ("" if annotation is parameter.empty else getattr(annotation, "__name__", ""))
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest that is known, or all of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(known)}" if known else ""

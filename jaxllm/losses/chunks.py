@@ -1,4 +1,4 @@
-"""A function of every token, over chunks of positions, computed again for its gradient."""
+"""Applies a function of hidden states to chunks of positions, and recomputes each chunk in the backward pass."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Compute = Callable[[Any, jax.Array], Any]
 
 
 def device_rows(B: int) -> int:
-    """How many of B rows one device of the mesh that is set holds."""
+    """How many of B rows each device of the current mesh holds."""
     shards = math.prod(map(cuts, ROWS[0]))
     return B // shards if B % shards == 0 else B
 
@@ -25,9 +25,9 @@ def device_rows(B: int) -> int:
 def over_chunks(compute: Compute, hidden: Any, targets_BT: jax.Array, weights_BT: jax.Array, length: int) -> Any:
     """`compute(hidden, targets_BT)` for chunks of about `length` positions of all rows at a time.
 
-    Where the weights of a chunk are all 0 nothing is computed and the values are 0. The gradient is that of `compute`,
-    for the floats in `hidden` and for those that it closes over; weights get none. It is added up chunk by chunk in
-    place, where automatic differentiation would carry a copy of the head through every chunk.
+    Chunks whose weights are all 0 are skipped, and their values are 0. The gradient is that of `compute`, for the
+    floats in `hidden` and for those that it closes over; weights get none. It is accumulated in place chunk by chunk,
+    where automatic differentiation would carry a copy of the head through every chunk.
     """
     if length >= targets_BT.shape[1]:
         return compute(hidden, targets_BT)
@@ -51,8 +51,8 @@ def sum_over_chunks(
 ) -> jax.Array:
     """The sum of `weights_BT * compute(hidden, targets_BT)`, whose `compute` gives one float [B, C].
 
-    As `over_chunks`, but a sum's gradient is known up to one factor before what follows is, so it is taken while a
-    chunk's logits are there: three matmuls with the head instead of four.
+    As `over_chunks`, but the gradient of a sum is known up to one factor in the forward pass already, so it is computed
+    while a chunk's logits exist: three matmuls with the head instead of four.
     """
     if length >= targets_BT.shape[1]:
         return jnp.sum(compute(hidden, targets_BT) * weights_BT)
@@ -76,10 +76,10 @@ def sum_over_chunks(
 
 @dataclasses.dataclass(frozen=True)
 class _Chunked:
-    """A `compute` by chunks.
+    """A `compute` in chunks.
 
-    `arguments` are what it closes over, the floats of its hidden, and the rest of that with the targets; `at` is where
-    each leaf of hidden is among the last two.
+    `arguments` are the arrays that it closes over, the floats of `hidden`, and the other leaves of `hidden` with the
+    targets; `at` is the place of each leaf of `hidden` among the last two.
     """
 
     pure: Callable[..., Any]
@@ -109,16 +109,16 @@ class _Chunked:
         return cls(pure, cut, (list(constants), floats, rest), at, tree, shapes, out)
 
     def chunk(self, constants: Any, floats: Any, rest: Any) -> list[jax.Array]:
-        """The values of one."""
+        """The values of one chunk."""
         leaves = [*floats, *rest]
         return jax.tree.leaves(self.pure(*(leaves[i] for i in self.at), rest[-1], *constants))
 
     def nothing(self) -> list[jax.Array]:
-        """The values of one whose weights are 0."""
+        """The values of a chunk that is skipped."""
         return [jnp.zeros(shape.shape, shape.dtype) for shape in self.shapes]
 
     def values(self, constants: Any, floats: Any, rest: Any, weights: jax.Array) -> list[jax.Array]:
-        """Of all."""
+        """The values of all positions."""
 
         def body(_: None, chunk: Any) -> tuple[None, list[jax.Array]]:
             floats, rest, weights = chunk
@@ -127,7 +127,7 @@ class _Chunked:
         return self.cut.join(jax.lax.scan(body, None, self.cut.split((floats, rest, weights)))[1])
 
     def pull(self, constants: Any, floats: Any, rest: Any, weights: jax.Array, given: Any) -> tuple[Any, Any, Any]:
-        """The float values of all, and the gradients of constants and floats, given those of the values."""
+        """The float values of all positions, and the gradients of constants and floats for given cotangents."""
 
         def body(total: Any, chunk: Any) -> tuple[Any, Any]:
             floats, rest, weights, given = chunk
@@ -151,7 +151,7 @@ class _Chunked:
 class _Cut:
     """How T positions are cut: into `parts` over devices, and each of those into `count` chunks of `length`.
 
-    Chunks cut the sequence, not the rows, so that rows stay sharded as they are; and each device's part of it alike.
+    Chunks cut the sequence and not the rows, so that rows stay sharded. Each device's part is cut in the same way.
     """
 
     T: int
@@ -172,7 +172,7 @@ class _Cut:
         return jax.tree.map(one, tree)
 
     def join(self, tree: Any) -> Any:
-        """The way back."""
+        """The inverse of `split`."""
 
         def one(x: jax.Array) -> jax.Array:
             B, rest = x.shape[1], x.shape[3:]

@@ -1,7 +1,7 @@
-"""What every loss of the DPO family can be given, applied to the pairs before the loss sees them, in this one place.
+"""The options of every loss with a reference: f-divergences (f-DPO), length desensitising (LD-DPO) and WPO's weights.
 
-A loss is written for the log-ratio of policy and reference, of a KL-regularised objective. Another divergence, or
-log-probabilities that count the tail of the longer answer less, only replace the sums it reads.
+A loss is written for the log-ratio of policy and reference under a KL-regularised objective. The first two options
+replace the sums that it reads, so no loss has code for them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def with_scores(p: PairLogps, f_divergence: str, f_alpha: float) -> PairLogps:
     def score(x_B: jax.Array) -> jax.Array:
         if f_divergence == "js_divergence":
             return math.log(2) + jax.nn.log_sigmoid(x_B)
-        # Capped where the loss could no longer square it.
+        # Capped so that a loss can still square it.
         cap = math.log(jnp.finfo(x_B.dtype).max) / 4
         return jnp.expm1(jnp.minimum((power - 1) * x_B, cap)) / (power - 1)
 
@@ -60,9 +60,10 @@ def with_scores(p: PairLogps, f_divergence: str, f_alpha: float) -> PairLogps:
 
 
 def policy_weight(p: PairLogps) -> jax.Array:
-    """How likely the policy finds both answers, [B]: w_c w_l, w = exp(mean_t[log p_t - log sum_v p_v^2]), no gradient.
+    """The weight of each pair, [B]: w_c w_l, w = exp(mean_t[log p_t - log sum_v p_v^2]), without gradient.
 
-    WPO (Zhou et al. 2024) weighs each pair so, to make data of another policy count as if it were the policy's own.
+    WPO (Zhou et al. 2024) weights pairs by how likely the policy finds both answers, so that off-policy data
+    approximates on-policy data.
     """
 
     def mean(tokens: Tokens, length_B: jax.Array) -> jax.Array:

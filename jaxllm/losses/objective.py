@@ -1,31 +1,33 @@
-"""From a function of pairs to a loss: `@preference_loss`, and what a weighted sum of such losses comes to."""
+"""`@preference_loss` makes a loss of a function of pairs; `evaluate` computes a weighted sum of such losses."""
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxllm.losses.arguments import Divergence, Fraction, NoSmoothing, Number, check, parameters
+from jaxllm.losses.decorated import Decorated, example_array
 from jaxllm.losses.divergence import desensitise, policy_weight, with_scores
-from jaxllm.losses.pairs import PairLogps, read_pairs
+from jaxllm.losses.pairs import PairLogps, Tokens, read_pairs
 from jaxllm.types import Answers, InputError, Mean, Metrics, Terms
 
 Rewards = tuple[jax.Array, jax.Array]
-"""What a loss takes the rewards of the chosen and of the rejected answers to be, [B] each."""
+"""The rewards that a loss gives the chosen and the rejected answers, [B] each."""
 
 
 class Term(NamedTuple):
-    """A part of a loss: per pair, what a pair counts in the mean (1 unless given), its factor, a name to log it by."""
+    """A part of a loss: factor times a mean over pairs."""
 
     loss_B: jax.Array
     count_B: jax.Array | None = None
+    """How much each pair counts in the mean; 1 unless given."""
     factor: float = 1.0
     name: str = ""
+    """What it is logged as; not at all by default."""
 
 
 def implicit_reward(p: PairLogps, *, beta: float = 1.0) -> Rewards:
@@ -42,31 +44,28 @@ def _with_reference(
     ld_alpha: Fraction = 1.0,
     use_weighting: bool = False,
 ) -> None:
-    """The arguments that every loss with a reference has (divergence.py)."""
+    """The arguments that every loss with a reference takes (divergence.py)."""
 
 
 def _without_smoothing(*, label_smoothing: NoSmoothing = 0.0) -> None:
-    """The argument of a loss without label smoothing: one set of arguments fits all, and none is ignored."""
+    """The argument of a loss without label smoothing: 0 is accepted, so that one set of arguments fits every loss."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class PreferenceLoss:
+class PreferenceLoss(Decorated):
     """A LossFn over `Answers`, and a function of `PairLogps`: per pair (`per_pair`) and of the batch (`mean`)."""
 
-    name: str
-    fn: Callable[..., Any]
-    reference: bool
-    couples_batch: bool
-    needs: tuple[str, ...]
-    reward: Callable[..., Rewards]
-    read: Callable[..., PairLogps]
-    own: Mapping[str, inspect.Parameter]
-    shared: Mapping[str, inspect.Parameter]
+    reward: Callable[..., Rewards] = implicit_reward
+    """The rewards that the loss optimises, for the metrics."""
+    read: Callable[..., PairLogps] = read_pairs
+    """How the pairs are read from a model and a batch."""
+
+    unit: ClassVar[str] = "pair"
 
     @property
-    def __signature__(self) -> inspect.Signature:
-        leading = list(inspect.signature(type(self).__call__).parameters.values())[1:-1]
-        return inspect.Signature([*leading, *self.own.values(), *self.shared.values()])
+    def kind(self) -> str:
+        """pairs (against a reference), "pairs alone" (without), or rewards (of a reward model)."""
+        return "rewards" if self.read is not read_pairs else "pairs" if self.reference else "pairs alone"
 
     def __call__(self, model: Any, batch: Answers, key: jax.Array | None = None, **arguments: Any) -> Metrics:
         return evaluate([(1.0, self, arguments)], model, batch, key)
@@ -77,23 +76,44 @@ class PreferenceLoss:
 
     def per_pair(self, p: PairLogps, **arguments: Any) -> jax.Array:
         """The loss of each pair, [B], as in a batch of one; without a likelihood term that is counted by tokens."""
-        return self.terms(p, **arguments)[0].loss_B
+        return self.each(p, **arguments)
+
+    def each(self, *inputs: Any, **arguments: Any) -> jax.Array:
+        """`per_pair`."""
+        return self.terms(*inputs, **arguments)[0].loss_B
+
+    def example(self, **arguments: Any) -> tuple[PairLogps]:
+        """Pairs as shapes and dtypes."""
+        number, per_token = example_array(8), example_array(8, 5)
+        tokens = Tokens(
+            per_token,
+            example_array(8, 5, dtype=bool),
+            per_token if self.reference else None,
+            per_token if "log_sum_sq" in self.reads(arguments) else None,
+            per_token if "kl" in self.needs else None,
+        )
+        ref = number if self.reference else None
+        return (PairLogps(number, number, ref, ref, number, number, number, number, tokens, tokens),)
 
     def mean(self, p: PairLogps, **arguments: Any) -> jax.Array:
         """The loss of the batch: means by weight over pairs, and over tokens for a term that is counted by tokens."""
         return jnp.asarray(sum(t.factor * _mean(t, p).value() for t in self.terms(p, **arguments)))
 
     def terms(self, p: PairLogps, **arguments: Any) -> list[Term]:
-        """The loss as a sum of terms; the first is the loss itself."""
+        """The loss as a sum of terms; the first is the loss itself. Raises InputError for numbers of a wrong shape."""
         seen, own = self._prepare(p, arguments)
         found = self.fn(seen, **own)
         parts = [t if isinstance(t, Term) else Term(t) for t in (found if type(found) is tuple else (found,))]
+        for term in parts:
+            self.checked(term.loss_B, p)
+            if term.count_B is not None:
+                self.checked(term.count_B, p)
         if arguments.get("use_weighting"):
             parts[0] = parts[0]._replace(loss_B=parts[0].loss_B * policy_weight(p))
         return parts
 
     def metrics(self, p: PairLogps, **arguments: Any) -> Metrics:
-        """Rewards and log-probabilities, under TRL's names."""
+        """Rewards and log-probabilities, under the names that TRL 1.16's DPOTrainer logs."""
         seen, own = self._prepare(p, arguments)
         known = parameters(self.reward, 1)
         values = {name: x.default for name, x in self.own.items()} | own
@@ -109,12 +129,8 @@ class PreferenceLoss:
         return {name: _mean(Term(x_B), p) for name, x_B in found.items()}
 
     def _prepare(self, p: PairLogps, arguments: Mapping[str, Any]) -> tuple[PairLogps, dict[str, Any]]:
-        """The pairs as the loss is to see them, and its own arguments."""
-        known = {**self.own, **self.shared}
-        for name in arguments:
-            if name not in known:
-                raise InputError(f"loss {self.name!r} has no argument {name!r}; there are {', '.join(sorted(known))}")
-        check(self.name, known, arguments)
+        """The pairs after the shared arguments are applied, and the loss's own arguments. Raises InputError."""
+        check(self.name, {**self.own, **self.shared}, arguments)
         if self.reference:
             if p.ref_chosen_B is None or p.ref_rejected_B is None:
                 raise InputError(f"loss {self.name!r} compares with a reference: give ref_chosen and ref_rejected")
@@ -146,7 +162,7 @@ def evaluate(
 
 
 def _mean(term: Term, p: PairLogps) -> Mean:
-    """Over the pairs there are: an absent one adds nothing, whatever its value."""
+    """Over pairs of weight above 0: an absent pair adds nothing, even where its loss is not finite."""
     count_B = p.weight_B if term.count_B is None else p.weight_B * term.count_B
     return Mean(jnp.sum(jnp.where(p.weight_B > 0, count_B * term.loss_B, 0)), jnp.sum(count_B))
 
@@ -162,17 +178,18 @@ def preference_loss(
 ) -> Any:
     """Makes `fn(p: PairLogps, *, hyperparameters) -> loss_B` a LossFn over `Answers`.
 
-    fn may return a tuple: the loss, then `Term`s that are added to it, each with a count of its own. reference: whether
-    it reads the reference's log-probabilities; it then takes f_divergence, f_alpha, ld_alpha and use_weighting too.
-    couples_batch: whether pairs depend on each other. needs: "kl" and "log_sum_sq" of `Tokens`. reward: the rewards
-    that it optimises, for the metrics, from those of the hyperparameters that it names.
+    fn returns one float per pair, or a tuple: that loss, then `Term`s that are added to it, each with its own count.
+    reference: whether fn reads the reference's log-probabilities; the loss then takes f_divergence, f_alpha, ld_alpha
+    and use_weighting too. couples_batch: whether pairs depend on each other. needs: "kl" and "log_sum_sq" of `Tokens`.
+    reward: the rewards that the loss optimises, for the metrics; it is given the hyperparameters that it names.
+    read: how pairs are read from a model and a batch. The head stays chunked, so [B, T, V] is never built.
     """
-    if fn is None:
-        return lambda fn: preference_loss(
-            fn, reference=reference, couples_batch=couples_batch, needs=needs, reward=reward, read=read
-        )
-    own = parameters(fn, 1)
-    shared = parameters(_with_reference, 0) if reference else {}
-    if "label_smoothing" not in own:
-        shared |= parameters(_without_smoothing, 0)
-    return PreferenceLoss(fn.__name__, fn, reference, couples_batch, tuple(needs), reward, read, own, shared)
+
+    def decorate(fn: Callable[..., Any]) -> PreferenceLoss:
+        own = parameters(fn, 1)
+        shared = parameters(_with_reference, 0) if reference else {}
+        if "label_smoothing" not in own:
+            shared |= parameters(_without_smoothing, 0)
+        return PreferenceLoss(fn.__name__, fn, own, shared, reference, couples_batch, tuple(needs), reward, read)
+
+    return decorate if fn is None else decorate(fn)

@@ -1,7 +1,7 @@
-"""The log-probabilities of pairs of answers: what a preference loss reads.
+"""The log-probabilities of pairs of answers that preference losses read.
 
-They come from packed rows and a model (`read_pairs`), or from plain lists (`PairLogps.of`); a loss cannot tell. Here
-the axis B is of pairs, and T of tokens.
+They come from packed rows and a model (`read_pairs`) or from plain lists (`PairLogps.of`). Here the axis B is of pairs,
+and T of tokens.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from jaxllm.types import Answers, InputError
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Tokens:
-    """Per token of one side of each pair, in order: values where `mask_BT` (bool), anything elsewhere.
-
-    logps_BT: the policy's log-probabilities, in nats; ref_logps_BT the reference's. log_sum_sq_BT: log sum_v p_v^2 of
-    the policy. kl_BT: KL(reference || policy) of the next-token distributions. None: not asked for.
-    """
+    """Per token of one side of each pair, in order. Where `mask_BT` is false the values mean nothing."""
 
     logps_BT: jax.Array
+    """float32, nats. The policy's log-probability of each token."""
     mask_BT: jax.Array
+    """bool. Which tokens are the answer's; sum over them with `.sum(values_BT)`, which gives [B]."""
     ref_logps_BT: jax.Array | None = None
+    """float32, nats. The reference's log-probability of each token; None without a reference."""
     log_sum_sq_BT: jax.Array | None = None
+    """float32, nats. log sum_v p_v^2 of the policy, without gradient; None unless "log_sum_sq" is in needs."""
     kl_BT: jax.Array | None = None
+    """float32, nats. sum_v q_v log(q_v / p_v), q the reference and p the policy; None unless "kl" is in needs."""
 
     def sum(self, values_BT: jax.Array) -> jax.Array:
         """The sum of values over the tokens, [B]."""
@@ -40,35 +41,42 @@ class Tokens:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PairLogps:
-    """Per pair: sums of log-probabilities over the answer's tokens, in nats, lengths in tokens, weight and margin.
-
-    The weight is 0 where there is no pair. The reference's sums are None where there is no reference.
-    """
+    """The log-probabilities of pairs of answers. The sums over tokens are float32 or better, as the logits are."""
 
     chosen_B: jax.Array
+    """float32, nats. The policy's log-probability of the chosen answer, summed over its tokens."""
     rejected_B: jax.Array
+    """float32, nats. The policy's log-probability of the rejected answer, summed over its tokens."""
     ref_chosen_B: jax.Array | None
+    """float32, nats. The reference's log-probability of the chosen answer; None without a reference."""
     ref_rejected_B: jax.Array | None
+    """float32, nats. The reference's log-probability of the rejected answer; None without a reference."""
     chosen_length_B: jax.Array
+    """float32, tokens. The length of the chosen answer."""
     rejected_length_B: jax.Array
+    """float32, tokens. The length of the rejected answer."""
     weight_B: jax.Array
+    """float32. How much the pair counts in the mean; 0 in a slot without a pair."""
     margin_B: jax.Array
+    """float32. The margin that the data gives the pair, in the unit of the reward; 0 where it gives none."""
     chosen_tokens: Tokens
+    """Tokens. The chosen answer token by token."""
     rejected_tokens: Tokens
+    """Tokens. The rejected answer token by token."""
 
     @property
     def chosen_ratio_B(self) -> jax.Array:
-        """log of policy over reference, of the chosen answer."""
+        """float32, nats. chosen_B - ref_chosen_B: the log-ratio of policy and reference."""
         return self.chosen_B - _present(self.ref_chosen_B)
 
     @property
     def rejected_ratio_B(self) -> jax.Array:
-        """log of policy over reference, of the rejected answer."""
+        """float32, nats. rejected_B - ref_rejected_B."""
         return self.rejected_B - _present(self.ref_rejected_B)
 
     @property
     def delta_B(self) -> jax.Array:
-        """How much more the policy than the reference prefers the chosen answer."""
+        """float32, nats. chosen_ratio_B - rejected_ratio_B; DPO's logit is beta times this."""
         return self.chosen_ratio_B - self.rejected_ratio_B
 
     @staticmethod
@@ -98,7 +106,7 @@ class PairLogps:
 
 
 def ragged(name: str, logps: Sequence[Any], ref: Sequence[Any] | None, log_sum_sq: Sequence[Any] | None) -> Tokens:
-    """Lists of unequal length as padded arrays. Raises InputError where a list's companion has another length."""
+    """Lists of unequal length as padded arrays. Raises InputError where lists of one answer differ in length."""
     rows = [jnp.asarray(row, dtype=float) for row in logps]
     lengths = [row.shape[0] for row in rows]
 
@@ -120,7 +128,7 @@ def ragged(name: str, logps: Sequence[Any], ref: Sequence[Any] | None, log_sum_s
 
 
 def pairs_of(chosen: Tokens, rejected: Tokens, weight_B: jax.Array, margin_B: jax.Array) -> PairLogps:
-    """Sums and lengths from the tokens."""
+    """`PairLogps` with sums and lengths computed from the tokens."""
     length = lambda tokens: jnp.sum(tokens.mask_BT, axis=1).astype(tokens.logps_BT.dtype)  # noqa: E731
     ref = lambda tokens: None if tokens.ref_logps_BT is None else tokens.sum(tokens.ref_logps_BT)  # noqa: E731
     return PairLogps(
@@ -149,7 +157,7 @@ def per_token(sum_B: jax.Array, length_B: jax.Array) -> jax.Array:
 
 
 def partners(answers: Answers) -> tuple[jax.Array, jax.Array]:
-    """Who is paired with whom in each row: (the rejected answer of each chosen one [B, A], is there one [B, A])."""
+    """Which answers of each row form pairs: (the rejected answer of each chosen one, whether there is one), [B, A]."""
     present_BA = answers.weight_BA > 0
     same_BAA = answers.pair_BA[:, :, None] == answers.pair_BA[:, None, :]
     match_BAA = same_BAA & ((answers.side_BA == 1) & present_BA)[:, :, None]
@@ -213,7 +221,7 @@ def read_pairs(
     def side(index_BA1: jax.Array) -> Tokens:
         mask_BAT = (answer_BT[:, None, :] == index_BA1) & paired_BA[:, :, None]
         rows = jax.tree.map(lambda x: jnp.broadcast_to(x[:, None, :], (B, A, T)).reshape(B * A, T), tokens)
-        return Tokens(rows.logps_BT, mask_BAT.reshape(B * A, T), rows.ref_logps_BT, rows.log_sum_sq_BT, rows.kl_BT)
+        return dataclasses.replace(rows, mask_BT=mask_BAT.reshape(B * A, T))
 
     both_BA = jnp.minimum(answers.weight_BA, jnp.take_along_axis(answers.weight_BA, rejected_BA, axis=1))
     weight_B = jnp.where(paired_BA, both_BA, 0).reshape(-1)

@@ -2,8 +2,8 @@
 
 In the equations c and l are the log-probabilities of the chosen and of the rejected answer under the policy, rc and rl
 under the reference; u = c - rc and v = l - rl the log-ratios (or their scores, where another divergence is set) and
-d = u - v; n_c and n_l lengths in tokens, b = beta, e = label_smoothing, s the sigmoid and L its logarithm. What is
-minimised is the mean over pairs.
+d = u - v; n_c and n_l lengths in tokens, b = beta, e = label_smoothing, s the sigmoid and L its logarithm. The loss
+of a batch is the mean over pairs.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def ipo(p: PairLogps, *, beta: Positive = 0.1) -> jax.Array:
 def exo_pair(p: PairLogps, *, beta: Positive = 0.1, label_smoothing: PositiveSmoothing = 1e-3) -> jax.Array:
     """KL of the policy's preference s(bd) from the label's: s(bd) [L(bd) - log(1-e)] + s(-bd) [L(-bd) - log e].
 
-    EXO for pairs (Ji et al. 2024); a certain label, e = 0, is infinitely far.
+    EXO for pairs (Ji et al. 2024). At e = 0, a certain label, the divergence is infinite.
     """
     x_B, e = beta * p.delta_B, label_smoothing
     agree_B = _sigmoid(x_B) * (_log_sigmoid(x_B) - jnp.log1p(-e))
@@ -96,7 +96,8 @@ def sppo_hard(p: PairLogps, *, beta: Positive = 0.1) -> jax.Array:
 def aot(p: PairLogps, *, beta: Positive = 0.1, label_smoothing: Smoothing = 0.0) -> jax.Array:
     """-(1-e) L(bq) - e L(-bq), q = sort(c - l) - sort(rc - rl) over the batch (Melnyk et al. 2024, paired).
 
-    The policy's margins are to dominate the reference's as distributions. A pair's loss is that of its margin's rank.
+    It pushes the distribution of the policy's margins above that of the reference's. A pair's loss is that of its
+    margin's rank.
     """
     margin_B = p.chosen_B - p.rejected_B
     return _dominate(margin_B, margin_B - p.delta_B, p.weight_B, beta, label_smoothing)
@@ -111,7 +112,7 @@ def aot_unpaired(p: PairLogps, *, beta: Positive = 0.1, label_smoothing: Smoothi
 def _dominate(
     high_B: jax.Array, low_B: jax.Array, weight_B: jax.Array, beta: float, label_smoothing: float
 ) -> jax.Array:
-    absent_B = weight_B == 0  # sorted to the end of both
+    absent_B = weight_B == 0  # sorted to the end of both lists
     order_B = jnp.lexsort((high_B, absent_B))
     other_B = jnp.lexsort((low_B, absent_B))
     quantile_B = jnp.argsort(order_B)  # of each pair, in `high`

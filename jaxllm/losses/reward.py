@@ -17,9 +17,9 @@ from jaxllm.types import Answers, InputError
 def read_rewards(
     model: Any, answers: Answers, key: jax.Array | None, *, reference: bool = False, needs: Collection[str] = ()
 ) -> PairLogps:
-    """The pairs in packed rows with rewards for log-probabilities: of an answer, the head's number at its last token.
+    """The pairs in packed rows, with rewards in place of log-probabilities.
 
-    Raises InputError for a head of another width.
+    The reward of an answer is the head's number at its last token. Raises InputError for a head of another width.
     """
     batch = answers.batch
     hidden_BTD, _ = model.hidden(batch, key)

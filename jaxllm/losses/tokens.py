@@ -1,16 +1,16 @@
-"""Losses per token, through a head that never builds [B, T, V].
+"""Losses per token, and the chunked head that they and all other losses share: [B, T, V] is never built.
 
-`over_tokens` runs any function of the logits over chunks of tokens and computes each chunk's logits again in the
-backward pass, so memory holds one chunk of logits at a time whatever the vocabulary.
+`over_tokens` runs a function of the logits over chunks of tokens and recomputes each chunk's logits in the backward
+pass, so memory holds one chunk of logits at a time, however large the vocabulary.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import inspect
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +18,11 @@ import jax.numpy as jnp
 from jaxllm.axes import cuts
 from jaxllm.losses.arguments import Fraction, NonNegative, Positive, parameters
 from jaxllm.losses.chunks import device_rows, over_chunks, sum_over_chunks
+from jaxllm.losses.decorated import Decorated, example_array
 from jaxllm.types import Batch, InputError, LossFn, Mean, Metrics
 
 LOGITS_BYTES = 64 * 2**20
-"""How much float32 logits one chunk may take on a device; all of it at once where it fits."""
+"""Most bytes of float32 logits that one chunk may take on a device. A batch that fits is one chunk."""
 
 
 def over_tokens(
@@ -33,8 +34,8 @@ def over_tokens(
 ) -> tuple[Any, Metrics]:
     """`fn(logits_NV, targets_N) -> values [N]` (or a tree of them) at every token: [B, T] values, the model's metrics.
 
-    Where a chunk's weights are all 0 nothing is computed and the values are 0. Through `sum_over_chunks` it is the sum
-    of weights times values instead, and cheaper to differentiate.
+    Chunks whose weights are all 0 are skipped, and their values are 0. through=sum_over_chunks returns the sum of
+    weights times values instead, which is cheaper to differentiate.
     """
     hidden_BTD, aux = model.hidden(batch, key)
     return over_hidden(model.head, hidden_BTD, batch, fn, through), aux
@@ -73,20 +74,20 @@ def over_hidden(
     fn: Callable[[Any, jax.Array], Any],
     through: Callable[..., Any] = over_chunks,
 ) -> Any:
-    """`over_tokens` for a hidden state that is there: [B, T, D], or a tree of [B, T, ...] that the head takes."""
+    """`over_tokens` from hidden states: [B, T, D], or a tree of [B, T, ...] that `head` takes."""
     B, T = batch.targets_BT.shape
     parts = cuts("context")
     parts = parts if T % parts == 0 else 1
 
     def compute(hidden: Any, targets_BC: jax.Array) -> Any:
-        if parts > 1:  # rows and positions are both cut over devices, and one axis of both could not be
+        if parts > 1:  # rows and positions are sharded over different axes, so they cannot become one
             return jax.vmap(fn)(head(hidden), targets_BC)
         values = fn(head(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), hidden)), targets_BC.reshape(-1))
         return jax.tree.map(lambda v: v.reshape(targets_BC.shape), values)
 
     position = jax.tree.map(lambda x: jax.ShapeDtypeStruct((device_rows(B), *x.shape[2:]), x.dtype), hidden)
     size = sum(x.size for x in jax.tree.leaves(jax.eval_shape(lambda h: head(h), position)))
-    length = max(1, LOGITS_BYTES // (4 * size))  # the chunk's positions, over the rows of a device
+    length = max(1, LOGITS_BYTES // (4 * size))  # positions of a chunk, for all rows of a device
     return through(compute, hidden, batch.targets_BT, batch.weights_BT, length)
 
 
@@ -109,28 +110,35 @@ def token_kl(p_NV: jax.Array, q_NV: jax.Array) -> jax.Array:
     return jnp.sum(p_NV * jnp.where(p_NV > 0, log_p_NV - log_q_NV, 0), axis=-1)  # 0 log 0 is 0
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class TokenLoss(Decorated):
+    """A LossFn over `Batch`: the mean over tokens, by weight, of a function of their logits. The head is chunked."""
+
+    over: Callable[..., Any] = over_tokens
+
+    unit: ClassVar[str] = "token"
+
+    def __call__(self, model: Any, batch: Batch, key: jax.Array | None = None, **arguments: Any) -> Metrics:
+        total, _ = self.over(model, batch, functools.partial(self.each, **arguments), key, sum_over_chunks)
+        return {"loss": Mean(total, jnp.sum(batch.weights_BT))}
+
+    def example(self, **arguments: Any) -> tuple[Any, ...]:
+        """Logits, the teacher's too where they are read, and targets, as shapes and dtypes."""
+        logits_NV = example_array(8, 6)
+        return (logits_NV, *[logits_NV] * (self.over is over_both), example_array(8, dtype=jnp.int32))
+
+
 def token_loss(fn: Callable[..., jax.Array]) -> LossFn:
-    """Makes `fn(logits_NV, targets_N, **hyperparameters) -> loss_N` a LossFn, chunked: the mean over tokens."""
-    return _mean_over(over_tokens, fn, parameters(fn, 2))
+    """Makes `fn(logits_NV, targets_N, **hyperparameters) -> loss_N` a LossFn: the mean over tokens, by weight.
+
+    logits_NV: float32 (or better). targets_N: int32. loss_N: one float per token. It is run over chunks of tokens.
+    """
+    return TokenLoss(fn.__name__, fn, parameters(fn, 2))
 
 
 def distillation_loss(fn: Callable[..., jax.Array]) -> LossFn:
     """`token_loss` for `fn(logits_NV, teacher_logits_NV, targets_N, **hyperparameters) -> loss_N`."""
-    return _mean_over(over_both, fn, parameters(fn, 3))
-
-
-def _mean_over(
-    over: Callable[..., Any], fn: Callable[..., jax.Array], arguments: dict[str, inspect.Parameter]
-) -> LossFn:
-    @functools.wraps(fn)
-    def loss(model: Any, batch: Batch, key: jax.Array | None = None, **hyperparameters: Any) -> Metrics:
-        total, _ = over(model, batch, functools.partial(fn, **hyperparameters), key, sum_over_chunks)
-        return {"loss": Mean(total, jnp.sum(batch.weights_BT))}
-
-    leading = list(inspect.signature(loss, follow_wrapped=False).parameters.values())[:-1]
-    loss.__signature__ = inspect.Signature([*leading, *arguments.values()])  # type: ignore[attr-defined]
-    loss.of_tokens = True  # type: ignore[attr-defined]
-    return loss
+    return TokenLoss(fn.__name__, fn, parameters(fn, 3), over=over_both)
 
 
 @token_loss
@@ -156,7 +164,7 @@ def cross_entropy(
 def dft(logits_NV: jax.Array, targets_N: jax.Array) -> jax.Array:
     """Dynamic fine-tuning, [N]: -p log p, no gradient through the factor p (Wu et al. 2025).
 
-    Cross entropy's gradient is a policy gradient whose reward is 1 / p; the factor takes that away.
+    Cross entropy's gradient is a policy gradient with the reward 1 / p; the factor p cancels it.
     """
     logp_N = token_logprobs(logits_NV, targets_N)
     return -jax.lax.stop_gradient(jnp.exp(logp_N)) * logp_N
@@ -166,7 +174,7 @@ def dft(logits_NV: jax.Array, targets_N: jax.Array) -> jax.Array:
 def focal(logits_NV: jax.Array, targets_N: jax.Array, *, gamma: NonNegative = 2.0) -> jax.Array:
     """Focal loss, [N]: -(1 - p)^gamma log p, which is cross entropy at gamma 0 (Lin et al. 2017, equation 4)."""
     logp_N = token_logprobs(logits_NV, targets_N)
-    missing_N = jnp.maximum(-jnp.expm1(logp_N), jnp.finfo(logp_N.dtype).tiny)  # a power has no slope at 0
+    missing_N = jnp.maximum(-jnp.expm1(logp_N), jnp.finfo(logp_N.dtype).tiny)  # a power has no gradient at 0
     return -(missing_N**gamma) * logp_N
 
 
@@ -185,7 +193,7 @@ def jsd(
     KL(s || t): the limits of the divergence over b and over 1-b (Agarwal et al. 2024, GKD, section 2). The model has a
     `teacher`.
     """
-    lowest = jnp.finfo(logits_NV.dtype).min / 2  # a token that is ruled out: log 0 has no slope
+    lowest = jnp.finfo(logits_NV.dtype).min / 2  # of a token with probability 0: log 0 has no gradient
     student_NV, teacher_NV = (
         jnp.maximum(jax.nn.log_softmax(x_NV / temperature), lowest) for x_NV in (logits_NV, teacher_NV)
     )
@@ -198,8 +206,8 @@ def jsd(
 def unlikelihood(model: Any, batch: Batch, key: jax.Array | None = None, *, alpha: NonNegative = 1.0) -> Metrics:
     """Cross entropy and, against repetition, -alpha times the sum of log(1 - p(c)) over the candidates c of a token.
 
-    The candidates are the tokens of the document before the target, each once, without the target (Welleck et al. 2020,
-    equations 4 and 5). The mean over weighted tokens.
+    The candidates are the tokens of the document before the target, each counted once, without the target (Welleck et
+    al. 2020, equations 4 and 5). The mean over tokens, by weight.
     """
     B, T = batch.tokens_BT.shape
     row_BT, position_BT = jnp.indices((B, T))
@@ -224,8 +232,11 @@ def unlikelihood(model: Any, batch: Batch, key: jax.Array | None = None, *, alph
     return {"loss": Mean(jnp.sum(values_BT * batch.weights_BT), jnp.sum(batch.weights_BT))}
 
 
+unlikelihood.kind = "tokens"  # type: ignore[attr-defined]
+
+
 def _first_of_kind(batch: Batch) -> jax.Array:
-    """Whether a token stands for the first time in its document, [B, T]."""
+    """Whether a token occurs for the first time in its document, [B, T]."""
 
     def row(tokens_T: jax.Array, segments_T: jax.Array) -> jax.Array:
         order_T = jnp.lexsort((tokens_T, segments_T))  # stable: equal tokens stay in order

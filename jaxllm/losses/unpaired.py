@@ -1,16 +1,16 @@
-"""Preference losses of single answers, each called desirable or undesirable. Here the axis B is of answers."""
+"""Preference losses of single answers, each labelled desirable or undesirable. Here the axis B is of answers."""
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from jaxllm.losses.arguments import NonNegative, Positive, parameters
+from jaxllm.losses.decorated import Decorated, example_array
 from jaxllm.losses.pairs import ragged, read_tokens
 from jaxllm.types import Answers, Mean, Metrics
 
@@ -18,23 +18,24 @@ from jaxllm.types import Answers, Mean, Metrics
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class AnswerLogps:
-    """Per answer, the sums of log-probabilities over its tokens, in nats; its side; its weight, 0 where absent.
-
-    side_B: +1 desirable, -1 undesirable, 0 an answer to another prompt, there for the KL estimate alone.
-    """
+    """The log-probabilities of single answers."""
 
     logps_B: jax.Array
+    """float32, nats. The policy's log-probability of the answer, summed over its tokens."""
     ref_logps_B: jax.Array
+    """float32, nats. The reference's log-probability of the answer, summed over its tokens."""
     side_B: jax.Array
+    """int32. +1 desirable, -1 undesirable, 0 an answer to another prompt, which only the KL estimate reads."""
     weight_B: jax.Array
+    """float32. How much the answer counts in the mean; 0 in a slot without an answer."""
 
     @property
     def ratio_B(self) -> jax.Array:
-        """log of policy over reference."""
+        """float32, nats. logps_B - ref_logps_B: the log-ratio of policy and reference."""
         return self.logps_B - self.ref_logps_B
 
     def mean(self, values_B: jax.Array, which_B: jax.Array) -> Mean:
-        """Of some of the answers, by weight."""
+        """The weighted mean over the answers where `which_B` is true."""
         weight_B = jnp.where(which_B, self.weight_B, 0)
         return Mean(jnp.sum(jnp.where(weight_B > 0, weight_B * values_B, 0)), jnp.sum(weight_B))
 
@@ -61,28 +62,18 @@ def read_answers(model: Any, answers: Answers, key: jax.Array | None) -> AnswerL
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class UnpairedLoss:
+class UnpairedLoss(Decorated):
     """A LossFn over `Answers`, and a function of `AnswerLogps`: per answer (`per_pair`) and of the batch (`mean`)."""
 
-    name: str
-    fn: Callable[..., jax.Array]
-    couples_batch: bool
-    needs: tuple[str, ...]
-    own: Mapping[str, inspect.Parameter]
-    reference: bool = True
-
-    @property
-    def __signature__(self) -> inspect.Signature:
-        leading = list(inspect.signature(type(self).__call__).parameters.values())[1:-1]
-        return inspect.Signature([*leading, *self.own.values()])
+    unit: ClassVar[str] = "answer"
 
     def __call__(self, model: Any, batch: Answers, key: jax.Array | None = None, **arguments: Any) -> Metrics:
         a = read_answers(model, batch, key)
-        beta = arguments.get("beta", self.own["beta"].default)
+        beta = arguments.get("beta", self.own["beta"].default if "beta" in self.own else 1.0)
         chosen_B, rejected_B = a.side_B == 1, a.side_B == -1
         desirable, undesirable = a.mean(beta * a.ratio_B, chosen_B), a.mean(beta * a.ratio_B, rejected_B)
         return {
-            "loss": self._mean(a, arguments),
+            "loss": self._mean(a, **arguments),
             "kl": Mean(kl_estimate(a), jnp.ones_like(a.logps_B, shape=())),
             "rewards/chosen": desirable,
             "rewards/rejected": undesirable,
@@ -92,15 +83,20 @@ class UnpairedLoss:
         }
 
     def per_pair(self, a: AnswerLogps, **arguments: Any) -> jax.Array:
-        """The loss of each answer, [B]; of a side 0, which counts for nothing, as of an undesirable one."""
-        return self.fn(a, **arguments)
+        """The loss of each answer, [B]; an answer of side 0, which the mean leaves out, counts as undesirable here."""
+        return self.each(a, **arguments)
+
+    def example(self, **arguments: Any) -> tuple[AnswerLogps]:
+        """Answers as shapes and dtypes."""
+        number = example_array(8)
+        return (AnswerLogps(number, number, example_array(8, dtype=jnp.int32), number),)
 
     def mean(self, a: AnswerLogps, **arguments: Any) -> jax.Array:
         """The loss of the batch: the mean over the desirable and undesirable answers."""
-        return self._mean(a, arguments).value()
+        return self._mean(a, **arguments).value()
 
-    def _mean(self, a: AnswerLogps, arguments: Mapping[str, Any]) -> Mean:
-        return a.mean(self.fn(a, **arguments), a.side_B != 0)
+    def _mean(self, a: AnswerLogps, **arguments: Any) -> Mean:
+        return a.mean(self.each(a, **arguments), a.side_B != 0)
 
 
 def kl_estimate(a: AnswerLogps) -> jax.Array:
@@ -108,12 +104,19 @@ def kl_estimate(a: AnswerLogps) -> jax.Array:
     return jax.lax.stop_gradient(jnp.maximum(0, a.mean(a.ratio_B, a.side_B == 0).value()))
 
 
-def unpaired_loss(*, couples_batch: bool = False, needs: Sequence[str] = ()) -> Callable[..., UnpairedLoss]:
+def unpaired_loss(
+    fn: Callable[..., jax.Array] | None = None, *, couples_batch: bool = False, needs: Sequence[str] = ()
+) -> Any:
     """Makes `fn(a: AnswerLogps, *, beta, hyperparameters) -> loss_B` a LossFn over `Answers`.
 
-    needs: "mismatched" asks the data for answers of side 0.
+    fn returns one float per answer. couples_batch: whether answers depend on each other. needs: "mismatched" asks the
+    data for answers of side 0. The rewards that are logged are beta times the log-ratio.
     """
-    return lambda fn: UnpairedLoss(fn.__name__, fn, couples_batch, tuple(needs), parameters(fn, 1))
+
+    def decorate(fn: Callable[..., jax.Array]) -> UnpairedLoss:
+        return UnpairedLoss(fn.__name__, fn, parameters(fn, 1), {}, True, couples_batch, tuple(needs))
+
+    return decorate if fn is None else decorate(fn)
 
 
 @unpaired_loss(couples_batch=True, needs=("mismatched",))
@@ -132,7 +135,7 @@ def kto(
     return _by_side(a, jax.nn.sigmoid(-value_B), jax.nn.sigmoid(value_B), desirable_weight, undesirable_weight)
 
 
-@unpaired_loss()
+@unpaired_loss
 def apo_zero_unpaired(
     a: AnswerLogps,
     *,

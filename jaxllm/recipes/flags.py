@@ -11,7 +11,6 @@ import tyro
 
 from jaxllm.data.loader import Steps
 from jaxllm.losses import Loss, resolve
-from jaxllm.losses.catalogue import kind_of
 from jaxllm.run.folder import operational
 from jaxllm.run.metrics import LOG_TO
 from jaxllm.train.optim import OptimConfig
@@ -166,9 +165,9 @@ def loss_arguments(texts: tuple[str, ...]) -> Mapping[str, str]:
 def token_loss(config: Common) -> Loss:
     """The loss of tokens that the flags name. Raises InputError for one that compares answers."""
     loss = resolve(config.loss, **loss_arguments(config.loss_args))
-    if not isinstance(loss, Loss) or (kind := kind_of(loss.function)) in ("pairs", "pairs alone", "answers"):
+    if loss.kind in ("pairs", "pairs alone", "answers"):
         raise InputError(f"--loss {config.loss} compares answers: use experiments/preference.py, or a loss of tokens")
-    if kind == "rewards":
+    if loss.kind == "rewards":
         raise InputError(f"--loss {config.loss} is a loss of rewards: use experiments/reward.py, or a loss of tokens")
     return loss
 

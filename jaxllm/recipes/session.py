@@ -135,11 +135,19 @@ def describe_mesh(mesh: Mesh) -> str:
     return f"{mesh.size} x {device}" + (f" ({axes})" if axes else "")
 
 
+USAGE = {
+    "ner": "Whole words are labelled by their first sub-word, as in training:\n\n```python\n"
+    'transformers.pipeline("token-classification", model=FOLDER, aggregation_strategy="first")\n```\n\n'
+}
+"""How to use the export of a script, for its model card."""
+
+
 def card(script: str, config: Any, numbers: Mapping[str, float]) -> str:
     """The model card of a run."""
     rows = "\n".join(f"| {name} | {shown(x)} |" for name, x in numbers.items() if _is_shown(name))
     flags = json.dumps(dataclasses.asdict(config), indent=2)
-    return f"Trained by `experiments/{script}.py` of jaxllm.\n\n| | |\n|---|---|\n{rows}\n\n```json\n{flags}\n```\n"
+    opening = f"Trained by `experiments/{script}.py` of jaxllm.\n\n{USAGE.get(script, '')}"
+    return f"{opening}| | |\n|---|---|\n{rows}\n\n```json\n{flags}\n```\n"
 
 
 def shown(x: float | None) -> str:

@@ -1,7 +1,7 @@
-"""The report card of a loss: what must hold for any of them, tried on small random data.
+"""The report card of a loss: checks that every loss must pass, run on small random data.
 
-A loss sees no model but `hidden` and `head`, so a toy stands in for one: every check takes a fraction of a second. The
-same examples are laid out in several ways, and the loss and its gradient must not care.
+A loss calls only `hidden` and `head` of a model, so a toy model serves, and a check takes a fraction of a second.
+The same examples are laid out in rows in several ways; the loss and its gradient must stay the same.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import optax
 
 from jaxllm.distributed.mesh import make_mesh, put_batch, replicated
 from jaxllm.losses import resolve
-from jaxllm.report_card.toy import EXAMPLES, LENGTH, PACKED, SINGLE, VOCABULARY, Bench, bench, kind_by_trial
+from jaxllm.report_card.toy import EXAMPLES, LENGTH, PACKED, SINGLE, VOCABULARY, Bench, bench, kind_of
 from jaxllm.train.step import make_train_step
 from jaxllm.types import InputError, LossFn, Params, TrainState, terms, value
 
@@ -29,10 +29,10 @@ STOCK = {
     "tokens": "cross_entropy", "pairs": "sigmoid", "pairs alone": "simpo", "answers": "apo_zero_unpaired",
     "rewards": "bradley_terry",
 }  # fmt: skip
-"""What a loss of each kind is measured against."""
+"""The loss that one of each kind is compared with in time and memory."""
 
 SAME = 2e-5
-"""Largest difference of what must be equal in float32, relative to the largest."""
+"""Largest difference between values that must be equal in float32, relative to the largest of them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,14 +46,13 @@ class Finding:
 
 
 def check_loss(spec: str | LossFn, /, *, timed: bool = True, **arguments: Any) -> list[Finding]:
-    """The card of a loss, given as `resolve` takes it or as a function.
+    """The report card of a loss, given by a name for `resolve` or as a function.
 
-    timed: measure time too, which runs a larger batch. Eight devices are tried where there are eight. Raises InputError
-    for what is no loss, and whatever the loss raises on a plain batch.
+    timed: also measure time, on a larger batch. The check on eight devices needs eight. Raises InputError for an
+    argument that is not a loss and for a loss that returns a wrong shape; other errors of the loss pass through.
     """
     loss: LossFn = resolve(spec, **arguments) if isinstance(spec, str) else spec
-    kind = kind_by_trial(loss)
-    on = bench(loss, kind)
+    on = bench(loss, kind_of(loss))
     gradient = jax.jit(jax.value_and_grad(on))
     plain = on.lay(SINGLE, LENGTH)
     expected = gradient(on.params, plain)
@@ -89,16 +88,15 @@ def _gap(found: Any, expected: Any) -> float:
 
 
 def _extremes(on: Bench, gradient: Any, plain: Any) -> Iterator[Finding]:
-    """Logits of thousands, and all alike."""
+    """Logits in the thousands, and logits that are all equal."""
     for check, scale in (("logits in the thousands", 2e3), ("all logits alike", 0.0)):
-        name = "out"
-        found = gradient({**on.params, name: scale * on.params[name]}, plain)
+        found = gradient({**on.params, "out": scale * on.params["out"]}, plain)
         bad = sum(int(np.sum(~np.isfinite(x))) for x in jax.tree.leaves(found))
         yield Finding(check, bad == 0, f"{bad} not finite", "loss and gradient finite")
 
 
 def _finite_differences(on: Bench, plain: Any) -> Finding:
-    """The gradient along random directions, in float64. What the loss stops the gradient of is held fixed."""
+    """The gradient along random directions, in float64. Arguments of `stop_gradient` are held fixed."""
     with jax.enable_x64(True), jax.disable_jit():
         wide = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), (on.params, on.teacher))
         params, on = wide[0], dataclasses.replace(on, teacher=wide[1])
@@ -125,7 +123,7 @@ def _finite_differences(on: Bench, plain: Any) -> Finding:
 
 @contextlib.contextmanager
 def _stopped(stops: list[Any], *, record: bool) -> Iterator[None]:
-    """Notes in order what `jax.lax.stop_gradient` is given; or gives back what was noted, whatever it is given."""
+    """Records the arguments of `jax.lax.stop_gradient` in order, or returns the recorded ones in their place."""
     replay = iter(stops)
 
     def stop(x: Any) -> Any:
@@ -139,7 +137,7 @@ def _stopped(stops: list[Any], *, record: bool) -> Iterator[None]:
 
 
 def _other_targets(on: Bench, plain: Any, rng: np.random.Generator) -> Any:
-    """The batch with other targets where nothing is to be learned, and other tokens in an absent pair's answers."""
+    """The batch with other targets where the weight is 0, and in the answers of absent pairs."""
     batch = getattr(plain, "batch", plain)
     idle_BT = np.asarray(batch.weights_BT) == 0
     if batch is not plain:
@@ -152,7 +150,7 @@ def _other_targets(on: Bench, plain: Any, rng: np.random.Generator) -> Any:
 
 
 def _counts(on: Bench, plain: Any) -> Finding:
-    """Counts depend on data alone."""
+    """Counts must not depend on the parameters."""
 
     def counts(params: Params) -> list[float]:
         found = jax.jit(lambda p: [mean.count for _, mean in terms(on.sums(p, plain)["loss"])])(params)
@@ -163,7 +161,7 @@ def _counts(on: Bench, plain: Any) -> Finding:
 
 
 def _microbatches(on: Bench, plain: Any) -> Finding:
-    """One step of gradient descent from the batch whole, and from it in four parts."""
+    """One step of gradient descent on the whole batch, and the same step in four microbatches."""
     check = "four microbatches"
     after = []
     for parts in (1, 4):
@@ -181,7 +179,7 @@ def _microbatches(on: Bench, plain: Any) -> Finding:
 
 
 def _devices(on: Bench, plain: Any, same: Callable[..., Finding]) -> Iterator[Finding]:
-    """The batch cut over eight devices."""
+    """The batch sharded over eight devices."""
     if jax.device_count() < 8:
         return
     mesh = make_mesh("data=8", jax.devices()[:8])
@@ -191,7 +189,7 @@ def _devices(on: Bench, plain: Any, same: Callable[..., Finding]) -> Iterator[Fi
 
 
 def _bfloat16(on: Bench, plain: Any, expected: Any) -> Finding:
-    """How far the gradient turns when the model computes in bfloat16."""
+    """How much the gradient changes when the model computes in bfloat16."""
     low = lambda tree: jax.tree.map(lambda x: x.astype(jnp.bfloat16), tree)  # noqa: E731
     loss = lambda params: dataclasses.replace(on, teacher=low(on.teacher))(low(params), plain)  # noqa: E731
     found = jax.jit(jax.value_and_grad(loss))(on.params)
@@ -206,13 +204,12 @@ BIG_LENGTH = 1024
 
 
 def _cost(on: Bench, timed: bool) -> Iterator[Finding]:
-    """Temporary memory, and time, of loss and gradient at a vocabulary of thousands, beside the stock loss."""
+    """Temporary memory and time of loss and gradient with a vocabulary of thousands, compared with the stock loss."""
     stock = STOCK[on.kind]
     temps, seconds = [], []
     for loss in (on.loss, resolve(stock)):
         big = bench(loss, on.kind, **BIG)
-        rows = tuple(tuple(row) for row in (SINGLE if on.kind == "tokens" else PACKED))
-        batch = jax.tree.map(jnp.asarray, big.lay(rows, BIG_LENGTH))
+        batch = jax.tree.map(jnp.asarray, big.lay(SINGLE if on.kind == "tokens" else PACKED, BIG_LENGTH))
         everywhere = jnp.ones_like(getattr(batch, "batch", batch).weights_BT)
         if on.kind == "tokens":  # so that no chunk is skipped
             batch = dataclasses.replace(batch, weights_BT=everywhere)
@@ -226,7 +223,7 @@ def _cost(on: Bench, timed: bool) -> Iterator[Finding]:
     yield Finding("temporary memory", memory <= 3, found, "at most 3 times: no logits of all tokens at once")
     if timed:
         ratio = seconds[0] / seconds[1]
-        yield Finding("time", True, f"{1e3 * seconds[0]:.0f} ms, {ratio:.2f} times {stock}'s", "told, not judged")
+        yield Finding("time", True, f"{1e3 * seconds[0]:.0f} ms, {ratio:.2f} times {stock}'s", "reported, not judged")
 
 
 def _seconds(run: Callable[[], Any]) -> float:

@@ -1,4 +1,4 @@
-"""A toy model and random examples to try a loss on, laid out in rows in any order."""
+"""A toy model and random examples, in rows of any order, to run a loss on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from flax import nnx
 
 from jaxllm.data.packing import Example, collate
 from jaxllm.data.preference.answers import Answer, AnswerRows, Group, Layout, mismatched
-from jaxllm.losses.catalogue import kind_of
 from jaxllm.models.teacher import Taught
 from jaxllm.params import GraphDef, bind, split
 from jaxllm.types import Batch, InputError, LossFn, Metrics, Params, value
@@ -33,7 +32,7 @@ class Toy(nnx.Module):
         self.out = nnx.Param(jnp.asarray(rng.normal(size=(width, out)), jnp.float32))
 
     def hidden(self, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, Metrics]:
-        """A nonlinear mix of both, [B, T, D]."""
+        """A nonlinear function of both, [B, T, D]."""
         x_BTD = self.embed[...][batch.tokens_BT]
         return jnp.tanh(x_BTD + jnp.cos(batch.positions_BT)[..., None].astype(x_BTD.dtype)), {}
 
@@ -45,7 +44,7 @@ class Toy(nnx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
-    """A loss with its toy, and examples that can be laid out in rows in any order."""
+    """A loss, a toy model for it, and examples that can be laid out in rows in any order."""
 
     loss: LossFn
     kind: str
@@ -95,7 +94,7 @@ def _answers(rng: np.random.Generator, loss: LossFn, kind: str, vocabulary: int)
         return Answer(tokens, np.ones(len(tokens), bool), side)
 
     groups = [Group(text(2, 5), (answer(1), answer(-1)), margin=float(rng.random())) for _ in range(EXAMPLES)]
-    # An absent pair: of weight 0, so that nothing may be learned from it.
+    # An absent pair: its weight is 0, so nothing may be learned from it.
     groups[-1] = dataclasses.replace(groups[-1], weight=0.0)
     if "mismatched" in getattr(loss, "needs", ()):
         groups = mismatched(groups, 16)
@@ -107,20 +106,20 @@ def _answers(rng: np.random.Generator, loss: LossFn, kind: str, vocabulary: int)
     return lambda layout, length: rows.collate(layout, length, EXAMPLES, slots)
 
 
-def kind_by_trial(loss: LossFn) -> str:
-    """What a loss is a function of; of one that does not say, what it runs on."""
-    function = getattr(loss, "function", loss)
-    first = getattr(loss, "parts", ((0, function, {}),))[0][1]  # of a mixture
-    kind = kind_of(first)
-    if kind != "tokens":
+def kind_of(loss: LossFn) -> str:
+    """The kind of a loss; a function without decorator is "tokens" or "pairs", whichever batch it runs on.
+
+    Raises InputError where it runs on neither.
+    """
+    if kind := getattr(loss, "kind", ""):
         return kind
     failures = []
-    for kind in ("tokens", "pairs"):
+    for kind, batch in (("tokens", "a Batch"), ("pairs", "Answers")):
         on = bench(loss, kind)
         try:
             jax.eval_shape(on, on.params, on.lay(SINGLE, LENGTH))
-        except Exception as error:  # whatever a function of somebody's raises
-            failures.append(f"on {'a Batch' if kind == 'tokens' else 'Answers'}: {type(error).__name__}: {error}")
+        except Exception as error:  # a user's function may raise anything
+            failures.append(f"on {batch}: {type(error).__name__}: {error}")
         else:
             return kind
     raise InputError("the loss runs neither " + ", nor ".join(" ".join(text.split())[:200] for text in failures))

@@ -1,5 +1,6 @@
 """`python -m jaxllm losses` and `check-loss`."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -7,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from jaxllm.cli import check_loss, losses
-from jaxllm.losses import divergence, names
-from jaxllm.losses.catalogue import KINDS
+from jaxllm.losses import AnswerLogps, PairLogps, Tokens, divergence, names, resolve
+from jaxllm.losses.arguments import domain
 from jaxllm.types import InputError
 
 MINE = """
@@ -22,15 +23,15 @@ def margin(p, *, beta=0.1):
 
 
 def test_every_loss_has_a_formula_a_source_and_told_arguments():
-    found = losses.entries()
+    found = [resolve(name) for name in names()]
     assert [one.name for one in found] == list(names())
     for one in found:
-        assert one.kind in KINDS
-        assert one.formula, one.name
-        for argument, default, domain in (*one.arguments, *one.shared):
-            assert default != "needed"
-            assert domain, f"{one.name}: {argument}"
-    cited = {one.name for one in found if re.search(r"\((.*[^\d])?(19|20)\d\d", f"{one.formula} {one.more}")}
+        assert one.kind in losses.KINDS
+        assert losses.texts(one)[0], one.name
+        for argument, parameter in {**one.own, **one.shared}.items():
+            assert parameter.default is not parameter.empty
+            assert domain(parameter), f"{one.name}: {argument}"
+    cited = {one.name for one in found if re.search(r"\((.*[^\d])?(19|20)\d\d", " ".join(losses.texts(one)))}
     assert set(names()) - cited == {"cross_entropy", "sft"} - cited, "the others name their paper"
 
 
@@ -43,8 +44,8 @@ def test_the_readme_names_every_loss_with_its_papers():
     rows = [line.split("|")[1:3] for line in section.splitlines() if line.startswith("| `")]
     told = {name: source for first, source in rows for name in re.findall(r"`(\w+)`", first)}
     assert told.keys() == set(names())
-    for one in losses.entries():
-        for paper in CITED.findall(f"{one.formula} {one.more}"):
+    for one in [resolve(name) for name in names()]:
+        for paper in CITED.findall(" ".join(losses.texts(one))):
             assert paper in told[one.name], f"{one.name}: {paper}"
         assert CITED.search(told[one.name]) or one.name == "sft"
     for paper in CITED.findall(Path(divergence.__file__).read_text(encoding="utf-8")):
@@ -62,6 +63,22 @@ def test_the_list_and_one_loss_whole(capsys):
     assert "couples the examples" in out
     with pytest.raises(InputError, match="did you mean 'ipo'"):
         losses.main(losses.Config(("ipoo",)))
+
+
+def test_every_field_of_the_pairs_is_in_the_table(capsys):
+    """Axes from the name's suffix, dtype, unit and meaning from the docstring below the field."""
+    losses.main(losses.Config(fields=True))
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in capsys.readouterr().out.splitlines()
+            if line.startswith("|")]  # fmt: skip
+    table = {name: rest for name, *rest in rows}
+    for cls, prefix in ((PairLogps, "p."), (Tokens, "p.chosen_tokens."), (AnswerLogps, "a.")):
+        read = [name for name, x in vars(cls).items() if isinstance(x, property)]
+        for name in [field.name for field in dataclasses.fields(cls)] + read:
+            assert len(table[prefix + name]) == 4, name
+    assert table["p.delta_B"][:3] == ["[B]", "float32", "nats"]
+    assert table["p.chosen_length_B"] == ["[B]", "float32", "tokens", "The length of the chosen answer"]
+    assert table["p.chosen_tokens.mask_BT"][:3] == ["[B, T]", "bool", ""]
+    assert table["a.side_B"][1] == "int32"
 
 
 def test_the_card_is_printed_and_a_loss_that_fails_gives_status_1(capsys, monkeypatch, tmp_path):

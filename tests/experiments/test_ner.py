@@ -20,6 +20,7 @@ from jaxllm.params import bind, materialize
 from jaxllm.recipes.script import input_errors, parse
 from jaxllm.run.metrics import read_jsonl
 from jaxllm.train.forward import Runner
+from jaxllm.types import InputError
 
 FAST = ("--log-to", "none", "--log-every", "2", "--vocab-size", "600")
 
@@ -115,20 +116,34 @@ def test_transformers_loads_the_export_with_the_same_logits_and_tags(trained):
     real = encoded["attention_mask"].numpy().astype(bool)
     assert np.abs(logits - wanted)[real].max() < 1e-4
 
-    found = tag.tag(Runner(opened.spec.graphdef, params, mesh), tokenizer, opened.config.labels, texts, 128)
-    pipe = pipeline("token-classification", model=theirs, tokenizer=tokenizer, aggregation_strategy="simple")
-    for ours, entities in zip(found, pipe(texts), strict=True):
-        assert [(e["entity_group"], e["word"], e["start"], e["end"]) for e in ours] == [
-            (e["entity_group"], e["word"], e["start"], e["end"]) for e in entities
-        ]
-        np.testing.assert_allclose([e["score"] for e in ours], [e["score"] for e in entities], atol=1e-5)
+    runner = Runner(opened.spec.graphdef, params, mesh)
+    for aggregation, find in (("simple", tag.tag), ("first", tag.tag_words)):
+        found = find(runner, tokenizer, opened.config.labels, texts, 128)
+        pipe = pipeline("token-classification", model=theirs, tokenizer=tokenizer, aggregation_strategy=aggregation)
+        for ours, entities in zip(found, pipe(texts), strict=True):
+            assert [(e["entity_group"], e["start"], e["end"]) for e in ours] == [
+                (e["entity_group"], e["start"], e["end"]) for e in entities
+            ]
+            np.testing.assert_allclose([e["score"] for e in ours], [e["score"] for e in entities], atol=1e-5)
+            if aggregation == "simple":  # where the pipeline decodes the tokens, whole words are as the text has them
+                assert [e["word"] for e in ours] == [e["word"] for e in entities]
+    assert 'aggregation_strategy="first"' in (trained / "hf" / "README.md").read_text()
 
 
 def test_tag_prints_json_with_offsets(trained, capsys):
-    tag.main(tag.Config(str(trained), ("Ada Lovelace moved to Paris.",), json=True))
-    line = json.loads(capsys.readouterr().out)
-    assert line["text"] == "Ada Lovelace moved to Paris."
-    assert all(0 <= e["start"] < e["end"] <= len(line["text"]) for e in line["entities"])
+    text = "Ada Lovelace moved to Paris."
+    for config, aggregation in (({}, "first"), ({"words": True}, "first"), ({"aggregation": "simple"}, "simple")):
+        tag.main(tag.Config(str(trained), (text,), json=True, **config))
+        line = json.loads(capsys.readouterr().out)
+        assert (line["text"], line["aggregation"]) == (text, aggregation)
+        assert all(0 <= e["start"] < e["end"] <= len(text) for e in line["entities"])
+        if aggregation == "first":
+            assert all(text[e["start"] : e["end"]] == e["word"] for e in line["entities"])
+            assert all(not text[e["end"] : e["end"] + 1].isalpha() for e in line["entities"])
+    with pytest.raises(InputError, match="--aggregation max: give one of first, simple"):
+        tag.main(tag.Config(str(trained), (text,), aggregation="max"))
+    with pytest.raises(InputError, match="--words means --aggregation first"):
+        tag.main(tag.Config(str(trained), (text,), words=True, aggregation="simple"))
 
 
 def test_continues_from_a_run_and_freezes(trained, folder, tmp_path):

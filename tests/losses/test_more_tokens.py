@@ -1,4 +1,4 @@
-"""dft, focal, unlikelihood and jsd: against TRL where it has them, else against their equations in plain loops."""
+"""dft, focal, unlikelihood and jsd: against TRL 1.16 (SFTTrainer, GKD's JSD), or their equations in plain loops."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Every loss of pairs against TRL's numbers, values and gradients; those that TRL lacks against their equations."""
+"""Every loss of pairs: values and gradients of TRL 1.16 (DPOTrainer, CPOTrainer, ORPOTrainer), or the equations."""
 
 import jax
 import jax.numpy as jnp
@@ -97,7 +97,7 @@ def test_dpo_family(oracle, name):
 
 
 def test_hinge_wpo_gradient(oracle):
-    """TRL's own backward fails here. The weight of a pair has no gradient, so the differences are of the bare loss."""
+    """TRL 1.16's backward pass fails here. A pair's weight has no gradient, so the differences are of the bare loss."""
     policy, rest = inputs(oracle)
     _, gradients = value_and_gradients(resolve("hinge", beta=0.1, use_weighting=True), policy, rest)
     hinge = resolve("hinge", beta=0.1)
@@ -110,7 +110,7 @@ def test_hinge_wpo_gradient(oracle):
 
 
 def test_label_smoothing_of_sigmoid_is_cdpo(oracle):
-    """TRL ignores it."""
+    """TRL 1.16 ignores it."""
     (case,) = [c for c in oracle["dpo"]["cases"] if c["name"].endswith("_IGNORED")]
     policy, rest = inputs(oracle)
     p, loss = PairLogps.of(*policy, **rest), resolved(case["config"])
@@ -163,7 +163,7 @@ def test_cpo_family(oracle, name):
 
 @pytest.mark.parametrize("name", ["beta0.1", "beta0.25"])
 def test_orpo(oracle, name):
-    """TRL computes it in float32."""
+    """TRL 1.16 computes it in float32."""
     case, (policy, _) = oracle["orpo"][name], inputs(oracle)
     loss, p = resolve("orpo", **case["config"]), PairLogps.of(*policy)
     close(loss.per_pair(p), -np.array(case["per_pair_beta_times_logsigmoid_logodds"]), 1e-5)
@@ -185,7 +185,7 @@ def test_metrics_are_trls(oracle):
 
 
 def closed_forms(p):
-    """What TRL lacks: per pair, in plain numpy."""
+    """Losses that TRL 1.16 lacks: per pair, in plain numpy."""
     u, v = np.asarray(p.chosen_ratio_B), np.asarray(p.rejected_ratio_B)
     n_c, n_l = np.asarray(p.chosen_length_B), np.asarray(p.rejected_length_B)
     return {

@@ -1,4 +1,4 @@
-"""The reward model's loss against TRL's numbers, and the reward read at an answer's last token."""
+"""The reward model's loss against TRL 1.16's RewardTrainer, and the reward read at an answer's last token."""
 
 import dataclasses
 

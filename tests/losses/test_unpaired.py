@@ -1,4 +1,4 @@
-"""Losses of single answers against TRL's numbers; packed rows against lists."""
+"""Losses of single answers against TRL 1.16's KTOTrainer; packed rows against lists."""
 
 import dataclasses
 

@@ -98,6 +98,11 @@ def test_what_is_wrong_is_caught(loss, caught):
     assert caught <= failed(loss)
 
 
+def test_a_wrong_shape_is_the_only_thing_that_is_said():
+    with pytest.raises(InputError, match=r"test_checks.py:<lambda> returned \[32, 1\]; one number per pair, \[32\]"):
+        check_loss(preference_loss(lambda p: -p.delta_B[:, None]))
+
+
 def test_what_runs_on_nothing_is_refused():
     with pytest.raises(InputError, match=r"runs neither on a Batch: AttributeError.*nor on Answers"):
         check_loss(lambda model, batch, key=None: batch.nothing)
