@@ -17,8 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jaxllm.data.builtin.gazetteers import FORMS, LABELS, NAMES, PARTS, SYLLABLES, listed
-from jaxllm.data.builtin.templates import JOINTS, OPENERS, TAILS, TEMPLATES, WORDS
+from jaxllm.data.builtin.tables import FORMS, JOINTS, LABELS, NAMES, OPENERS, PARTS, SYLLABLES, TAILS, TEMPLATES, WORDS
 
 if TYPE_CHECKING:
     from transformers import BertTokenizer
@@ -46,10 +45,10 @@ _SLOT = re.compile(r"\{(\w+)\}")
 _TOKEN = re.compile(r"[A-Z]\.(?= )|(?:Dr|Mr|Mrs|Ms|Prof)\.|'s\b|O'\w+|[$]?\w+(?:[-.,]\w+)*|\S")
 # What keeps its capital inside a sentence, and what is not said of anything (requests, addresses, items of a list).
 _TITLES = ("I ", "English ", "Dr.", "Mr.", "Mrs.", "Ms.", "Prof.", "Captain ", "Judge ", "President ")
-_ALONE = listed("""
-1 2 Ask Best Buy Call Can Dear Do Email Give Hello Let Name Never No, Order Please Present Room Speakers Take Tell Thank
-Turn With Yes [Call [Give [Good [Yes
-""")
+_ALONE = tuple(
+    "1 2 Ask Best Buy Call Can Dear Do Email Give Hello Let Name Never No, Order Please Present Room Speakers Take Tell "
+    "Thank Turn With Yes [Call [Give [Good [Yes".split()
+)
 
 
 def split_of(text: str, seed: int = 0) -> str:
