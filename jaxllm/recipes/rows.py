@@ -21,10 +21,7 @@ def open_rows(config: Common, embedded: Embedded) -> dict[str, Rows]:
     Raises InputError for what cannot be read, and without a train split.
     """
     if config.dataset == "builtin":
-        rows = {
-            name: Rows([files.Part(f"builtin {name}", part, range(1, len(part) + 1), "row")])
-            for name, part in embedded().items()
-        }
+        rows = {name: Rows([files.Part(f"builtin {name}", part)]) for name, part in embedded().items()}
     else:
         rows = sources.load(config.dataset)
     if "train" not in rows:

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jaxllm.data.builtin.tables import FORMS, JOINTS, LABELS, NAMES, OPENERS, PARTS, SYLLABLES, TAILS, TEMPLATES, WORDS
+from jaxllm.data.builtin import tables
 
 if TYPE_CHECKING:
     from transformers import BertTokenizer
@@ -43,12 +43,8 @@ _CHOICE = re.compile(r"\[([^\]]*)\]")
 _SLOT = re.compile(r"\{(\w+)\}")
 # Titles and initials keep their full stop; the possessive, and any other mark, is a token of its own.
 _TOKEN = re.compile(r"[A-Z]\.(?= )|(?:Dr|Mr|Mrs|Ms|Prof)\.|'s\b|O'\w+|[$]?\w+(?:[-.,]\w+)*|\S")
-# What keeps its capital inside a sentence, and what is not said of anything (requests, addresses, items of a list).
+# What keeps its capital inside a sentence.
 _TITLES = ("I ", "English ", "Dr.", "Mr.", "Mrs.", "Ms.", "Prof.", "Captain ", "Judge ", "President ")
-_ALONE = tuple(
-    "1 2 Ask Best Buy Call Can Dear Do Email Give Hello Let Name Never No, Order Please Present Room Speakers Take Tell "
-    "Thank Turn With Yes [Call [Give [Good [Yes".split()
-)
 
 
 def split_of(text: str, seed: int = 0) -> str:
@@ -64,11 +60,11 @@ def templates(seed: int = 0) -> dict[str, tuple[str, ...]]:
     each slot the words next to it ("lives in {place}" may be asked where "born in {place}" is taught). For a model from
     scratch knows no word that it has not read; what is asked of it is to know names by their company in a new sentence.
     """
-    clues = {template: _clues(template) for template in TEMPLATES}
+    clues = {template: _clues(template) for template in tables.TEMPLATES}
     left = Counter(clue for found in clues.values() for clue in found)
-    most = len(TEMPLATES) * HELD_OUT // 100
+    most = len(tables.TEMPLATES) * HELD_OUT // 100
     splits: dict[str, list[str]] = {"train": [], "dev": [], "test": []}
-    for template in sorted(TEMPLATES, key=lambda template: _hash(template, seed)):
+    for template in sorted(tables.TEMPLATES, key=lambda template: _hash(template, seed)):
         split = min(("dev", "test"), key=lambda name: len(splits[name]))
         if len(splits[split]) == most or any(left[clue] < 2 for clue in clues[template]):
             split = "train"
@@ -91,8 +87,8 @@ def ner(seed: int = 0) -> dict[str, list[dict[str, list[str]]]]:
 def _sentences(templates: Sequence[str], split: str, size: int, seed: int) -> list[dict[str, list[str]]]:
     """`size` distinct sentences; templates take turns, and sit out when they have nothing new to say."""
     rng = random.Random(f"{seed}/{split}")
-    tables = {name: [x for x in entries if split_of(x, seed) == split] for name, entries in NAMES.items()}
-    writer = _Writer({**PARTS, **WORDS, **tables}, templates, split, seed, rng)
+    names = {name: [x for x in entries if split_of(x, seed) == split] for name, entries in tables.NAMES.items()}
+    writer = _Writer({**tables.PARTS, **tables.WORDS, **names}, templates, split, seed, rng)
     rows: dict[tuple[str, ...], list[str]] = {}
     while len(rows) < size:
         for template in rng.sample(templates, len(templates)):
@@ -108,9 +104,9 @@ class _Writer:
     """Fills in templates with the names of one split."""
 
     def __init__(
-        self, tables: Mapping[str, Sequence[str]], templates: Sequence[str], split: str, seed: int, rng: random.Random
+        self, words: Mapping[str, Sequence[str]], templates: Sequence[str], split: str, seed: int, rng: random.Random
     ):
-        self.tables, self.split, self.seed, self.rng = tables, split, seed, rng
+        self.words, self.split, self.seed, self.rng = words, split, seed, rng
         self.statements = [template for template in templates if _is_statement(template)]
 
     def sentence(self, template: str) -> tuple[list[str], list[str]]:
@@ -119,7 +115,7 @@ class _Writer:
         tags: list[str] = []
         # Splitting at a group alternates text and slot names.
         for i, part in enumerate(_SLOT.split(self._extend(template))):
-            label = LABELS[part] if i % 2 else None
+            label = tables.LABELS[part] if i % 2 else None
             words = _TOKEN.findall(self._entity(part) if label else part)
             tokens += words
             tags += [f"{'I' if j else 'B'}-{label}" if label else "O" for j in range(len(words))]
@@ -130,22 +126,24 @@ class _Writer:
         text, rng = self._words(template), self.rng
         if _is_statement(template):
             if rng.random() < 0.2:
-                text = text[:-1] + rng.choice(JOINTS) + " " + _inner(self._words(rng.choice(self.statements)))
+                text = text[:-1] + rng.choice(tables.JOINTS) + " " + _inner(self._words(rng.choice(self.statements)))
             if rng.random() < 0.3:
-                text = self._words(rng.choice(OPENERS)) + " " + _inner(text)
+                text = self._words(rng.choice(tables.OPENERS)) + " " + _inner(text)
             if rng.random() < 0.2:
-                text = text[:-1] + self._words(rng.choice(TAILS))
+                text = text[:-1] + self._words(rng.choice(tables.TAILS))
         return text
 
     def _words(self, text: str) -> str:
         """Settles choices and fills in plain words; slots for names stay."""
-        return _SLOT.sub(lambda match: match[0] if match[1] in LABELS else self._fill(match[0]), self._choose(text))
+        return _SLOT.sub(
+            lambda match: match[0] if match[1] in tables.LABELS else self._fill(match[0]), self._choose(text)
+        )
 
     def _entity(self, slot: str) -> str:
         while True:
-            text = self._fill(self.rng.choice(FORMS[slot]))
+            text = self._fill(self.rng.choice(tables.FORMS[slot]))
             # Dates are put together from parts that all splits share: each belongs to a split as a whole.
-            if LABELS[slot] != "date" or split_of(text, self.seed) == self.split:
+            if tables.LABELS[slot] != "date" or split_of(text, self.seed) == self.split:
                 return text
 
     def _choose(self, text: str) -> str:
@@ -155,11 +153,11 @@ class _Writer:
         return _SLOT.sub(lambda match: self._draw(match[1]), self._choose(text))
 
     def _draw(self, table: str) -> str:
-        while table in NAMES and table != "field" and self.rng.random() < COINED:
-            name = "".join(self.rng.choice(part) for part in SYLLABLES)
+        while table in tables.NAMES and table != "field" and self.rng.random() < COINED:
+            name = "".join(self.rng.choice(part) for part in tables.SYLLABLES)
             if split_of(name, self.seed) == self.split:
                 return name
-        return self.rng.choice(self.tables[table])
+        return self.rng.choice(self.words[table])
 
 
 def _hash(text: str, seed: int) -> int:
@@ -173,15 +171,17 @@ def _clues(template: str) -> set[str]:
     for variant in itertools.product(*choices):
         words = ["^"]
         for i, part in enumerate(_SLOT.split("".join(variant))):
-            words += [f"{{{LABELS.get(part, part)}}}"] if i % 2 else _TOKEN.findall(part)
+            words += [f"{{{tables.LABELS.get(part, part)}}}"] if i % 2 else _TOKEN.findall(part)
         words.append("$")
         for before, word, after in zip(words, words[1:], words[2:], strict=False):
-            found |= {f"{before} {word}", f"{word} {after}"} if word[1:-1] in LABELS.values() else {word}
+            found |= {f"{before} {word}", f"{word} {after}"} if word[1:-1] in tables.LABELS.values() else {word}
     return found
 
 
 def _is_statement(template: str) -> bool:
-    return template.endswith(".") and not template.startswith(_ALONE) and not any(mark in template for mark in ':;"')
+    return (
+        template.endswith(".") and not template.startswith(tables.ALONE) and not any(mark in template for mark in ':;"')
+    )
 
 
 def _inner(text: str) -> str:

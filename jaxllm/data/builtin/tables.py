@@ -40,7 +40,7 @@ _GAZETTEERS = {
 }
 _FORMS, _TEMPLATES = _sections("forms.txt"), _sections("templates.txt")
 _STATEMENTS = {
-    name: tuple(line if line[0] in ",;!" or name == "openers" else f" {line}" for line in lines)
+    name: tuple(f" {line}" if line[0].isalpha() and name in ("joints", "tails") else line for line in lines)
     for name, lines in _TEMPLATES["statements"].items()
 }
 
@@ -65,3 +65,6 @@ LABELS: dict[str, str] = {slot: label for label, slots in _FORMS.items() for slo
 TEMPLATES: Table = tuple(line for lines in _TEMPLATES["templates"].values() for line in lines)
 OPENERS, JOINTS, TAILS = (_STATEMENTS[name] for name in ("openers", "joints", "tails"))
 """What a statement may begin with, be joined by and end in; shared by all splits."""
+
+ALONE: Table = _STATEMENTS["alone"]
+"""What a template begins with that gets none of these."""

@@ -1,14 +1,16 @@
-"""Where texts come from, streamed: a hub id, a folder, files, or the embedded corpus.
+"""Streaming the documents of a text corpus: a hub id, a folder, files, or the embedded corpus.
 
-| source            | documents                                       | held in memory at a time |
-|-------------------|-------------------------------------------------|--------------------------|
-| .txt              | the whole file is one                           | a block                  |
-| .jsonl            | the `text` of each line                         | a line                   |
-| .parquet          | the `text` of each row                          | a row group's column     |
-| .json .csv        | the `text` of each row                          | the file                 |
-| a hub id          | the `text` of each row of the downloaded table  | a row (memory-mapped)    |
+| source             | documents                                       | held in memory at a time |
+|--------------------|-------------------------------------------------|--------------------------|
+| .txt               | the whole file is one                           | a block                  |
+| .jsonl             | the `text` of each line                         | a line                   |
+| .parquet           | the `text` of each row                          | a row group's column     |
+| .json .csv .tsv    | the `text` of each row                          | the file                 |
+| .arrow, saved sets | the `text` of each row                          | a row (memory-mapped)    |
+| a hub id           | the `text` of each row of the downloaded table  | a row (memory-mapped)    |
 
-A folder has a file or shards per split (`train-00.parquet`, `dev.jsonl`); without such names all its files are `train`.
+Text formats may be compressed (`train.jsonl.gz`, `train.jsonl.zst`). A folder is divided as in `sources.find_files`;
+where no name tells a split, all its files are `train`.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +28,7 @@ from jaxllm.data import files, sources
 from jaxllm.data.builtin import stdlib
 from jaxllm.types import InputError
 
-SUFFIXES = (".txt", ".jsonl", ".json", ".parquet", ".csv")
+SUFFIXES = (".txt", ".jsonl", ".json", ".parquet", ".arrow", ".csv", ".tsv")
 
 FRAGMENT = 2**20
 """Characters of text that are handed on at once; a longer document comes in several fragments."""
@@ -79,8 +81,7 @@ def open_documents(dataset: str, holdout: float = 0.0) -> dict[str, Documents]:
     path = Path(dataset).expanduser()
     if dataset == "builtin":
         splits = {name: _of_texts(f"builtin {name}", texts) for name, texts in stdlib.documents().items()}
-    elif path.is_dir() or path.is_file():
-        found = split_files(path) if path.is_dir() else {"train": [path]}
+    elif not sources.is_saved(path) and (found := find_text_files(dataset)):
         splits = {name: _of_files(paths) for name, paths in found.items()}
         if holdout and "dev" not in splits and [p.suffix for p in found["train"]] == [".txt"]:
             return splits | _cut_in_two(found["train"][0], holdout)
@@ -93,13 +94,15 @@ def open_documents(dataset: str, holdout: float = 0.0) -> dict[str, Documents]:
     return splits
 
 
-def split_files(folder: Path) -> dict[str, list[Path]]:
-    """The files of a folder, or of `data` in it, by split. Raises InputError where there are none."""
-    for place in (folder, folder / "data"):
-        paths = sorted(path for path in place.glob("*") if path.is_file() and path.suffix in SUFFIXES)
-        if paths:
-            return sources.by_split({path.name: path for path in paths}, str(place)) or {"train": paths}
-    raise InputError(f"{folder}: no file that ends in {', '.join(SUFFIXES)}; check the folder")
+def find_text_files(dataset: str) -> dict[str, list[Path]]:
+    """The files of a data set by split, empty for a hub id. Raises InputError for a folder that holds none."""
+    path = Path(dataset).expanduser()
+    found = sources.find_files(dataset, SUFFIXES)
+    if path.is_dir() and not found:
+        if not (paths := sources.data_files(path, SUFFIXES) or sources.data_files(path / "data", SUFFIXES)):
+            raise InputError(f"{path}: no file that ends in {', '.join(SUFFIXES)}; check the folder")
+        return {"train": paths}
+    return found
 
 
 def fragments(text: str) -> Iterator[Fragment]:
@@ -133,10 +136,15 @@ def _of_rows(name: str, rows: sources.Rows) -> Documents:
 
 def _of_files(paths: Sequence[Path]) -> Documents:
     for path in paths:
-        if path.suffix not in SUFFIXES:
-            raise InputError(f"{path}: cannot read text from {path.suffix or 'no suffix'}; give {', '.join(SUFFIXES)}")
+        if (suffix := files.suffix_of(path)) not in SUFFIXES:
+            raise InputError(f"{path}: cannot read text from {suffix or 'no suffix'}; give {', '.join(SUFFIXES)}")
     name = str(paths[0]) + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
-    return Documents(name, _stamp(paths), lambda: (piece for path in paths for piece in _READERS[path.suffix](path)))
+
+    def read() -> Iterator[Fragment]:
+        for path in paths:
+            yield from _READERS.get(files.suffix_of(path), _whole)(path)
+
+    return Documents(name, _stamp(paths), read)
 
 
 def _stamp(paths: Sequence[Path]) -> str:
@@ -193,41 +201,29 @@ def _text(row: Any, where: str) -> str:
 
 
 def _txt(path: Path, start: int = 0, stop: int | None = None) -> Iterator[Fragment]:
+    """A file as one document, from byte `start` to before `stop`."""
     decoder = codecs.getincrementaldecoder("utf-8-sig" if start == 0 else "utf-8")()
-    left = (path.stat().st_size if stop is None else stop) - start
-    text = ""
-    with path.open("rb") as file:
-        file.seek(start)
-        while block := file.read(min(4 * FRAGMENT, left)):
-            left -= len(block)
+    text, at, block = "", start, None
+    with files.open_bytes(path) as file:
+        if start:
+            file.seek(start)  # which compressed files cannot
+        while block != b"":
+            block = file.read(4 * FRAGMENT if stop is None else min(4 * FRAGMENT, stop - at))
+            at += len(block)
             try:
-                text += decoder.decode(block, final=not left)
+                text += decoder.decode(block, final=not block)
             except UnicodeDecodeError:
-                raise InputError(f"{path}: not UTF-8 before byte {file.tell()}; convert the file to UTF-8") from None
-            at = 0
-            while len(text) - at > FRAGMENT:
-                end = _cut(text, at)
-                yield Fragment(text[at:end], False)
-                at = end
-            text = text[at:]
+                raise InputError(f"{path}: not UTF-8 before byte {at}; convert the file to UTF-8") from None
+            *complete, rest = fragments(text)
+            yield from complete
+            text = rest.text
     yield Fragment(text, True)
 
 
 def _jsonl(path: Path) -> Iterator[Fragment]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            where = f"{path}, line {number}"
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except UnicodeDecodeError:
-                raise InputError(f"{where}: not UTF-8; convert the file to UTF-8") from None
-            except json.JSONDecodeError as error:
-                raise InputError(f"{where}: not JSON at column {error.colno} ({error.msg}); mend the line") from None
-            if not isinstance(row, dict):
-                raise InputError(f"{where}: {type(row).__name__} where an object {{...}} is needed; mend the line")
-            yield from fragments(_text(row, where))
+    with files.open_bytes(path) as file:
+        for number, row in files.json_rows(file, path):
+            yield from fragments(_text(row, f"{path}, line {number}"))
 
 
 def _parquet(path: Path) -> Iterator[Fragment]:
@@ -252,10 +248,4 @@ def _whole(path: Path) -> Iterator[Fragment]:
         yield from fragments(_text(row, part.where(i, None)))
 
 
-_READERS: dict[str, Callable[[Path], Iterable[Fragment]]] = {
-    ".txt": _txt,
-    ".jsonl": _jsonl,
-    ".parquet": _parquet,
-    ".json": _whole,
-    ".csv": _whole,
-}
+_READERS: dict[str, Callable[[Path], Iterator[Fragment]]] = {".txt": _txt, ".jsonl": _jsonl, ".parquet": _parquet}

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from data_rows import rows_of
 
-from jaxllm.data import files, sources, tokenizers
+from jaxllm.data import tokenizers
 from jaxllm.data.preference.pairs import Report, comparison, comparisons, encode
 from jaxllm.types import InputError
 
@@ -18,10 +19,6 @@ def tokenizer():
     found = tokenizers.bpe(["what is it now and then, a cat or a dog"] * 3, 300)
     found.chat_template = TEMPLATE
     return found
-
-
-def rows_of(*rows):
-    return sources.Rows([files.Part("train.jsonl", list(rows), range(1, len(rows) + 1), "line")])
 
 
 def user(text):
