@@ -40,9 +40,9 @@ from jaxllm.recipes import adapters
 from jaxllm.recipes.adapters import LoraFlags
 from jaxllm.recipes.chat_start import start_chat
 from jaxllm.recipes.flags import fit_arguments, loss_arguments, optim_config
-from jaxllm.recipes.pairs import PairFlags, dropped_of, groups_of, layout_of, lines_of, read_pairs, texts_of
+from jaxllm.recipes.pairs import PairFlags, groups_of, layout_of, lines_of, read_pairs, texts_of
 from jaxllm.recipes.reference import Reference, starting
-from jaxllm.recipes.rows import key_of
+from jaxllm.recipes.rows import dropped_of, key_of
 from jaxllm.recipes.script import run as run_script
 from jaxllm.recipes.session import open_session, shown
 from jaxllm.run.folder import operational
@@ -171,7 +171,7 @@ def main(config: Config) -> None:
             batch_size=config.eval_batch_size, seed=config.seed,
         )  # fmt: skip
         finals |= {f"samples/{name}": x for name, x in found.items()}
-        if len(splits["dev"].found[0].answers) > 1:
+        if len(splits["dev"].rows[0].answers) > 1:
             finals |= {f"dev/{name}": x for name, x in log_ratios(policy, start, batches_of("dev")).items()}
     console.print(f"\nstep {fitted.position}")
     for name, x in finals.items():

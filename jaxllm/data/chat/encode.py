@@ -82,7 +82,7 @@ def encode_completion(prompt: str, completion: str, tokenizer: Any, *, where: st
     if tokens[-1] != end:  # a text may bring its own
         tokens.append(end)
     trained = np.ones(len(tokens), bool)
-    trained[: _common(before, tokens)] = False
+    trained[: common_length(before, tokens)] = False
     return Encoded(np.array(tokens, np.int32), trained)
 
 
@@ -127,7 +127,7 @@ def _turn_end(tokenizer: Any, template: str) -> int:
              tokenizer)
         for said in ("Because 1", "No 2")
     )  # fmt: skip
-    after = one[len(one) - _common(one[::-1], other[::-1]) :]
+    after = one[len(one) - common_length(one[::-1], other[::-1]) :]
     special = {*tokenizer.all_special_ids, *(i for i, t in tokenizer.added_tokens_decoder.items() if t.special)}
     found = [token for token in after if token in special]
     if not found:
@@ -169,7 +169,7 @@ def _by_prefix(messages: Sequence[Message], answers: Sequence[int], tokenizer: A
                 "otherwise once the turn follows, so answers cannot be told from prompts; give a --chat-template with "
                 "{% generation %} marks"
             )
-        starts.append(_common(_ids(before, tokenizer), tokens))
+        starts.append(common_length(_ids(before, tokenizer), tokens))
     for start, following in zip(starts, [*starts[1:], len(tokens)], strict=True):
         stop = next((i + 1 for i in range(start, following) if tokens[i] == end), start)
         trained[start:stop] = True
@@ -215,8 +215,8 @@ def _closes(tokenizer: Any) -> bool:
     return list(tokenizer("a")["input_ids"])[-1] == tokenizer.eos_token_id
 
 
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens two lists begin with alike."""
+def common_length(a: Sequence[Any], b: Sequence[Any]) -> int:
+    """The length of the common beginning of two sequences."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
