@@ -1,4 +1,4 @@
-"""Flags and data of the scripts that train on dialogues: reading a data set, and converting it to examples."""
+"""Flags and data of the scripts that train on dialogues: from a data set to examples of tokens."""
 
 from __future__ import annotations
 

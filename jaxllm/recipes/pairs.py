@@ -1,4 +1,4 @@
-"""Flags and data of the scripts that train on compared or judged answers: reading a data set, converting it to groups."""
+"""Flags and data of the scripts that train on compared or judged answers: from a data set to groups of tokens."""
 
 from __future__ import annotations
 

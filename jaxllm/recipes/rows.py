@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Split(Generic[T]):
-    """The rows of one split, converted to dialogues or comparisons, the place of each, and which are left out or cut."""
+    """The dialogues or comparisons of one split, the place of each in the data, and which are left out or cut."""
 
     rows: list[T]
     places: list[str]
