@@ -18,6 +18,7 @@ from __future__ import annotations
 import codecs
 import dataclasses
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -31,9 +32,9 @@ from jaxllm.types import InputError
 SUFFIXES = (".txt", ".jsonl", ".json", ".parquet", ".arrow", ".csv", ".tsv")
 
 FRAGMENT = 2**20
-"""Characters of text that are handed on at once; a longer document comes in several fragments."""
+"""The largest number of characters in a fragment; a longer document comes in several."""
 
-# A line end between two characters that are no white space: the usual tokenizers see the same words on both sides.
+# A line end between two characters that are not white space: cut there, the usual tokenizers find the same words.
 _CUT = re.compile(r"(?<=\S)\n(?=\S)")
 
 
@@ -50,7 +51,7 @@ class Documents:
 
     name: str
     key: str
-    """Changes when the documents do."""
+    """A string that changes when the documents change."""
     read: Callable[[], Iterator[Fragment]]
 
     def __iter__(self) -> Iterator[Fragment]:
@@ -74,9 +75,9 @@ def weighted(spec: str) -> tuple[str, float]:
 def open_documents(dataset: str, holdout: float = 0.0) -> dict[str, Documents]:
     """The splits `train` and, where there are any, `dev` and `test` of a data set.
 
-    dataset: `builtin`, a file, a folder or a hub id (`org/name`, `org/name:config`). holdout: what share becomes dev
-    where no split is called so: the end of a lone .txt, else every so-many-th document (none if there are fewer).
-    Raises InputError, here for what is missing, while reading for what is malformed.
+    dataset: `builtin`, or what `sources.load` takes. holdout: the share that becomes dev where there is no dev split:
+    the end of a single .txt file, otherwise every n-th document (none if there are fewer than n). Raises InputError
+    for missing files; reading the documents raises it for malformed ones.
     """
     path = Path(dataset).expanduser()
     if dataset == "builtin":
@@ -106,7 +107,7 @@ def find_text_files(dataset: str) -> dict[str, list[Path]]:
 
 
 def fragments(text: str) -> Iterator[Fragment]:
-    """A document in fragments, cut where a tokenizer does not mind: at line ends if there are any."""
+    """Splits a document into fragments, at line ends if there are any, where tokenizers see no difference."""
     start = 0
     while len(text) - start > FRAGMENT:
         stop = _cut(text, start)
@@ -116,7 +117,7 @@ def fragments(text: str) -> Iterator[Fragment]:
 
 
 def _cut(text: str, start: int) -> int:
-    """Where the fragment from `start` ends."""
+    """The end of the fragment that begins at `start`."""
     stop = start + FRAGMENT
     return max((match.end() for match in _CUT.finditer(text, stop - FRAGMENT // 8, stop)), default=stop)
 
@@ -148,19 +149,18 @@ def _of_files(paths: Sequence[Path]) -> Documents:
 
 
 def _stamp(paths: Sequence[Path]) -> str:
-    """Stands for the files' contents: hashing those would take as long as reading them."""
-    found = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-    return json.dumps(found)
+    """A key of the files by name, size and time: hashing the contents would take as long as reading them."""
+    return json.dumps([(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths])
 
 
 def _cut_in_two(path: Path, holdout: float) -> dict[str, Documents]:
-    """The beginning of a file as train and its end as dev, divided at a line end."""
+    """Splits a text file at a line end: its beginning is train, its end dev."""
     size, key = path.stat().st_size, _stamp([path])
     with path.open("rb") as file:
         file.seek(int(size * (1 - holdout)))
         file.readline()
         cut = file.tell()
-    if cut in (0, size):  # one line has no end to hold out
+    if cut in (0, size):  # a file of one line
         return {}
     return {
         "train": Documents(str(path), f"{key} to {cut}", lambda: _txt(path, 0, cut)),
@@ -169,7 +169,7 @@ def _cut_in_two(path: Path, holdout: float) -> dict[str, Documents]:
 
 
 def _every(documents: Documents, period: int) -> dict[str, Documents]:
-    """Every `period`-th document as dev, the others as train."""
+    """Splits off every `period`-th document as dev; the others are train."""
 
     def read(held_out: bool) -> Iterator[Fragment]:
         number = 0
@@ -178,12 +178,8 @@ def _every(documents: Documents, period: int) -> dict[str, Documents]:
                 yield fragment
             number += fragment.last
 
-    count = 0
-    for fragment in documents:
-        count += fragment.last
-        if count >= period:
-            break
-    if count < period:
+    ends = (fragment for fragment in documents if fragment.last)
+    if sum(1 for _ in itertools.islice(ends, period)) < period:
         return {}
     key = f"{documents.key} every {period}"
     return {
@@ -227,7 +223,7 @@ def _jsonl(path: Path) -> Iterator[Fragment]:
 
 
 def _parquet(path: Path) -> Iterator[Fragment]:
-    import pyarrow as pa
+    import pyarrow as pa  # read here, because files.read holds all columns of the whole file
     import pyarrow.parquet as pq
 
     try:
@@ -235,17 +231,14 @@ def _parquet(path: Path) -> Iterator[Fragment]:
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path}: not a parquet file ({str(error).splitlines()[0]}); write it again") from None
     _text(dict.fromkeys(file.schema_arrow.names, ""), str(path))
-    number = 0
-    for batch in file.iter_batches(batch_size=1024, columns=["text"]):
-        for value in batch.column(0):
-            number += 1
-            yield from fragments(_text({"text": value.as_py()}, f"{path}, row {number}"))
+    column = (value for batch in file.iter_batches(batch_size=1024, columns=["text"]) for value in batch.column(0))
+    for number, value in enumerate(column, start=1):
+        yield from fragments(_text({"text": value.as_py()}, f"{path}, row {number}"))
 
 
 def _whole(path: Path) -> Iterator[Fragment]:
-    part = files.read(path)
-    for i, row in enumerate(part.rows):
-        yield from fragments(_text(row, part.where(i, None)))
+    rows = sources.Rows([files.read(path)])
+    return _of_rows("", rows).read()
 
 
 _READERS: dict[str, Callable[[Path], Iterator[Fragment]]] = {".txt": _txt, ".jsonl": _jsonl, ".parquet": _parquet}

@@ -1,8 +1,8 @@
 """Cutting token corpora into rows, and choosing the rows of each training step from several corpora by weight.
 
 `Packed` puts several documents in a row, which do not attend to each other, and cuts long documents into pieces.
-`Concatenated` cuts rows from one endless stream, with a new offset in every epoch (nanoGPT draws every offset at random;
-here an epoch sees every token once). The row at any step of a run depends on the seed and the step alone.
+`Concatenated` cuts rows from one endless stream, with a new offset in every epoch (nanoGPT draws the offset of every
+row; here an epoch sees every token once). The rows of a step depend on the seed and the step alone.
 """
 
 from __future__ import annotations
