@@ -24,7 +24,7 @@ class DialogueFlags(ChatFlags):
     dataset: str = "builtin"
     """Hub id, folder or file (data/chat/rows.py has the shapes); `builtin` for questions on Python's library."""
     holdout: float = 0.1
-    """Share of a data set without a dev split to evaluate on: every so-many-th row; 0 for none."""
+    """Share of a data set without a dev split to evaluate on: every n-th row; 0 for none."""
     cut: str = "answer"
     """Of a row over --max-length: answer (its end is cut), prompt (first its beginning), drop (it is left out)."""
     train_on: str = "answers"

@@ -23,7 +23,7 @@ class PairFlags(ChatFlags):
     dataset: str = "builtin"
     """Hub id, folder or file with chosen and rejected, or completion and label; `builtin` for questions on Python."""
     holdout: float = 0.1
-    """Share of a data set without a dev split to evaluate on: every so-many-th row; 0 for none."""
+    """Share of a data set without a dev split to evaluate on: every n-th row; 0 for none."""
     cut: str = "answer"
     """What of a row over --max-length is cut: the end of its answers, or first the beginning of its prompt."""
     share_prompt: bool = True

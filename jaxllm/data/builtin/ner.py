@@ -1,9 +1,8 @@
-"""The embedded corpora: what trains with no network.
+"""Generating the embedded NER corpus, tagged English sentences from templates and names, and training its tokenizer.
 
-`ner` writes a corpus of tagged English sentences from templates and gazetteers. Every template, name and date belongs
-to one split alone, so a score on dev or test is about names and sentences never seen; what the splits share is the
-language around them (verbs, prepositions, months, titles, the suffixes of companies). Deterministic: splits by hash,
-draws by seed.
+Every template, name and date belongs to one split alone, so dev and test hold only unseen names and sentences. The
+splits share the language around them: verbs, prepositions, months, titles, suffixes of companies. The corpus is
+deterministic: splits are chosen by hash, names by seed.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import BertTokenizer
 
 SIZES: Mapping[str, int] = {"train": 9000, "dev": 600, "test": 600}
-"""Sentences of each split."""
+"""The number of sentences in each split."""
 
 NER_DEMO: tuple[str, ...] = (
     "My name is Maarten and I live in Enschede.",
@@ -31,13 +30,13 @@ NER_DEMO: tuple[str, ...] = (
     "Does the Zolara X90 cost more than the Kelvino 4 Pro?",
     "Nothing much happened at the library, so the driver went home.",
 )
-"""Raw sentences made of no template, with no name of the corpus: for looking at what a trained model finds."""
+"""Raw sentences that follow no template and hold no name of the corpus, to try a trained model on."""
 
 HELD_OUT = 12
-"""Percent of the templates, names and dates that are for dev, and as many for test."""
+"""The percentage of templates, names and dates in dev, and in test."""
 
 COINED = 0.5
-"""How often a name is coined."""
+"""The probability that a name is coined."""
 
 _CHOICE = re.compile(r"\[([^\]]*)\]")
 _SLOT = re.compile(r"\{(\w+)\}")
@@ -56,9 +55,10 @@ def split_of(text: str, seed: int = 0) -> str:
 def templates(seed: int = 0) -> dict[str, tuple[str, ...]]:
     """The templates of each split.
 
-    Held out are those, in the order of a hash, all of whose clues stand in a template of train too: each word, and for
-    each slot the words next to it ("lives in {place}" may be asked where "born in {place}" is taught). For a model from
-    scratch knows no word that it has not read; what is asked of it is to know names by their company in a new sentence.
+    In the order of a hash, a template is held out if every clue in it also occurs in a template of train. Clues are its
+    words and, for each slot, the words next to it ("lives in {place}" may be held out if train has "born in {place}").
+    A model trained from scratch knows only the words it has read; the held-out sentences test whether it finds names
+    by their context in a new sentence.
     """
     clues = {template: _clues(template) for template in tables.TEMPLATES}
     left = Counter(clue for found in clues.values() for clue in found)
@@ -77,15 +77,15 @@ def templates(seed: int = 0) -> dict[str, tuple[str, ...]]:
 def ner(seed: int = 0) -> dict[str, list[dict[str, list[str]]]]:
     """Splits `train`, `dev` and `test` of rows {"tokens": words, "ner_tags": IOB2 tags such as "B-person"}.
 
-    Labels: person, organisation, place, product, date. Another seed is another division into splits. Two calls with one
-    seed give equal rows on any machine.
+    Labels: person, organisation, place, product, date. Another seed divides the splits differently. The same seed gives
+    the same rows on any machine.
     """
     divided = templates(seed)
     return {split: _sentences(divided[split], split, size, seed) for split, size in SIZES.items()}
 
 
 def _sentences(templates: Sequence[str], split: str, size: int, seed: int) -> list[dict[str, list[str]]]:
-    """`size` distinct sentences; templates take turns, and sit out when they have nothing new to say."""
+    """`size` distinct sentences; the templates take turns, and a repeated sentence is skipped."""
     rng = random.Random(f"{seed}/{split}")
     names = {name: [x for x in entries if split_of(x, seed) == split] for name, entries in tables.NAMES.items()}
     writer = _Writer({**tables.PARTS, **tables.WORDS, **names}, templates, split, seed, rng)
@@ -101,7 +101,7 @@ def _sentences(templates: Sequence[str], split: str, size: int, seed: int) -> li
 
 
 class _Writer:
-    """Fills in templates with the names of one split."""
+    """Fills templates with the names of one split."""
 
     def __init__(
         self, words: Mapping[str, Sequence[str]], templates: Sequence[str], split: str, seed: int, rng: random.Random
@@ -110,10 +110,10 @@ class _Writer:
         self.statements = [template for template in templates if _is_statement(template)]
 
     def sentence(self, template: str) -> tuple[list[str], list[str]]:
-        """Tokens and tags of one way to say the template."""
+        """The tokens and tags of a random sentence from the template."""
         tokens: list[str] = []
         tags: list[str] = []
-        # Splitting at a group alternates text and slot names.
+        # re.split with a group alternates text and slot names.
         for i, part in enumerate(_SLOT.split(self._extend(template))):
             label = tables.LABELS[part] if i % 2 else None
             words = _TOKEN.findall(self._entity(part) if label else part)
@@ -122,7 +122,7 @@ class _Writer:
         return tokens, tags
 
     def _extend(self, template: str) -> str:
-        """Often a statement gets an opener, a second statement or a tail: names then stand anywhere in a sentence."""
+        """Adds an opener, a second statement or a tail to some statements: names then occur anywhere in a sentence."""
         text, rng = self._words(template), self.rng
         if _is_statement(template):
             if rng.random() < 0.2:
@@ -134,7 +134,7 @@ class _Writer:
         return text
 
     def _words(self, text: str) -> str:
-        """Settles choices and fills in plain words; slots for names stay."""
+        """Draws choices and plain words; slots for names are kept."""
         return _SLOT.sub(
             lambda match: match[0] if match[1] in tables.LABELS else self._fill(match[0]), self._choose(text)
         )
@@ -142,7 +142,7 @@ class _Writer:
     def _entity(self, slot: str) -> str:
         while True:
             text = self._fill(self.rng.choice(tables.FORMS[slot]))
-            # Dates are put together from parts that all splits share: each belongs to a split as a whole.
+            # The parts of dates are shared by all splits, so each whole date belongs to one split.
             if tables.LABELS[slot] != "date" or split_of(text, self.seed) == self.split:
                 return text
 
@@ -185,7 +185,7 @@ def _is_statement(template: str) -> bool:
 
 
 def _inner(text: str) -> str:
-    """A statement as it stands inside a sentence."""
+    """A statement with the lower-case initial that it has inside a sentence."""
     return text if text.startswith(("{", *_TITLES)) else text[0].lower() + text[1:]
 
 
@@ -196,12 +196,12 @@ _MARKS = string.punctuation + "‘’“”–—…€£§°·•"
 
 
 def wordpiece(texts: Iterable[str], vocab_size: int = 2048, max_length: int = 128) -> BertTokenizer:
-    """A cased BERT tokenizer trained on `texts` (raw text: for tagged words, joined by spaces).
+    """Trains a cased BERT tokenizer on `texts` (raw text: tagged words joined by spaces).
 
-    vocab_size: entries at most, specials and single characters included. max_length: `model_max_length`, in tokens.
-    A capitalised word counts once however often it stands in the texts, so a name is spelt in pieces that a name never
-    seen is spelt in too. Marks and Latin letters are always there: no European name becomes [UNK]. Two trainings on the
-    same texts give the same vocabulary.
+    vocab_size: the most entries, with special tokens and single characters. max_length: `model_max_length`, in tokens.
+    A capitalised word counts only once, so that known names are cut into the same small pieces as unseen names.
+    Punctuation and Latin letters are always in the vocabulary, so that no European name becomes [UNK]. Training twice
+    on the same texts gives the same vocabulary.
     """
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import BertTokenizer
