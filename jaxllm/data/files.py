@@ -137,28 +137,40 @@ def _json(path: Path) -> Part:
     return Part(str(path), [_object(row, f"{path}, row {number}") for number, row in enumerate(rows, start=1)])
 
 
-def _table(path: Path) -> Part:
-    import datasets
+@contextlib.contextmanager
+def table_errors(path: Path) -> Iterator[None]:
+    """Turns errors of opening a parquet or arrow file into InputError."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        table = pq.ParquetFile(path).read() if path.suffix == ".parquet" else _read_arrow(pa.memory_map(str(path)))
+        yield
     except (pa.ArrowException, OSError) as error:
         kind = f"{'an' if path.suffix == '.arrow' else 'a'} {path.suffix[1:]} file"
         raise InputError(f"{path}: not {kind} ({str(error).splitlines()[0]}); write it again") from error
-    return table_part(str(path), datasets.Dataset(datasets.table.InMemoryTable(table), fingerprint=path.name))
 
 
-def _read_arrow(source: Any) -> Any:
-    """The table of an Arrow IPC file or stream (`datasets` writes streams), mapped into memory."""
+def _parquet(path: Path) -> Part:
+    import pyarrow.parquet as pq
+
+    with table_errors(path):
+        return _columns(path, pq.ParquetFile(path).read())
+
+
+def _arrow(path: Path) -> Part:
     import pyarrow as pa
 
-    try:
-        return pa.ipc.open_file(source).read_all()
-    except pa.ArrowInvalid:
-        source.seek(0)
-        return pa.ipc.open_stream(source).read_all()
+    with table_errors(path), pa.memory_map(str(path)) as source:
+        try:
+            return _columns(path, pa.ipc.open_file(source).read_all())
+        except pa.ArrowInvalid:  # a stream, which is what `datasets` writes
+            source.seek(0)
+            return _columns(path, pa.ipc.open_stream(source).read_all())
+
+
+def _columns(path: Path, table: Any) -> Part:
+    import datasets
+
+    return table_part(str(path), datasets.Dataset(datasets.table.InMemoryTable(table), fingerprint=path.name))
 
 
 def table_part(name: str, table: Any) -> Part:
@@ -241,8 +253,8 @@ def _conll(path: Path) -> Part:
 READERS: dict[str, Callable[[Path], Part]] = {
     ".jsonl": _jsonl,
     ".json": _json,
-    ".parquet": _table,
-    ".arrow": _table,
+    ".parquet": _parquet,
+    ".arrow": _arrow,
     ".csv": _csv,
     ".tsv": functools.partial(_csv, delimiter="\t"),
     ".txt": _txt,

@@ -223,13 +223,10 @@ def _jsonl(path: Path) -> Iterator[Fragment]:
 
 
 def _parquet(path: Path) -> Iterator[Fragment]:
-    import pyarrow as pa  # read here, because files.read holds all columns of the whole file
-    import pyarrow.parquet as pq
+    import pyarrow.parquet as pq  # read here, because files.read holds all columns of the whole file
 
-    try:
+    with files.table_errors(path):
         file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: not a parquet file ({str(error).splitlines()[0]}); write it again") from None
     _text(dict.fromkeys(file.schema_arrow.names, ""), str(path))
     column = (value for batch in file.iter_batches(batch_size=1024, columns=["text"]) for value in batch.column(0))
     for number, value in enumerate(column, start=1):

@@ -3,6 +3,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from data_rows import write_jsonl
 
 from jaxllm.data.text import documents
 from jaxllm.data.text.documents import Fragment, fragments, open_documents, weighted
@@ -21,7 +22,7 @@ def write(folder, kind, texts=TEXTS, name="train"):
     elif kind == "json":
         path.write_text(json.dumps(rows))
     else:
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_jsonl(path, rows)
     return path
 
 
@@ -153,3 +154,35 @@ def test_parquet_without_text_and_missing_paths(tmp_path):
     write(tmp_path / "empty", "jsonl", name="dev")
     with pytest.raises(InputError, match="no train split"):
         open_documents(str(tmp_path / "empty"))
+
+
+def test_compressed_texts_stream_in_the_same_fragments(monkeypatch, tmp_path):
+    monkeypatch.setattr(documents, "FRAGMENT", 64)
+    text = "\n".join(f"word{i} é" for i in range(100)) + "\n"
+    lines = "".join(json.dumps({"text": one}) + "\n" for one in [text, *TEXTS])
+    for suffix, kind in (("gz", "gzip"), ("zst", "zstd")):
+        for name, content in (("a.txt", text), ("a.jsonl", lines), ("bad.jsonl", '{"text": "a"}\n{"text":\n')):
+            (tmp_path / name).write_text(content)
+            with pa.CompressedOutputStream(str(tmp_path / f"{name}.{suffix}"), kind) as file:
+                file.write(content.encode())
+        for name in ("a.txt", "a.jsonl"):
+            plain, packed = (open_documents(str(tmp_path / x))["train"] for x in (name, f"{name}.{suffix}"))
+            assert list(plain) == list(packed)
+        with pytest.raises(InputError, match=f"bad.jsonl.{suffix}, line 2: not JSON"):
+            list(open_documents(str(tmp_path / f"bad.jsonl.{suffix}"))["train"])
+
+
+def test_saved_sets_patterns_and_arrow_files_give_their_texts(tmp_path):
+    import datasets
+
+    saved = datasets.Dataset.from_list([{"text": text} for text in TEXTS])
+    saved.save_to_disk(tmp_path / "saved")
+    found = open_documents(str(tmp_path / "saved"))["train"]
+    assert whole(found) == TEXTS
+    assert found.key == open_documents(str(tmp_path / "saved"))["train"].key
+    (arrow,) = (tmp_path / "saved").glob("*.arrow")
+    assert whole(open_documents(str(arrow))["train"]) == TEXTS
+    (tmp_path / "data").mkdir()
+    for shard, text in enumerate(TEXTS):
+        write(tmp_path / "data", "parquet", [text], f"train-{shard}")
+    assert whole(open_documents(f"{tmp_path}/data/train-*.parquet")["train"]) == TEXTS
