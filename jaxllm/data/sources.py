@@ -10,7 +10,7 @@ import logging
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 from jaxllm.data.files import READERS, Part, Row, read, suffix_of, table_part
 from jaxllm.types import InputError
@@ -47,11 +47,7 @@ class Rows(Sequence[Row]):
         part, row = self._find(row)
         return part.where(row, word)
 
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Row]: ...
-    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+    def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         part, row = self._find(range(len(self))[index])

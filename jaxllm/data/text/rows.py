@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Protocol
 
 import numpy as np
 
@@ -22,22 +21,6 @@ from jaxllm.types import Batch, InputError
 
 CYCLE = 1000
 """The number of rows in which each corpus of a mixture gets its share, to the nearest row."""
-
-
-class Rows(Protocol):
-    """A corpus cut into rows."""
-
-    corpus: Corpus
-    length: int
-
-    def __len__(self) -> int:
-        """The number of rows in an epoch."""
-
-    def row(self, index: int, offset: float) -> list[Example]:
-        """The examples in a row; `offset` in [0, 1) is drawn for each epoch."""
-
-    def in_order(self) -> Iterator[list[Example]]:
-        """Every token once, for evaluations."""
 
 
 class Packed:
@@ -64,19 +47,15 @@ class Packed:
         return [self._piece(int(self._starts[i]), int(self._lengths[i])) for i in range(low, high)]
 
     def in_order(self) -> Iterator[list[Example]]:
-        """All rows."""
+        """All rows, for evaluations."""
         return (self.row(i) for i in range(len(self)))
 
     def _piece(self, start: int, length: int) -> Example:
         ends, stop = self.corpus.ends, start + length
         whole = self.corpus.tokens[start : stop + 1].astype(np.int32)
-        weights = np.ones(length, np.float32)
-        targets = np.zeros(length, np.int32)
-        if ends[np.searchsorted(ends, stop)] == stop:  # nothing of the document follows
-            weights[-1] = 0.0
-            targets[:-1] = whole[1:length]
-        else:
-            targets[:] = whole[1:]
+        learnt = length - int(ends[np.searchsorted(ends, stop)] == stop)  # at its end, nothing of the document follows
+        targets, weights = np.zeros(length, np.int32), np.ones(length, np.float32)
+        targets[:learnt], weights[learnt:] = whole[1 : learnt + 1], 0
         return Example(whole[:length], targets, weights)
 
 
@@ -91,17 +70,18 @@ class Concatenated:
 
     def row(self, index: int, offset: float = 0.0) -> list[Example]:
         """The one example of a row."""
-        size = len(self.corpus.tokens)
-        start = (int(offset * size) + index * self.length) % size
-        tokens = self.corpus.tokens[start : start + self.length + 1]
-        if len(tokens) <= self.length:
-            tokens = np.concatenate([tokens, self.corpus.tokens[: self.length + 1 - len(tokens)]])
-        return [_shifted(tokens)]
+        start = int(offset * len(self.corpus.tokens)) + index * self.length
+        return [_shifted(np.take(self.corpus.tokens, np.arange(start, start + self.length + 1), mode="wrap"))]
 
     def in_order(self) -> Iterator[list[Example]]:
-        """The stream from its first token to its last, in rows of which the last may be shorter."""
+        """The stream from its first token to its last, for evaluations; the last row may be shorter."""
         tokens = self.corpus.tokens
         return ([_shifted(tokens[i : i + self.length + 1])] for i in range(0, len(tokens) - 1, self.length))
+
+
+Rows = Packed | Concatenated
+"""A corpus cut into rows: `len(rows)` rows an epoch, `rows.row(index, offset)` with an offset in [0, 1) drawn for each
+epoch, and `rows.in_order()`."""
 
 
 def _shifted(tokens: np.ndarray) -> Example:
