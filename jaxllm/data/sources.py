@@ -92,7 +92,7 @@ def find_files(dataset: str | Path, suffixes: Collection[str]) -> dict[str, list
 
     dataset: a file, which is "train"; a pattern, `data/train-*.parquet`, all "train" where no name tells a split; or a
     folder, of which only files with these suffixes are taken: a file per split (`train.jsonl`), shards
-    (`data/test-00000-of-00002.parquet`) or a folder per split (`train/a.jsonl`), in itself or in `data`.
+    (`test-00000-of-00002.parquet`) or a folder per split (`train/a.jsonl`), in itself or in `data`.
     """
     path = Path(dataset).expanduser()
     if path.is_file():
@@ -101,11 +101,12 @@ def find_files(dataset: str | Path, suffixes: Collection[str]) -> dict[str, list
         files = [file for file in map(Path, sorted(glob.glob(str(path), recursive=True))) if file.is_file()]
         return _group({file: split_of(file.name) for file in files}) or ({"train": files} if files else {})
     for place in (path, path / "data"):
-        if splits := by_split({file.name: file for file in data_files(place, suffixes)}, str(place)):
+        files = data_files(place, suffixes)
+        if splits := by_split({file.name: file for file in files}, str(place)):
             return splits
-        folders = (folder for folder in sorted(place.glob("*")) if folder.is_dir())
-        nested = {file: split_of(folder.name) for folder in folders for file in data_files(folder, suffixes)}
-        if splits := _group(nested):
+        folders = [folder for folder in sorted(place.glob("*")) if folder.is_dir()]
+        splits = _group({file: split_of(folder.name) for folder in folders for file in data_files(folder, suffixes)})
+        if "train" in splits or (splits and not files):  # files beside a lone folder `test` are a data set themselves
             return splits
     return {}
 

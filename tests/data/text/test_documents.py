@@ -63,6 +63,13 @@ def test_a_folder_has_splits_and_shards_or_is_all_train(tmp_path):
     for name in ("x", "y"):
         (other / f"{name}.txt").write_text(name)
     assert whole(open_documents(str(other))["train"]) == ["x", "y"]
+    (other / "test").mkdir()
+    (other / "test" / "z.txt").write_text("z")
+    assert whole(open_documents(str(other))["train"]) == ["x", "y"]
+    (other / "train").mkdir()
+    (other / "train" / "w.txt").write_text("w")
+    found = open_documents(str(other))
+    assert (whole(found["train"]), whole(found["test"])) == (["w"], ["z"])
 
 
 def test_long_documents_come_in_fragments_cut_at_line_ends(monkeypatch, tmp_path):
