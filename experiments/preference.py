@@ -27,7 +27,7 @@ from typing import Any
 
 from jaxllm.data.chat.templates import end_ids
 from jaxllm.data.packing import make_plan
-from jaxllm.data.preference.answers import AnswerBatches, AnswerRows, Group, mismatched
+from jaxllm.data.preference.answers import AnswerBatches, AnswerRows, Group, add_mismatched
 from jaxllm.distributed.mesh import row_multiple
 from jaxllm.evals.preference import drift, evaluator, log_ratios
 from jaxllm.losses import Loss, Mixture, names, resolve
@@ -116,7 +116,7 @@ def fitting(groups: list[Group], loss: Loss | Mixture, config: Config) -> list[G
             f"--loss {config.loss} compares the two answers of a pair, and --dataset {config.dataset} has judged "
             "answers without rivals: use kto or apo_zero_unpaired"
         )
-    return mismatched(groups, config.max_length) if "mismatched" in loss.needs else groups
+    return add_mismatched(groups, config.max_length) if "mismatched" in loss.needs else groups
 
 
 def main(config: Config) -> None:

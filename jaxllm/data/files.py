@@ -48,8 +48,8 @@ class Part:
         """Names a row, or a word of it, for messages."""
         if word is not None and self.word_lines:
             return f"{self.name}, line {self.word_lines[row][word]}"
-        place = f"{self.name}, " + (f"line {self.numbers[row]}" if self.numbers else f"row {row + 1}")
-        return place if word is None else f"{place}, word {word + 1}"
+        location = f"{self.name}, " + (f"line {self.numbers[row]}" if self.numbers else f"row {row + 1}")
+        return location if word is None else f"{location}, word {word + 1}"
 
 
 def suffix_of(path: Path) -> str:
@@ -87,8 +87,8 @@ def parse_json(text: str | bytes, path: Path, line: int = 1) -> Any:
     except UnicodeDecodeError:
         raise InputError(f"{path}, line {line}: not UTF-8; convert the file to UTF-8") from None
     except json.JSONDecodeError as error:
-        place = f"{path}, line {line + error.lineno - 1}"
-        raise InputError(f"{place}: not JSON at column {error.colno} ({error.msg}); mend the line") from error
+        location = f"{path}, line {line + error.lineno - 1}"
+        raise InputError(f"{location}: not JSON at column {error.colno} ({error.msg}); mend the line") from error
 
 
 def json_rows(lines: Iterable[str | bytes], path: Path) -> Iterator[tuple[int, Row]]:

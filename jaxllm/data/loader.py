@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from jaxllm.data.packing import Example, Place, Plan, collate, places
+from jaxllm.data.packing import Example, Location, Plan, collate, locate
 from jaxllm.types import Batch
 
 
@@ -109,15 +109,15 @@ def token_dropout(
 
 @dataclasses.dataclass(frozen=True)
 class EvalBatches:
-    """Every example once, in fixed batches: iterating gives (Batch, the place of each example in it)."""
+    """Every example once, in fixed batches: iterating gives (Batch, the location of each example in it)."""
 
     examples: Sequence[Example]
     plan: Plan
 
-    def __iter__(self) -> Iterator[tuple[Batch, list[Place]]]:
+    def __iter__(self) -> Iterator[tuple[Batch, list[Location]]]:
         batches = loader(self.examples, self.plan)
         for step in range(self.plan.steps):
-            yield batches.batch(step), places(self.plan.step(step), self.plan.lengths)
+            yield batches.batch(step), locate(self.plan.step(step), self.plan.lengths)
 
     def __len__(self) -> int:
         return self.plan.steps

@@ -27,8 +27,8 @@ class Example:
     weights: np.ndarray
 
 
-class Place(NamedTuple):
-    """The place of an example in a batch: the example's number, its row and its first position there."""
+class Location(NamedTuple):
+    """The location of an example in a batch: the example's number, its row and its first position there."""
 
     example: int
     row: int
@@ -179,13 +179,13 @@ def collate(rows: Sequence[Sequence[Example]], row_length: int, count: int) -> B
     return Batch(tokens, targets, weights, segments, positions)  # type: ignore[arg-type]
 
 
-def places(rows: Sequence[Sequence[int]], lengths: Sequence[int] | np.ndarray) -> list[Place]:
-    """The place that `collate` gives to each example of these rows."""
+def locate(rows: Sequence[Sequence[int]], lengths: Sequence[int] | np.ndarray) -> list[Location]:
+    """The location that `collate` gives to each example of these rows."""
     found = []
     for r, row in enumerate(rows):
         start = 0
         for example in row:
-            found.append(Place(example, r, start))
+            found.append(Location(example, r, start))
             start += int(lengths[example])
     return found
 

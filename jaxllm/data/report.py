@@ -1,4 +1,4 @@
-"""Reports on the rows of a data set that are refused, left out or cut, each named by its place in the data."""
+"""Reports on the rows of a data set that are refused, left out or cut, each named by its location in the data."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Report:
     def lines(self) -> list[str]:
         """One line for each reason, and one for all cuts."""
         found = []
-        for reason, places in self.dropped.items():
-            rest = f", ... {len(places) - 9} more" if len(places) > 9 else ""
-            listed = ", ".join([places[0], *_short(places[1:9])])
-            found.append(f"{len(places):,} left out, {reason}: {listed}{rest}")
+        for reason, locations in self.dropped.items():
+            rest = f", ... {len(locations) - 9} more" if len(locations) > 9 else ""
+            listed = ", ".join([locations[0], *_short(locations[1:9])])
+            found.append(f"{len(locations):,} left out, {reason}: {listed}{rest}")
         if self.cut:
             found.append("cut to --max-length: " + ", ".join(f"{count:,} {kind}" for kind, count in self.cut.items()))
         return found
@@ -62,7 +62,7 @@ class Report:
 def convert_each(rows: Iterable[T], fn: Callable[[T, str], Any], where: Callable[[int], str]) -> list[Any]:
     """`fn(row, where(i))` of every row.
 
-    Raises one InputError for all rows that `fn` refuses: the first in full, the others by place and number.
+    Raises one InputError for all rows that `fn` refuses: the first in full, the others by location and number.
     """
     found: list[Any] = []
     wrong: list[tuple[str, str]] = []
@@ -73,12 +73,12 @@ def convert_each(rows: Iterable[T], fn: Callable[[T, str], Any], where: Callable
             wrong.append((where(i), str(error)))
     if wrong:
         (_, message), *others = wrong
-        listed = ", ".join(_short([place for place, _ in others[:8]]))
+        listed = ", ".join(_short([location for location, _ in others[:8]]))
         more = f" ... and {len(others)} more: {listed}{', ...' if len(others) > 8 else ''}"
         raise InputError(message + (more if others else ""))
     return found
 
 
-def _short(places: Sequence[str]) -> list[str]:
-    """ "line 9" for "train.jsonl, line 9": the places follow one that names the file."""
-    return [place.rpartition(", ")[2] for place in places]
+def _short(locations: Sequence[str]) -> list[str]:
+    """ "line 9" for "train.jsonl, line 9": the locations follow one that names the file."""
+    return [location.rpartition(", ")[2] for location in locations]

@@ -43,7 +43,7 @@ class Rows(Sequence[Row]):
         return self._parts[part], row - self._starts[part]
 
     def where(self, row: int, word: int | None = None) -> str:
-        """A row's place for messages, such as "train.conll, line 12"; or that of one of its words, counted from 0."""
+        """The location of a row for messages, "train.conll, line 12", or of one of its words, counted from 0."""
         part, row = self._find(row)
         return part.where(row, word)
 

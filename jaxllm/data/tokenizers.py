@@ -73,7 +73,7 @@ KINDS: dict[str, Callable[..., PreTrainedTokenizerFast]] = {"bpe": bpe, "char": 
 """The tokenizers that can be trained, by name."""
 
 
-def trained(kind: str, texts: Iterable[str], key: str, root: Path | None = None, **options: Any) -> Any:
+def train_or_load(kind: str, texts: Iterable[str], key: str, root: Path | None = None, **options: Any) -> Any:
     """A tokenizer of this kind, read from the cache, or trained on `texts` and written to it.
 
     key: a string that changes when the texts change. root: the folder of the cache, by default `cache_root()`.
@@ -82,16 +82,16 @@ def trained(kind: str, texts: Iterable[str], key: str, root: Path | None = None,
 
     digest = hashlib.sha256(json.dumps([kind, key, SAMPLE, options], sort_keys=True).encode()).hexdigest()[:20]
     folder = (cache_root() if root is None else root) / "tokenizers" / digest
-    with alone(folder):
+    with lock_folder(folder):
         if not (folder / "tokenizer.json").is_file():
             tokenizer = KINDS[kind](texts, **options)
             partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix="partial-"))
             tokenizer.save_pretrained(partial)
-            keep(partial, folder)
+            publish(partial, folder)
     return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
-def stored(tokenizer: Any, root: Path | None = None) -> Any:
+def save_and_reload(tokenizer: Any, root: Path | None = None) -> Any:
     """Saves a tokenizer to a folder of the cache named by a hash of its files, and loads it from there."""
     from transformers import AutoTokenizer
 
@@ -103,12 +103,12 @@ def stored(tokenizer: Any, root: Path | None = None) -> Any:
     for path in sorted(partial.iterdir()):
         digest.update(path.name.encode() + path.read_bytes())
     folder = parent / digest.hexdigest()[:20]
-    keep(partial, folder)
+    publish(partial, folder)
     return AutoTokenizer.from_pretrained(folder)
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """Holds a lock of this host, so that only one process makes a folder and the others then find it."""
     locks = folder.parent.with_name("locks")
     for parent in (folder.parent, locks):
@@ -119,7 +119,7 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def keep(partial: Path, folder: Path) -> None:
+def publish(partial: Path, folder: Path) -> None:
     """Renames a complete folder; if another process was first, its folder is kept."""
     try:
         partial.rename(folder)

@@ -40,7 +40,7 @@ def start_chat(config: ChatFlags, texts: Iterable[str], key: str, kind: Kind = L
         changes += [f"{first}, for the tokenizer has none (--chat-template)", *rest]
     changes += give_pad(tokenizer)
     if changes:
-        tokenizer = tokenizers.stored(tokenizer)
+        tokenizer = tokenizers.save_and_reload(tokenizer)
     ends = end_ids(tokenizer)
     tokens = {"eos_token_id": ends[0] if len(ends) == 1 else [*ends], "pad_token_id": tokenizer.pad_token_id}
     if tokenizer.bos_token_id is not None:

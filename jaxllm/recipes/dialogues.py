@@ -52,7 +52,7 @@ def texts_of(split: Split[Dialogue]) -> Iterator[str]:
 def examples_of(split: Split[Dialogue], config: DialogueFlags, begin: Start) -> list[Example]:
     """The examples of a split. Raises InputError where none of its rows is left."""
     return examples(
-        split.rows, begin.tokenizer, config.max_length, where=split.places.__getitem__, report=split.report,
+        split.rows, begin.tokenizer, config.max_length, where=split.locations.__getitem__, report=split.report,
         cut=config.cut, prompts=config.train_on == "all",
     )  # fmt: skip
 

@@ -49,7 +49,7 @@ def groups_of(splits: Mapping[str, Split[Comparison]], config: PairFlags, begin:
     return {
         name: encode(
             split.rows, begin.tokenizer, config.max_length,
-            where=split.places.__getitem__, report=split.report, cut=config.cut,
+            where=split.locations.__getitem__, report=split.report, cut=config.cut,
         )
         for name, split in splits.items()
     }  # fmt: skip

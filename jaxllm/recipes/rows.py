@@ -42,10 +42,10 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Split(Generic[T]):
-    """The dialogues or comparisons of one split, the place of each in the data, and which are left out or cut."""
+    """The dialogues or comparisons of one split, the location of each in the data, and which are left out or cut."""
 
     rows: list[T]
-    places: list[str]
+    locations: list[str]
     report: Report = dataclasses.field(default_factory=Report)
 
     def __len__(self) -> int:
@@ -57,7 +57,7 @@ class Split(Generic[T]):
         def part(held_out: bool) -> Split[T]:
             which = [i for i in range(len(self)) if (i % period == period - 1) == held_out]
             report = Report(len(which)) if held_out else dataclasses.replace(self.report, kept=len(which))
-            return Split([self.rows[i] for i in which], [self.places[i] for i in which], report)
+            return Split([self.rows[i] for i in which], [self.locations[i] for i in which], report)
 
         return part(False), part(True)
 
@@ -87,7 +87,7 @@ def lines_of(splits: Mapping[str, Split[Any]], kind: str) -> list[tuple[str, str
 
 
 def dropped_of(splits: Mapping[str, Split[Any]]) -> dict[str, dict[str, list[str]]]:
-    """The places of all rows left out, by split and reason, for summary.json."""
+    """The locations of all rows left out, by split and reason, for summary.json."""
     return {name: split.report.dropped for name, split in splits.items() if split.report.dropped}
 
 

@@ -41,7 +41,7 @@ def examples(
     InputError that names the rows that the chat template refuses or that have nothing to learn, and where no row is
     left.
     """
-    encoded = convert_each(dialogues, lambda one, place: _encoded(one, tokenizer, place, prompts), where)
+    encoded = convert_each(dialogues, lambda one, location: _encoded(one, tokenizer, location, prompts), where)
     return report.select((_shorten(one, max_length, cut) for one in encoded), where)
 
 

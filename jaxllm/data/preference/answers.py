@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from jaxllm.data.loader import Loader
-from jaxllm.data.packing import Plan, places
+from jaxllm.data.packing import Plan, locate
 from jaxllm.types import Answers, Batch, InputError
 
 Logps = list[np.ndarray]
@@ -152,7 +152,7 @@ class AnswerRows:
 
     def take(self, rows: Sequence[Sequence[int]], values_BT: np.ndarray) -> Iterator[tuple[int, list[np.ndarray]]]:
         """Splits an array over the positions of collated rows: each group's number, and values [size] per answer."""
-        for number, row, start in places(rows, self.lengths):
+        for number, row, start in locate(rows, self.lengths):
             spans = self.layout.spans(self.groups[number])
             yield number, [values_BT[row, start + span.start : start + span.stop] for span in spans]
 
@@ -173,7 +173,7 @@ class AnswerBatches:
         return map(self.rows.loader(self.plan).batch, range(self.plan.steps))
 
 
-def mismatched(groups: Sequence[Group], max_length: int) -> list[Group]:
+def add_mismatched(groups: Sequence[Group], max_length: int) -> list[Group]:
     """Adds an answer of side 0 to each group: an answer to another prompt, cut to fit `max_length` after its own.
 
     KTO estimates the divergence from the reference with these (Ethayarajh et al. 2024, section 4.1). The choice depends

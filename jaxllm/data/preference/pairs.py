@@ -44,26 +44,28 @@ class Comparison:
 
 
 def comparisons(rows: Any) -> tuple[list[Comparison], list[str], Report]:
-    """The comparisons in `sources.Rows`, the place of each, and a report of rows left out for want of a choice.
+    """The comparisons in `sources.Rows`, the location of each, and a report of rows left out for want of a choice.
 
     Raises InputError that names the rows with missing columns, wrong types or roles out of order, and for a data set
     that is paired only in part.
     """
-    report, kept, places = Report(), [], []
+    report, kept, locations = Report(), [], []
     for i, row in enumerate(rows):
         if reason := _fault(row):
             report.drop(reason, rows.where(i))
         else:
             kept.append(row)
-            places.append(rows.where(i))
-    found = convert_each(kept, comparison, places.__getitem__)
+            locations.append(rows.where(i))
+    found = convert_each(kept, comparison, locations.__getitem__)
     if len({len(one.answers) for one in found}) > 1:
         odd = next(i for i, one in enumerate(found) if len(one.answers) != len(found[0].answers))
-        raise InputError(f"{places[odd]}: some rows have chosen and rejected, others completion and label; split them")
+        raise InputError(
+            f"{locations[odd]}: some rows have chosen and rejected, others completion and label; split them"
+        )
     if not found:
         raise InputError("no row with answers to compare is left: " + ("; ".join(report.lines()) or "there are none"))
     report.kept = len(found)
-    return found, places, report
+    return found, locations, report
 
 
 def _fault(row: Mapping[str, Any]) -> str:
@@ -166,7 +168,7 @@ def encode(
     report counts cuts, and names rows that are left out: where the prompt leaves no token of an answer, and where
     nothing that differs is left. Raises InputError that names the rows the chat template refuses.
     """
-    encoded = convert_each(found, lambda one, place: _encoded(one, tokenizer, place), where)
+    encoded = convert_each(found, lambda one, location: _encoded(one, tokenizer, location), where)
     pairs = zip(found, encoded, strict=True)
     return report.select((_group(one, answers, max_length, cut) for one, answers in pairs), where)
 

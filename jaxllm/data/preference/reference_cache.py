@@ -22,7 +22,7 @@ VERSION = 1
 """The version of the file format."""
 
 
-def key(groups: Sequence[Group], model: str) -> str:
+def key_of(groups: Sequence[Group], model: str) -> str:
     """The cache key of the answers' log-probabilities; `model` is a string that changes when the model's outputs do."""
     digest = hashlib.sha256(f"{VERSION} {model} {len(groups)}".encode())
     for group in groups:
@@ -35,7 +35,7 @@ def key(groups: Sequence[Group], model: str) -> str:
     return digest.hexdigest()[:24]
 
 
-def place(name: str, root: Path | None = None) -> Path:
+def path_of(name: str, root: Path | None = None) -> Path:
     """The file of a key. root: the folder of the cache, by default `cache_root()`."""
     return (cache_root() if root is None else root) / "references" / f"{name}.safetensors"
 

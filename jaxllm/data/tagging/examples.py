@@ -22,7 +22,7 @@ __all__ = ["Sentence", "Text", "Windows", "encode", "encode_text", "group_entiti
 
 @dataclasses.dataclass(frozen=True)
 class Sentence:
-    """Words and their tags (None where untagged), and their places in the data, for messages."""
+    """Words and their tags (None where untagged), and their locations in the data, for messages."""
 
     words: list[str]
     tags: list[str] | None
@@ -30,7 +30,7 @@ class Sentence:
     word_where: Callable[[int], str] | None = dataclasses.field(default=None, compare=False, repr=False)
 
     def at(self, word: int) -> str:
-        """The place of a word, counted from 0, for messages."""
+        """The location of a word, counted from 0, for messages."""
         return self.word_where(word) if self.word_where else f"{self.where}, word {word + 1}"
 
 
@@ -61,13 +61,13 @@ def _tags(tags: Any, column: str, words: int, i: int, rows: Rows) -> list[str]:
     return [_name(tag, rows.class_names.get(column), f"{rows.where(i, j)}: {column}") for j, tag in enumerate(tags)]
 
 
-def _name(tag: Any, names: Sequence[str] | None, place: str) -> str:
+def _name(tag: Any, names: Sequence[str] | None, location: str) -> str:
     if not isinstance(tag, int) or isinstance(tag, bool):
-        raise InputError(f"{place} hold {tag!r}; tags are all names, or all numbers of classes")
+        raise InputError(f"{location} hold {tag!r}; tags are all names, or all numbers of classes")
     if not names:
-        raise InputError(f"{place} are numbers and nothing names their classes; give names, such as B-person")
+        raise InputError(f"{location} are numbers and nothing names their classes; give names, such as B-person")
     if not 0 <= tag < len(names):
-        raise InputError(f"{place} hold {tag}, and the classes are 0 to {len(names) - 1}; mend the tag")
+        raise InputError(f"{location} hold {tag}, and the classes are 0 to {len(names) - 1}; mend the tag")
     return names[tag]
 
 
@@ -85,7 +85,7 @@ def encode(sentences: Sequence[Sentence], tokenizer: Any, labels: Sequence[str],
     tokenizer: a fast tokenizer of transformers. Targets are label numbers with weight 1 on the first sub-word of each
     word in its window, and 0 elsewhere; all weights are 0 for untagged sentences. A word without tokens is in no
     window; a word longer than a window loses its last sub-words. Raises InputError for a tag that is not among the
-    labels, naming its place, and for a `max_length` that is too small.
+    labels, naming its location, and for a `max_length` that is too small.
     """
     number_of = {label: number for number, label in enumerate(labels)}
     windows = Windows([], [], [], [], [len(sentence.words) for sentence in sentences])

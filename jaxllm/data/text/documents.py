@@ -62,7 +62,7 @@ class Documents:
         return (fragment.text for fragment in self)
 
 
-def weighted(spec: str) -> tuple[str, float]:
+def parse_weight(spec: str) -> tuple[str, float]:
     """A data set and its weight: ("a.txt", 0.7) from "a.txt:0.7"; the weight is 1 where none is given."""
     name, _, number = spec.rpartition(":")
     if not name or Path(spec).exists() or not re.fullmatch(r"[-+]?\d*\.?\d+(e-?\d+)?", number):
@@ -106,7 +106,7 @@ def find_text_files(dataset: str) -> dict[str, list[Path]]:
     return found
 
 
-def fragments(text: str) -> Iterator[Fragment]:
+def split_document(text: str) -> Iterator[Fragment]:
     """Splits a document into fragments, at line ends if there are any, where tokenizers see no difference."""
     start = 0
     while len(text) - start > FRAGMENT:
@@ -124,13 +124,13 @@ def _cut(text: str, start: int) -> int:
 
 def _of_texts(name: str, texts: dict[str, str]) -> Documents:
     digest = hashlib.sha256(json.dumps(list(texts.items())).encode()).hexdigest()
-    return Documents(name, digest, lambda: (piece for text in texts.values() for piece in fragments(text)))
+    return Documents(name, digest, lambda: (piece for text in texts.values() for piece in split_document(text)))
 
 
 def _of_rows(name: str, rows: sources.Rows) -> Documents:
     def read() -> Iterator[Fragment]:
         for i, row in enumerate(rows):
-            yield from fragments(_text(row, rows.where(i)))
+            yield from split_document(_text(row, rows.where(i)))
 
     return Documents(name, f"{name} {rows.fingerprint}", read)
 
@@ -210,7 +210,7 @@ def _txt(path: Path, start: int = 0, stop: int | None = None) -> Iterator[Fragme
                 text += decoder.decode(block, final=not block)
             except UnicodeDecodeError:
                 raise InputError(f"{path}: not UTF-8 before byte {at}; convert the file to UTF-8") from None
-            *complete, rest = fragments(text)
+            *complete, rest = split_document(text)
             yield from complete
             text = rest.text
     yield Fragment(text, True)
@@ -219,7 +219,7 @@ def _txt(path: Path, start: int = 0, stop: int | None = None) -> Iterator[Fragme
 def _jsonl(path: Path) -> Iterator[Fragment]:
     with files.open_bytes(path) as file:
         for number, row in files.json_rows(file, path):
-            yield from fragments(_text(row, f"{path}, line {number}"))
+            yield from split_document(_text(row, f"{path}, line {number}"))
 
 
 def _parquet(path: Path) -> Iterator[Fragment]:
@@ -230,7 +230,7 @@ def _parquet(path: Path) -> Iterator[Fragment]:
     _text(dict.fromkeys(file.schema_arrow.names, ""), str(path))
     column = (value for batch in file.iter_batches(batch_size=1024, columns=["text"]) for value in batch.column(0))
     for number, value in enumerate(column, start=1):
-        yield from fragments(_text({"text": value.as_py()}, f"{path}, row {number}"))
+        yield from split_document(_text({"text": value.as_py()}, f"{path}, row {number}"))
 
 
 def _whole(path: Path) -> Iterator[Fragment]:

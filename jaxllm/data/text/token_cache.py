@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxllm.data.text.documents import Documents, Fragment
-from jaxllm.data.tokenizers import alone, cache_root, keep
+from jaxllm.data.tokenizers import cache_root, lock_folder, publish
 from jaxllm.types import InputError
 
 VERSION = 1
@@ -85,14 +85,14 @@ def open_corpus(
     encoder = _encoder(tokenizer)
     key = hashlib.sha256(json.dumps([VERSION, documents.key, encoder.to_str(), marks]).encode()).hexdigest()[:20]
     folder = (cache_root() if root is None else root) / "tokens" / key
-    with alone(folder):
+    with lock_folder(folder):
         if (corpus := _open(folder, documents.name, marks, vocab_size)) is not None:
             return corpus
         shutil.rmtree(folder, ignore_errors=True)  # damaged, if it is there
         partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix="partial-"))
         try:
             _write(partial, documents, encoder, marks, say)
-            keep(partial, folder)
+            publish(partial, folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     corpus = _open(folder, documents.name, marks, vocab_size)

@@ -22,7 +22,7 @@ def tokenizer():
 
 def test_the_key_changes_with_data_tokenizer_weights_length_and_cut_and_with_nothing_else(tokenizer):
     def key(rows, tokenizer, model="m", max_length=40, **more):
-        return reference_cache.key(groups_of(tokenizer, *rows, max_length=max_length, **more)[0], model)
+        return reference_cache.key_of(groups_of(tokenizer, *rows, max_length=max_length, **more)[0], model)
 
     first = key(ROWS, tokenizer)
     assert key(ROWS, tokenizer) == first
@@ -47,18 +47,18 @@ def test_the_key_tells_apart_what_is_trained_on_and_where_a_prompt_ends():
         return [Group(np.array(prompt, np.int32), (Answer(np.array(tokens, np.int32), trained, 1),))]
 
     cases = [group([1, 2], [3, 4]), group([1], [2, 3, 4]), group([1, 2], [3, 4], [1, 0]), group([1, 2], [3, 5])]
-    assert len({reference_cache.key(case, "m") for case in cases}) == len(cases)
+    assert len({reference_cache.key_of(case, "m") for case in cases}) == len(cases)
     flipped = dataclasses.replace(cases[0][0].answers[0], side=-1)
-    assert reference_cache.key([dataclasses.replace(cases[0][0], answers=(flipped,))], "m") == reference_cache.key(
-        cases[0], "m"
-    )
+    assert reference_cache.key_of(
+        [dataclasses.replace(cases[0][0], answers=(flipped,))], "m"
+    ) == reference_cache.key_of(cases[0], "m")
 
 
 def test_what_was_written_is_read_and_a_damaged_file_is_not(tokenizer, tmp_path):
     groups, _ = groups_of(tokenizer, *ROWS, max_length=40)
     rng = np.random.default_rng(0)
     logps = [[-rng.random(a.reach).astype(np.float32) for a in group.answers] for group in groups]
-    path = reference_cache.place(reference_cache.key(groups, "m"), tmp_path)
+    path = reference_cache.path_of(reference_cache.key_of(groups, "m"), tmp_path)
     assert reference_cache.read(path, groups) is None
     reference_cache.write(path, logps)
     found = reference_cache.read(path, groups)

@@ -6,7 +6,7 @@ import pytest
 from data_rows import write_jsonl
 
 from jaxllm.data.text import documents
-from jaxllm.data.text.documents import Fragment, fragments, open_documents, weighted
+from jaxllm.data.text.documents import Fragment, open_documents, parse_weight, split_document
 from jaxllm.types import InputError
 
 TEXTS = ["first é", "second\nline", "third"]
@@ -75,7 +75,7 @@ def test_a_folder_has_splits_and_shards_or_is_all_train(tmp_path):
 def test_long_documents_come_in_fragments_cut_at_line_ends(monkeypatch, tmp_path):
     monkeypatch.setattr(documents, "FRAGMENT", 64)
     text = "\n".join(f"word{i} é" for i in range(100)) + "\n"
-    parts = list(fragments(text))
+    parts = list(split_document(text))
     assert "".join(part.text for part in parts) == text
     assert [part.last for part in parts] == [False] * (len(parts) - 1) + [True]
     assert all(part.text.endswith("\n") for part in parts)
@@ -83,7 +83,7 @@ def test_long_documents_come_in_fragments_cut_at_line_ends(monkeypatch, tmp_path
     path = tmp_path / "a.txt"
     path.write_text(text)  # a block is four fragments, and é straddles some of their borders
     assert whole(open_documents(str(path))["train"]) == [text]
-    assert whole(fragments("x" * 1000)) == ["x" * 1000]
+    assert whole(split_document("x" * 1000)) == ["x" * 1000]
 
 
 def test_holdout_of_a_lone_text_is_its_end(tmp_path):
@@ -115,15 +115,15 @@ def test_the_key_changes_with_the_file(tmp_path):
 
 
 def test_weights(tmp_path):
-    assert weighted("a.txt:0.7") == ("a.txt", 0.7)
-    assert weighted("org/name:sample-10BT") == ("org/name:sample-10BT", 1.0)
-    assert weighted("org/name:sample-10BT:2") == ("org/name:sample-10BT", 2.0)
-    assert weighted("a.txt") == ("a.txt", 1.0)
+    assert parse_weight("a.txt:0.7") == ("a.txt", 0.7)
+    assert parse_weight("org/name:sample-10BT") == ("org/name:sample-10BT", 1.0)
+    assert parse_weight("org/name:sample-10BT:2") == ("org/name:sample-10BT", 2.0)
+    assert parse_weight("a.txt") == ("a.txt", 1.0)
     (tmp_path / "a:3").write_text("x")
-    assert weighted(str(tmp_path / "a:3")) == (str(tmp_path / "a:3"), 1.0)
+    assert parse_weight(str(tmp_path / "a:3")) == (str(tmp_path / "a:3"), 1.0)
     for spec in ("a.txt:0", "a.txt:-1"):
         with pytest.raises(InputError, match="above 0"):
-            weighted(spec)
+            parse_weight(spec)
 
 
 BAD = {
