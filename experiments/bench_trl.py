@@ -40,6 +40,7 @@ from jaxllm.models.decoder import Config as Shape
 from jaxllm.params import describe
 from jaxllm.recipes import dialogues, pairs
 from jaxllm.recipes.benchmark import run, tokens_per_s
+from jaxllm.recipes.rows import Split
 from jaxllm.recipes.script import input_errors, parse
 from jaxllm.run.metrics import read_jsonl
 
@@ -88,11 +89,11 @@ def prepare(config: Config, folder: Path, shape: Shape = SHAPE) -> Prepared:
     if config.stage == "sft":
         asked = plain_dialogues(instructions.dialogues(rows, where=rows.where))
         texts = [{"prompt": one.prompt, "completion": one.completion} for one in asked]
-        spoken = dialogues.texts_of(dialogues.Split(asked, []))
+        spoken = dialogues.texts_of(Split(asked, []))
     else:
         found = plain_comparisons(comparisons(rows)[0])
         texts = [dict(zip(("prompt", "chosen", "rejected"), (one.prompt, *one.answers), strict=True)) for one in found]
-        spoken = pairs.texts_of(pairs.Split(found, [], Report()))
+        spoken = pairs.texts_of(Split(found, []))
     whole = len(texts) // config.batch_size * config.batch_size  # every step has as many
     tokenizer = tokenizers.bpe(spoken, shape.vocab_size - 1)
     give_template(tokenizer, "plain")

@@ -27,7 +27,7 @@ from typing import Any
 
 from jaxllm.data.chat.templates import end_ids
 from jaxllm.data.packing import make_plan
-from jaxllm.data.preference.answers import AnswerBatches, AnswerRows, Group, mismatched
+from jaxllm.data.preference.answers import AnswerBatches, AnswerRows, Group, add_mismatched
 from jaxllm.distributed.mesh import row_multiple
 from jaxllm.evals.preference import drift, evaluator, log_ratios
 from jaxllm.losses import Loss, resolve
@@ -37,9 +37,8 @@ from jaxllm.recipes import adapters
 from jaxllm.recipes.adapters import LoraFlags
 from jaxllm.recipes.chat_start import start_chat
 from jaxllm.recipes.flags import fit_arguments, loss_arguments, optim_config
-from jaxllm.recipes.pairs import PairFlags, dropped_of, groups_of, layout_of, lines_of, read_pairs, texts_of
 from jaxllm.recipes.reference import Reference, load_start
-from jaxllm.recipes.rows import key_of
+from jaxllm.recipes.rows import dropped_of, key_of
 from jaxllm.recipes.script import run as run_script
 from jaxllm.recipes.session import open_session, shown
 from jaxllm.run.folder import operational
@@ -110,7 +109,7 @@ def fitting(groups: list[Group], loss: Loss, config: Config) -> list[Group]:
             f"--loss {config.loss} compares the two answers of a pair, and --dataset {config.dataset} has judged "
             "answers without rivals: use kto or apo_zero_unpaired"
         )
-    return mismatched(groups, config.max_length) if "mismatched" in loss.needs else groups
+    return add_mismatched(groups, config.max_length) if "mismatched" in loss.needs else groups
 
 
 def main(config: Config) -> None:
@@ -169,7 +168,7 @@ def main(config: Config) -> None:
             batch_size=config.eval_batch_size, seed=config.seed,
         )  # fmt: skip
         finals |= {f"samples/{name}": x for name, x in found.items()}
-        if len(splits["dev"].found[0].answers) > 1:
+        if len(splits["dev"].rows[0].answers) > 1:
             finals |= {f"dev/{name}": x for name, x in log_ratios(policy, start, batches_of("dev")).items()}
     console.print(f"\nstep {fitted.position}")
     for name, x in finals.items():

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from jaxllm.cli.generate import continue_text, encode
-from jaxllm.data.text.documents import Documents, open_documents, weighted
+from jaxllm.data.text.documents import Documents, open_documents, parse_weight
 from jaxllm.data.text.rows import Concatenated, Packed, Rows, TextBatches, text_loader
 from jaxllm.data.text.token_cache import Corpus, Marks, open_corpus
 from jaxllm.distributed.mesh import row_multiple
@@ -94,7 +94,7 @@ def read(config: Config) -> Data:
         raise InputError(f"--holdout {config.holdout}: give a share from 0 to below 1")
     if not config.dataset:
         raise InputError("--dataset is empty: name a file, folder or hub id, or builtin")
-    named = [weighted(dataset) for dataset in config.dataset]
+    named = [parse_weight(dataset) for dataset in config.dataset]
     holdout = 0.0 if config.eval_dataset else config.holdout
     opened = [open_documents(name, holdout) for name, _ in named]
     held_out = [open_documents(config.eval_dataset)] if config.eval_dataset else opened

@@ -32,8 +32,8 @@ from jaxllm.recipes import adapters
 from jaxllm.recipes.adapters import LoraFlags
 from jaxllm.recipes.chat_start import start_chat
 from jaxllm.recipes.flags import fit_arguments, loss_arguments, optim_config
-from jaxllm.recipes.pairs import PairFlags, dropped_of, groups_of, layout_of, lines_of, read_pairs, texts_of
-from jaxllm.recipes.rows import key_of
+from jaxllm.recipes.pairs import PairFlags, groups_of, layout_of, lines_of, read_pairs, texts_of
+from jaxllm.recipes.rows import dropped_of, key_of
 from jaxllm.recipes.script import run as run_script
 from jaxllm.recipes.session import open_session
 from jaxllm.train.fit import fit
@@ -81,7 +81,7 @@ def main(config: Config) -> None:
     session = open_session("reward", config)
     mesh, multiple = session.mesh, row_multiple(session.mesh)
     splits = read_pairs(config)
-    if len(splits["train"].found[0].answers) == 1:
+    if len(splits["train"].rows[0].answers) == 1:
         raise InputError(f"--dataset {config.dataset} has judged answers without rivals: a reward model wants pairs")
     start = start_chat(config, texts_of(splits["train"]), key_of(texts_of(splits["train"])), "scorer")
     begin = adapters.apply(start, config)

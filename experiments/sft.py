@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from jaxllm.data.chat.encode import prompt_of_text, prompt_tokens
+from jaxllm.data.chat.rows import Dialogue
 from jaxllm.data.chat.templates import end_ids
 from jaxllm.data.loader import EvalBatches, lengths, loader
 from jaxllm.data.packing import Example, make_plan
@@ -34,9 +35,9 @@ from jaxllm.models.decoder import PRESETS
 from jaxllm.recipes import adapters
 from jaxllm.recipes.adapters import LoraFlags
 from jaxllm.recipes.chat_start import start_chat
-from jaxllm.recipes.dialogues import DialogueFlags, Split, examples_of, lines_of, read_dialogues, texts_of
+from jaxllm.recipes.dialogues import DialogueFlags, examples_of, lines_of, read_dialogues, texts_of
 from jaxllm.recipes.flags import fit_arguments, optim_config, token_loss
-from jaxllm.recipes.rows import key_of
+from jaxllm.recipes.rows import Split, dropped_of, key_of
 from jaxllm.recipes.script import run as run_script
 from jaxllm.recipes.session import open_session
 from jaxllm.recipes.start import Start
@@ -85,10 +86,10 @@ def settle(config: Config) -> Config:
     return dataclasses.replace(config, **{name: x for name, x in recipe.items() if getattr(config, name) is None})
 
 
-def questions_of(split: Split, begin: Start, count: int, room: int) -> list[Question]:
+def questions_of(split: Split[Dialogue], begin: Start, count: int, room: int) -> list[Question]:
     """`count` dialogues of a split, evenly spaced; of them those that ask something and leave `room` in the context."""
     found: list[Question] = []
-    for dialogue in split.dialogues[:: max(1, len(split.dialogues) // max(1, count))][:count]:
+    for dialogue in split.rows[:: max(1, len(split.rows) // max(1, count))][:count]:
         if dialogue.messages:
             *asked, last = dialogue.messages
             one = Question(prompt_tokens(asked, begin.tokenizer), asked[-1]["content"], last["content"])
@@ -100,7 +101,9 @@ def questions_of(split: Split, begin: Start, count: int, room: int) -> list[Ques
     return found
 
 
-def evaluation(config: Config, begin: Start, split: Split, examples: list[Example], multiple: int, out: Console) -> Any:
+def evaluation(
+    config: Config, begin: Start, split: Split[Dialogue], examples: list[Example], multiple: int, out: Console
+) -> Any:
     """Scores a split, and prints a few answers."""
     size = min(config.eval_batch_size, len(examples))
     batches = EvalBatches(examples, make_plan(lengths(examples), batch_size=size, multiple=multiple))
@@ -149,7 +152,7 @@ def main(config: Config) -> None:
     finals = {f"test/{name}": x for name, x in evals["test"](fitted.model).items()} if "test" in evals else {}
     session.finish(
         begin, fitted, arguments["steps"], finals,
-        dropped={name: split.report.dropped for name, split in splits.items() if split.report.dropped},
+        dropped=dropped_of(splits),
         cut={name: split.report.cut for name, split in splits.items() if split.report.cut},
     )  # fmt: skip
 

@@ -27,6 +27,7 @@ from rich.markup import escape
 
 from experiments import preference, pretrain, sft
 from jaxllm.data.builtin import preferences
+from jaxllm.data.chat.rows import Dialogue
 from jaxllm.data.chat.templates import end_ids
 from jaxllm.data.packing import make_plan
 from jaxllm.data.preference.answers import AnswerBatches, AnswerRows
@@ -34,10 +35,11 @@ from jaxllm.distributed.mesh import make_mesh, row_multiple
 from jaxllm.evals import answers
 from jaxllm.evals.preference import likelier
 from jaxllm.recipes.chat_start import ChatFlags, start_chat
-from jaxllm.recipes.dialogues import Split, read_dialogues
+from jaxllm.recipes.dialogues import read_dialogues
 from jaxllm.recipes.flags import check
 from jaxllm.recipes.pairs import PairFlags, groups_of, layout_of, read_pairs
 from jaxllm.recipes.reference import load_start
+from jaxllm.recipes.rows import Split
 from jaxllm.recipes.script import run as run_script
 from jaxllm.types import InputError
 
@@ -132,9 +134,9 @@ def stages(config: Config, preferences: str) -> list[Stage]:
     return found
 
 
-def made_of(splits: dict[str, Split], folder: Path) -> None:
+def made_of(splits: dict[str, Split[Dialogue]], folder: Path) -> None:
     """Writes pairs made of dialogues as a data set. Raises InputError for a split that has none to make."""
-    rows = {name: [*preferences.pairs(split.dialogues)] for name, split in splits.items()}
+    rows = {name: [*preferences.pairs(split.rows)] for name, split in splits.items()}
     if empty := [name for name, found in rows.items() if not found]:
         raise InputError(
             f"{empty[0]} has no two questions with answers of their own to make pairs of: name some by --preferences"
@@ -145,7 +147,7 @@ def made_of(splits: dict[str, Split], folder: Path) -> None:
         (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
 
 
-def ask(model: str, config: Config, dev: Split, preferences: str) -> dict[str, Any]:
+def ask(model: str, config: Config, dev: Split[Dialogue], preferences: str) -> dict[str, Any]:
     """NUMBERS of a model's folder, and its answers: (question, answer, whether it came to an end)."""
     flags = PairFlags(
         model=model, dataset=preferences, chat_template=config.chat_template, max_length=config.max_length

@@ -141,7 +141,7 @@ def _sft(config: Config, multiple: int) -> Shown:
     begin = start_chat(config, dialogues.texts_of(split), key_of(dialogues.texts_of(split)))
     examples = dialogues.examples_of(split, config, begin)
     plan = _plan(config, lengths(examples), multiple)
-    kept = _kept(split.places, split.report)
+    kept = _kept(split.locations, split.report)
     places = [[kept[i] for i in row] for row in plan.step(config.step)]
     lines = dialogues.lines_of({"train": split})
     return _shown(loader(examples, plan), plan, places, begin, lines, config.step)
@@ -154,7 +154,7 @@ def _preference(config: Config, multiple: int) -> Shown:
     groups = pairs.groups_of({"train": split}, config, begin)["train"]
     rows = AnswerRows(groups, layout)
     plan = _plan(config, rows.lengths, multiple)
-    kept = _kept(split.places, split.report)
+    kept = _kept(split.locations, split.report)
     segments = 1 if layout.share else len(groups[0].answers)
     places = [[kept[i] for i in row for _ in range(segments)] for row in plan.step(config.step)]
     lines = [*pairs.lines_of({"train": split}), *(("", note) for note in notes)]

@@ -1,62 +1,112 @@
-"""One data file as rows, every bad row named by file and line.
+"""Reading one data file as rows. Every error names the file, and the line or row in it.
 
 | suffix           | a row                                                                                   |
 |------------------|-----------------------------------------------------------------------------------------|
 | .jsonl           | the object on a line                                                                    |
 | .json            | an object of a list, or of the list under "data"; a file of JSON lines is read as such  |
-| .parquet         | a row, with the class names that the `datasets` library keeps in the schema             |
-| .csv             | a record, keyed by the header; every value is a string                                  |
+| .parquet .arrow  | a row, with the class names that the `datasets` library keeps in the schema             |
+| .csv .tsv        | a record, keyed by the header; every value is a string                                  |
 | .txt             | the whole file, as {"text": ...}: one document                                          |
 | .conll .bio .iob | a sentence, as {"tokens": [...], "ner_tags": [...]}: word first, tag last on each line  |
+
+Text formats may be compressed (.gz, .zst, .bz2: `train.jsonl.gz`). They are parsed here, because the readers of
+`datasets` force all rows into one schema and do not say in which line a fault is.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
+import functools
 import io
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from jaxllm.types import InputError
 
 Row = dict[str, Any]
 
+COMPRESSED = (".gz", ".zst", ".bz2")
+
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """The rows of one file, or of one split of a hub data set, and the line or row number of each."""
+    """The rows of one file, or of one split of a hub data set, and the line that each begins on (if it has lines)."""
 
     name: str
     rows: Sequence[Row]
-    numbers: Sequence[int]
-    unit: str = "line"
+    numbers: Sequence[int] = ()
     class_names: Mapping[str, list[str]] = dataclasses.field(default_factory=dict)
     word_lines: Sequence[Sequence[int]] = ()  # .conll: the line of every word
 
     def where(self, row: int, word: int | None) -> str:
+        """Names a row, or a word of it, for messages."""
         if word is not None and self.word_lines:
             return f"{self.name}, line {self.word_lines[row][word]}"
-        place = f"{self.name}, {self.unit} {self.numbers[row]}"
-        return place if word is None else f"{place}, word {word + 1}"
+        location = f"{self.name}, " + (f"line {self.numbers[row]}" if self.numbers else f"row {row + 1}")
+        return location if word is None else f"{location}, word {word + 1}"
+
+
+def suffix_of(path: Path) -> str:
+    """The suffix that tells the format: ".jsonl" for train.jsonl.gz."""
+    return path.with_suffix("").suffix if path.suffix in COMPRESSED else path.suffix
 
 
 def read(path: Path) -> Part:
-    """The rows of a file. Raises InputError for a suffix not in READERS, and for what is wrong inside."""
-    if path.suffix not in READERS:
-        raise InputError(f"{path}: cannot read {path.suffix or 'a file without suffix'}; give {' '.join(READERS)}")
-    part = READERS[path.suffix](path)
+    """The rows of a file. Raises InputError for a suffix not in READERS, and for faults in the file."""
+    suffix = suffix_of(path)
+    if suffix not in READERS:
+        raise InputError(f"{path}: cannot read {suffix or 'a file without suffix'}; give {' '.join(READERS)}")
+    part = READERS[suffix](path)
     if not len(part.rows):
         raise InputError(f"{path}: holds no rows; check the file")
     return part
 
 
+@contextlib.contextmanager
+def open_bytes(path: Path) -> Iterator[BinaryIO]:
+    """The bytes of a file, decompressed. Raises InputError, also inside the `with`, for what cannot be read."""
+    import pyarrow as pa  # fsspec would need another package for .zst, and hands on the compressed bytes without it
+
+    try:
+        with pa.input_stream(str(path), compression="detect" if path.suffix in COMPRESSED else None) as stream:
+            yield io.BufferedReader(stream)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({str(error).splitlines()[0]}); check the file") from error
+
+
+def parse_json(text: str | bytes, path: Path, line: int = 1) -> Any:
+    """The value of a JSON text that begins on this line of a file. Raises InputError that names the line."""
+    try:
+        return json.loads(text)
+    except UnicodeDecodeError:
+        raise InputError(f"{path}, line {line}: not UTF-8; convert the file to UTF-8") from None
+    except json.JSONDecodeError as error:
+        location = f"{path}, line {line + error.lineno - 1}"
+        raise InputError(f"{location}: not JSON at column {error.colno} ({error.msg}); mend the line") from error
+
+
+def json_rows(lines: Iterable[str | bytes], path: Path) -> Iterator[tuple[int, Row]]:
+    """The number and the object of each line that is not blank. Raises InputError for a line that is no object."""
+    for number, line in enumerate(lines, start=1):
+        if line := line.rstrip():
+            yield number, _object(parse_json(line, path, number), f"{path}, line {number}")
+
+
+def _object(value: Any, where: str) -> Row:
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: {type(value).__name__} where an object {{...}} is needed; mend it")
+    return value
+
+
 def _text(path: Path) -> str:
-    data = path.read_bytes()
+    with open_bytes(path) as file:
+        data = file.read()
     try:
         text = data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
@@ -67,67 +117,78 @@ def _text(path: Path) -> str:
     return text
 
 
-def _lines(text: str) -> Iterator[tuple[int, str]]:
-    # Not splitlines, which also splits at characters that may stand inside a text, such as U+2028.
-    return ((number, line.removesuffix("\r")) for number, line in enumerate(text.split("\n"), start=1))
-
-
 def _jsonl(path: Path, text: str | None = None) -> Part:
-    rows, numbers = [], []
-    for number, line in _lines(_text(path) if text is None else text):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(
-                f"{path}, line {number}: not JSON at column {error.colno} ({error.msg}); mend the line"
-            ) from error
-        if not isinstance(row, dict):
-            raise InputError(
-                f"{path}, line {number}: {type(row).__name__} where an object {{...}} is needed; mend the line"
-            )
-        rows.append(row)
-        numbers.append(number)
-    return Part(str(path), rows, numbers)
+    # Not splitlines, which also splits at characters that may stand inside a text, such as U+2028.
+    found = list(json_rows((_text(path) if text is None else text).split("\n"), path))
+    return Part(str(path), [row for _, row in found], [number for number, _ in found])
 
 
 def _json(path: Path) -> Part:
     text = _text(path)
     try:
-        found = json.loads(text)
-    except json.JSONDecodeError as error:
-        if error.msg == "Extra data" and text.lstrip().startswith("{"):
+        found = parse_json(text, path)
+    except InputError as error:
+        if "(Extra data)" in str(error) and text.lstrip().startswith("{"):
             return _jsonl(path, text)
-        place = f"{path}, line {error.lineno}"
-        raise InputError(f"{place}: not JSON at column {error.colno} ({error.msg}); mend the line") from error
+        raise
     rows = found.get("data") if isinstance(found, dict) else found
     if not isinstance(rows, list):
         raise InputError(f'{path}: neither a list of objects nor {{"data": [...]}}; wrap the rows in one of them')
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict):
-            raise InputError(
-                f"{path}, row {number}: {type(row).__name__} where an object {{...}} is needed; mend the row"
-            )
-    return Part(str(path), rows, range(1, len(rows) + 1), "row")
+    return Part(str(path), [_object(row, f"{path}, row {number}") for number, row in enumerate(rows, start=1)])
+
+
+@contextlib.contextmanager
+def table_errors(path: Path) -> Iterator[None]:
+    """Turns errors of opening a parquet or arrow file into InputError."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        kind = f"{'an' if path.suffix == '.arrow' else 'a'} {path.suffix[1:]} file"
+        raise InputError(f"{path}: not {kind} ({str(error).splitlines()[0]}); write it again") from error
 
 
 def _parquet(path: Path) -> Part:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        table = pq.ParquetFile(path).read()
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: not a parquet file ({str(error).splitlines()[0]}); write it again") from error
-    metadata = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
-    names = class_names(metadata.get("info", {}).get("features") or {})
-    return Part(str(path), table.to_pylist(), range(1, len(table) + 1), "row", names)
+    with table_errors(path):
+        return _columns(path, pq.ParquetFile(path).read())
 
 
-def _csv(path: Path) -> Part:
+def _arrow(path: Path) -> Part:
+    import pyarrow as pa
+
+    with table_errors(path), pa.memory_map(str(path)) as source:
+        try:
+            return _columns(path, pa.ipc.open_file(source).read_all())
+        except pa.ArrowInvalid:  # a stream, which is what `datasets` writes
+            source.seek(0)
+            return _columns(path, pa.ipc.open_stream(source).read_all())
+
+
+def _columns(path: Path, table: Any) -> Part:
+    import datasets
+
+    return table_part(str(path), datasets.Dataset(datasets.table.InMemoryTable(table), fingerprint=path.name))
+
+
+def table_part(name: str, table: Any) -> Part:
+    """The rows of a `datasets.Dataset`, made into dictionaries when they are asked for, and its class names."""
+    from datasets import ClassLabel
+
+    names = {}
+    for column, feature in table.features.items():
+        while hasattr(feature, "feature"):  # a list
+            feature = feature.feature
+        if isinstance(feature, ClassLabel):
+            names[column] = feature.names
+    return Part(name, table, class_names=names)
+
+
+def _csv(path: Path, delimiter: str = ",") -> Part:
     csv.field_size_limit(2**31 - 1)  # documents are longer than the module's 128 KiB
-    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True, delimiter=delimiter)
     rows: list[Row] = []
     numbers: list[int] = []
     header: list[str] = []
@@ -138,7 +199,8 @@ def _csv(path: Path) -> Part:
                 header = values
             elif values and len(values) != len(header):
                 fault = f"{len(values)} values where the header names {len(header)}"
-                raise InputError(f"{path}, line {number}: {fault}; quote values with commas")
+                remedy = f"quote values with {'commas' if delimiter == ',' else 'tabs'}"
+                raise InputError(f"{path}, line {number}: {fault}; {remedy}")
             elif values:
                 rows.append(dict(zip(header, values, strict=True)))
                 numbers.append(number)
@@ -154,34 +216,29 @@ def _txt(path: Path) -> Part:
 
 def _conll(path: Path) -> Part:
     # Only spaces and tabs are white space here: a word may be a no-break space.
-    lines = [(number, line.rstrip(" \t\r")) for number, line in _lines(_text(path))]
-    data = [line for _, line in lines if line and not line.startswith("-DOCSTART-")]
+    lines = [line.rstrip(" \t\r") for line in _text(path).split("\n")]
+    lines = ["" if line.startswith("-DOCSTART-") else line for line in lines]
+    data = list(filter(None, lines))
     plain = [line for line in data if not line.startswith("#")] or data
     tabs = sum("\t" in line for line in plain) * 2 >= len(plain)
     split: Callable[[str], list[str]] = (
         (lambda s: s.split("\t")) if tabs else (lambda s: re.split(r"[ \t]+", s.lstrip()))
     )
     # The file's column count is the commonest, and of equally common ones the largest.
-    columns = (
-        max((count, width) for width, count in Counter(len(split(line)) for line in plain).items())[1] if plain else 0
-    )
+    counts = Counter(len(split(line)) for line in plain)
+    columns = max(counts, key=lambda width: (counts[width], width), default=0)
 
     rows: list[Row] = []
     word_lines: list[list[int]] = []
     ended = True
-    for number, line in lines:
-        if not line or line.startswith("-DOCSTART-"):
-            ended = True
-            continue
+    for number, line in enumerate(lines, start=1):
         values = split(line)
-        if len(values) != columns and line.startswith("#"):
+        if not line or (len(values) != columns and line.startswith("#")):  # the end of a sentence, or a comment
+            ended = ended or not line
             continue
         if len(values) != columns or columns < 2 or not values[0]:
-            fault = (
-                f"{len(values)} columns, elsewhere {columns}"
-                if values[0] and columns > 1
-                else f"{line.strip()!r} alone"
-            )
+            several = values[0] and columns > 1
+            fault = f"{len(values)} columns, elsewhere {columns}" if several else f"{line.strip()!r} alone"
             raise InputError(f"{path}, line {number}: {fault}; each line needs a word first and its tag last")
         if ended:
             rows.append({"tokens": [], "ner_tags": []})
@@ -193,24 +250,13 @@ def _conll(path: Path) -> Part:
     return Part(str(path), rows, [numbers[0] for numbers in word_lines], word_lines=word_lines)
 
 
-def class_names(features: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The names of ClassLabel columns, plain or in lists, from the features of `datasets` as JSON."""
-
-    def names(feature: Any) -> list[str] | None:
-        if isinstance(feature, list):
-            return names(feature[0])
-        if feature.get("_type") == "ClassLabel":
-            return list(feature["names"])
-        return names(feature["feature"]) if feature.get("_type") in ("List", "LargeList", "Sequence") else None
-
-    return {column: found for column, feature in features.items() if (found := names(feature))}
-
-
 READERS: dict[str, Callable[[Path], Part]] = {
     ".jsonl": _jsonl,
     ".json": _json,
     ".parquet": _parquet,
+    ".arrow": _arrow,
     ".csv": _csv,
+    ".tsv": functools.partial(_csv, delimiter="\t"),
     ".txt": _txt,
     ".conll": _conll,
     ".bio": _conll,

@@ -1,7 +1,7 @@
-"""Serves a plan: batches by step, prefetched by threads, each process its own rows.
+"""Loading batches by step: built from a plan, prefetched by a thread, only the rows of this process.
 
-The batch of a step depends on the plan and the step alone, never on how many processes there are or where a run began,
-so a position in the data is one number.
+The batch of a step depends on the plan and the step alone, not on the number of processes or on where a run began, so
+the position in the data is one number.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from jaxllm.data.packing import Example, Place, Plan, collate, places
+from jaxllm.data.packing import Example, Location, Plan, collate, locate
 from jaxllm.types import Batch
 
 
 class Steps(Protocol):
-    """What a loader serves: `steps` an epoch, each of at most `rows` rows."""
+    """A plan that a loader can serve: `steps` steps an epoch, each of at most `rows` rows."""
 
     @property
     def rows(self) -> int: ...
@@ -27,14 +27,14 @@ class Steps(Protocol):
     def steps(self) -> int: ...
 
     def step(self, index: int) -> list[list[int]]:
-        """What `build` needs to know of each row of a step counted from the start of the run."""
+        """A list of numbers per row, for `build`, of a step counted from the start of the run."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Loader:
-    """Batches of a plan. `build(rows of example numbers, count)` makes `count` rows of numpy arrays.
+    """Batches of a plan. `build(rows, count)` makes `count` rows of numpy arrays from rows of example numbers.
 
-    noise(batch, step, row numbers), if any, changes what was built, the same way whenever the step is built again.
+    noise(batch, step, row numbers), if given, changes a built batch, in the same way each time the step is built.
     """
 
     plan: Steps
@@ -42,16 +42,16 @@ class Loader:
     noise: Callable[[Any, int, Sequence[int]], Any] | None = None
 
     def batch(self, step: int, rows: Sequence[int] | None = None) -> Any:
-        """The batch of a step, or of it only the given rows (numpy arrays)."""
-        dealt = self.plan.step(step)
+        """The batch of a step, or only these rows of it (numpy arrays)."""
+        planned = self.plan.step(step)
         wanted = range(self.plan.rows) if rows is None else rows
-        batch = self.build([dealt[r] if r < len(dealt) else [] for r in wanted], len(wanted))
+        batch = self.build([planned[r] if r < len(planned) else [] for r in wanted], len(wanted))
         return batch if self.noise is None else self.noise(batch, step, wanted)
 
     def fingerprint(self) -> str:
-        """What changes when the examples do, or their order, and not with the mesh: a hash of rows of the first epoch.
+        """A hash of three rows of the first epoch: it depends on the examples and their order, not on the mesh.
 
-        Of their integers: what another model said of the tokens may differ by rounding.
+        Only integers are hashed: log-probabilities of a reference model may differ by rounding.
         """
         state = hashlib.sha256(str(self.plan.steps).encode())
         for step in sorted({0, self.plan.steps // 2, self.plan.steps - 1}):
@@ -61,7 +61,7 @@ class Loader:
         return state.hexdigest()[:16]
 
     def iterate(self, start: int, stop: int, rows: Sequence[int] | None = None) -> Iterator[Any]:
-        """Batches of the steps from `start` to before `stop`, prefetched; resuming costs nothing."""
+        """Prefetched batches of the steps from `start` to before `stop`; starting late costs nothing."""
         import grain  # 1.3 s, and evaluations do not need it
 
         data = grain.MapDataset.range(start, stop).map(lambda step: self.batch(int(step), rows))
@@ -81,7 +81,7 @@ def _leaves(batch: Any) -> Iterator[np.ndarray]:
 def loader(
     examples: Sequence[Example], plan: Plan, noise: Callable[[Any, int, Sequence[int]], Any] | None = None
 ) -> Loader:
-    """A loader of plain examples: `collate`d rows."""
+    """A loader of plain examples, packed by `collate`."""
 
     def build(rows: list[list[int]], count: int) -> Batch:
         return collate([[examples[i] for i in row] for row in rows], plan.row_length, count)
@@ -92,9 +92,9 @@ def loader(
 def token_dropout(
     rate: float, unknown: int, special: Sequence[int], seed: int
 ) -> Callable[[Any, int, Sequence[int]], Any]:
-    """Noise that makes a share `rate` of the tokens `unknown`, so that a model learns to read what stands around them.
+    """Noise that replaces a share `rate` of the tokens by `unknown`, so that a model learns from their context.
 
-    Padding and the `special` tokens stay. Each row of each step has a generator of its own.
+    Padding and `special` tokens are kept. Each row of each step has its own random generator.
     """
 
     def noise(batch: Batch, step: int, rows: Sequence[int]) -> Batch:
@@ -109,21 +109,20 @@ def token_dropout(
 
 @dataclasses.dataclass(frozen=True)
 class EvalBatches:
-    """Every example once, in fixed batches: iterating gives (Batch, where each example lies in it)."""
+    """Every example once, in fixed batches: iterating gives (Batch, the location of each example in it)."""
 
     examples: Sequence[Example]
     plan: Plan
 
-    def __iter__(self) -> Iterator[tuple[Batch, list[Place]]]:
+    def __iter__(self) -> Iterator[tuple[Batch, list[Location]]]:
+        batches = loader(self.examples, self.plan)
         for step in range(self.plan.steps):
-            rows = self.plan.step(step)
-            packed = [[self.examples[i] for i in row] for row in rows]
-            yield collate(packed, self.plan.row_length, self.plan.rows), places(rows, self.plan.lengths)
+            yield batches.batch(step), locate(self.plan.step(step), self.plan.lengths)
 
     def __len__(self) -> int:
         return self.plan.steps
 
 
 def lengths(examples: Sequence[Example]) -> np.ndarray:
-    """Tokens of each example, int64."""
+    """The number of tokens of each example, int64."""
     return np.fromiter((len(example.tokens) for example in examples), np.int64, len(examples))

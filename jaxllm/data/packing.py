@@ -1,8 +1,8 @@
-"""Which examples share a row, and rows as a Batch.
+"""Packing examples into rows, and rows into a Batch.
 
-A plan is made once, from the lengths alone: best-fit-decreasing into rows of one length. Each epoch then shuffles the
-examples of equal length among their places and the rows among the steps. So every epoch has the same number of rows and
-of steps, any step can be built without those before it, and one compiled shape serves the whole run.
+A plan is made once, from the lengths alone: best-fit decreasing bin packing into rows of one length. Each epoch then
+shuffles the examples of equal length among their places, and the rows among the steps. So every epoch has the same
+number of rows and steps, any step can be built without those before it, and the whole run has one compiled shape.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Example:
     weights: np.ndarray
 
 
-class Place(NamedTuple):
-    """Where an example lies in a batch: its number, its row and its first position there."""
+class Location(NamedTuple):
+    """The location of an example in a batch: the example's number, its row and its first position there."""
 
     example: int
     row: int
@@ -36,7 +36,10 @@ class Place(NamedTuple):
 
 
 def best_fit(lengths: Sequence[int], row_length: int, most: int) -> list[list[int]]:
-    """Best-fit-decreasing: example numbers per row, `most` at most. Raises ValueError for one longer than a row."""
+    """Best-fit decreasing bin packing: example numbers per row, at most `most` of them.
+
+    Raises ValueError for an example longer than a row.
+    """
     rows: list[list[int]] = []
     open_rows: dict[int, list[int]] = {}  # room left -> rows
     rooms: list[int] = []  # keys of open_rows, sorted
@@ -66,8 +69,8 @@ def best_fit(lengths: Sequence[int], row_length: int, most: int) -> list[list[in
 class Plan:
     """Rows of examples for every step of a run.
 
-    `layout` is the packing before shuffling; an epoch has `steps` steps of at most `rows` rows of `row_length` tokens,
-    over which the packed rows are dealt as evenly as they go.
+    `layout` is the packing before shuffling. An epoch has `steps` steps of at most `rows` rows of `row_length` tokens;
+    the packed rows are spread over them evenly.
     """
 
     lengths: np.ndarray
@@ -78,7 +81,7 @@ class Plan:
     seed: int | None
 
     def step(self, index: int) -> list[list[int]]:
-        """The examples of each row at a step counted from the start of the run (fewer than `rows` lists at times)."""
+        """The examples in each row of a step, counted from the start of the run; possibly fewer than `rows` lists."""
         epoch, step = divmod(index, self.steps)
         layout = self._epoch(epoch)
         low, high = (len(layout) * i // self.steps for i in (step, step + 1))
@@ -89,7 +92,7 @@ class Plan:
         if self.seed is None:
             return [list(row) for row in self.layout]
         rng = np.random.default_rng((self.seed, epoch))
-        # The k-th longest example stands where the k-th longest of the layout stood; ties are broken at random.
+        # The k-th longest example takes the place of the k-th longest in the layout; ties are broken at random.
         slots = np.concatenate([np.asarray(row) for row in self.layout])
         filled = np.empty(len(self.lengths), np.int64)
         filled[np.argsort(self.lengths, kind="stable")] = np.lexsort((rng.random(len(self.lengths)), self.lengths))
@@ -99,11 +102,11 @@ class Plan:
 
     @property
     def fill(self) -> float:
-        """The share of a run's positions that hold tokens."""
+        """The fraction of all positions that hold tokens."""
         return float(self.lengths.sum()) / (self.steps * self.rows * self.row_length)
 
     def describe(self) -> str:
-        """One line for the terminal."""
+        """The plan in one line, for the terminal."""
         examples = len(self.lengths) / self.steps
         shape = f"{self.rows} rows of {self.row_length} a step"
         return f"{shape} ({examples:.1f} examples, {self.fill:.0%} full), {self.steps} steps an epoch"
@@ -119,13 +122,13 @@ def make_plan(
     longest: int = 0,
     first_multiple: int = 0,
 ) -> Plan:
-    """Plans an epoch of steps of `batch_size` examples each, on average.
+    """Plans an epoch in steps of `batch_size` examples on average.
 
-    lengths: tokens of each example. multiple: what the number of rows must divide by (the mesh). seed: None keeps the
-    order of the layout, as evaluations want. longest: rows at least this long (0: as long as they need to be).
-    first_multiple: what `multiple` was when the run began: on another mesh the same examples share the same rows, and
-    rows that are added for it are empty.
-    Raises InputError where there is nothing to plan, or unpacked rows do not divide by `multiple`.
+    lengths: tokens of each example. multiple: the number of rows is a multiple of this (the mesh needs it). seed: None
+    keeps the order of the layout, for evaluations. longest: the least length of a row; 0 for no more than needed.
+    first_multiple: `multiple` when the run began, 0 for the same: on another mesh the same examples share the same
+    rows, and the rows that are added are empty. Raises InputError where there are no examples, and for unpacked rows
+    whose number is no multiple of `multiple`.
     """
     if not len(lengths):
         raise InputError("no examples to train on: the data set is empty")
@@ -140,8 +143,7 @@ def make_plan(
             raise InputError(
                 f"--batch-size {batch_size} does not divide over {multiple} devices; use {near}, or --pack"
             )
-        layout = [(i,) for i in range(len(sizes))]
-        return Plan(sizes, tuple(layout), shortest, batch_size, steps, seed)
+        return Plan(sizes, tuple((i,) for i in range(len(sizes))), shortest, batch_size, steps, seed)
 
     wanted, multiple = multiple, first_multiple or multiple
 
@@ -153,7 +155,7 @@ def make_plan(
         layout = tuple(tuple(row) for row in best_fit(sizes.tolist(), row_length, batch_size))
         return Plan(sizes, layout, row_length, _round_up(-(-len(layout) // steps), multiple), steps, seed)
 
-    # Rows come in whole numbers: of the lengths up to twice the longest example, take the one that wastes least.
+    # The number of rows is rounded up: of all row lengths up to twice the longest example, take the least wasteful.
     candidates = sorted(
         range(shortest, 2 * shortest + 1, 16), key=lambda length: (rows_needed(length) * length, length)
     )
@@ -163,10 +165,7 @@ def make_plan(
 
 
 def collate(rows: Sequence[Sequence[Example]], row_length: int, count: int) -> Batch:
-    """Packs rows of examples into a Batch of `count` rows (numpy), the rest of it padding.
-
-    Everything that belongs to a token is padded and packed with it: targets, weights, segment and position.
-    """
+    """Packs rows of examples into a Batch of `count` rows (numpy), padded with zeros."""
     shape = (count, row_length)
     tokens, targets, segments, positions = (np.zeros(shape, np.int32) for _ in range(4))
     weights = np.zeros(shape, np.float32)
@@ -180,13 +179,13 @@ def collate(rows: Sequence[Sequence[Example]], row_length: int, count: int) -> B
     return Batch(tokens, targets, weights, segments, positions)  # type: ignore[arg-type]
 
 
-def places(rows: Sequence[Sequence[int]], lengths: Sequence[int] | np.ndarray) -> list[Place]:
-    """Where `collate` puts each example of these rows."""
+def locate(rows: Sequence[Sequence[int]], lengths: Sequence[int] | np.ndarray) -> list[Location]:
+    """The location that `collate` gives to each example of these rows."""
     found = []
     for r, row in enumerate(rows):
         start = 0
         for example in row:
-            found.append(Place(example, r, start))
+            found.append(Location(example, r, start))
             start += int(lengths[example])
     return found
 

@@ -1,17 +1,18 @@
-"""Where rows come from: a hub id, a folder, or a file, read the same way for every stage."""
+"""Loading a data set as rows by split, from a hub id, a folder, a pattern or a file, for every stage of training."""
 
 from __future__ import annotations
 
 import bisect
 import contextlib
+import glob
 import itertools
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
-from jaxllm.data.files import READERS, Part, Row, class_names, read
+from jaxllm.data.files import READERS, Part, Row, read, suffix_of, table_part
 from jaxllm.types import InputError
 
 _SPLITS = {"train": "train", "dev": "dev", "validation": "dev", "valid": "dev", "val": "dev", "test": "test"}
@@ -24,36 +25,36 @@ _CONVERTED = "refs/convert/parquet"
 class Rows(Sequence[Row]):
     """The rows of a split, as dictionaries, that know where they came from.
 
-    `class_names` maps a column of class numbers to the names it counts.
+    `class_names` maps a column of class numbers to the names of the classes.
     """
 
     def __init__(self, parts: Sequence[Part]) -> None:
         self._parts = parts
         self._starts = list(itertools.accumulate((len(part.rows) for part in parts), initial=0))
-        self._rows = parts[0].rows if len(parts) == 1 else [row for part in parts for row in part.rows]
         self.class_names: Mapping[str, list[str]] = parts[0].class_names
 
     @property
     def fingerprint(self) -> str:
-        """Stands for the contents of a hub data set, as the `datasets` library computes it; empty for files."""
+        """Changes with the contents of a hub data set, as the `datasets` library computes it; empty for text files."""
         return " ".join(str(getattr(part.rows, "_fingerprint", "")) for part in self._parts)
 
-    def where(self, row: int, word: int | None = None) -> str:
-        """A row's place for messages, such as "train.conll, line 12"; or that of one of its words, counted from 0."""
+    def _find(self, row: int) -> tuple[Part, int]:
         part = bisect.bisect_right(self._starts, row) - 1
-        return self._parts[part].where(row - self._starts[part], word)
+        return self._parts[part], row - self._starts[part]
 
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Row]: ...
-    def __getitem__(self, index: int | slice) -> Row | list[Row]:
-        return (
-            [self._rows[i] for i in range(*index.indices(len(self)))] if isinstance(index, slice) else self._rows[index]
-        )
+    def where(self, row: int, word: int | None = None) -> str:
+        """The location of a row for messages, "train.conll, line 12", or of one of its words, counted from 0."""
+        part, row = self._find(row)
+        return part.where(row, word)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        part, row = self._find(range(len(self))[index])
+        return part.rows[row]
 
     def __iter__(self) -> Iterator[Row]:
-        return iter(self._rows)  # a hub data set iterates faster than it indexes
+        return itertools.chain.from_iterable(part.rows for part in self._parts)  # tables iterate faster than they index
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -62,44 +63,85 @@ class Rows(Sequence[Row]):
 def load(dataset: str | Path) -> dict[str, Rows]:
     """The splits of a data set, by the names train, dev and test.
 
-    dataset: a folder with a file per split (`train.jsonl`, `validation.parquet`, `data/test-00000-of-00002.parquet`);
-    a single file, which is then "train"; or a hub id, `org/name` or `org/name:config`.
-    Raises InputError for what is missing, empty, not UTF-8 or malformed, naming file and line.
+    dataset: what `find_files` takes; a folder written by `datasets`' save_to_disk; or a hub id, `org/name` or
+    `org/name:config`. Raises InputError for what is missing, empty, not UTF-8 or malformed, naming file and line.
     """
     path = Path(dataset).expanduser()
+    if is_saved(path):
+        import datasets
+
+        loaded = datasets.load_from_disk(str(path))
+        return _tables(loaded if isinstance(loaded, dict) else {"train": loaded}, str(dataset))
+    if splits := find_files(dataset, READERS):
+        return {split: Rows([read(path) for path in paths]) for split, paths in splits.items()}
     if path.is_dir():
-        return _folder(path)
-    if path.is_file():
-        return {"train": Rows([read(path)])}
-    if path.suffix in READERS or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?(:[\w.-]+)?", str(dataset)):
+        found = ", ".join(sorted(path.name for path in path.glob("*"))[:8]) or "nothing"
+        raise InputError(f"{path}: no train, dev or test file ({found}); name files like train.jsonl, or give one file")
+    if suffix_of(path) in READERS or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?(:[\w.-]+)?", str(dataset)):
         raise InputError(f"{dataset}: no such file or folder; check the path")
-    return _hub(str(dataset))
+    return _tables(_download(str(dataset)), str(dataset))
 
 
-def _folder(folder: Path) -> dict[str, Rows]:
-    for place in (folder, folder / "data"):
-        files = sorted(path for path in place.glob("*") if path.is_file() and path.suffix in READERS)
-        if splits := by_split({path.name: path for path in files}, str(place)):
-            return {split: Rows([read(path) for path in paths]) for split, paths in splits.items()}
-    found = ", ".join(sorted(path.name for path in folder.glob("*"))[:8]) or "nothing"
-    raise InputError(f"{folder}: no train, dev or test file ({found}); name files like train.jsonl, or give one file")
+def is_saved(folder: Path) -> bool:
+    """Whether a folder was written by save_to_disk of the `datasets` library."""
+    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
 
 
-def by_split(names: Mapping[str, Any], owner: str) -> dict[str, list[Any]]:
-    """Groups things by the split their names tell. Those of one split may differ in digits alone: they are shards."""
-    splits: dict[str, list[str]] = {split: [] for split in ("train", "dev", "test")}
-    for name in names:
-        if split := next((_SPLITS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in _SPLITS), None):
-            splits[split].append(name)
+def find_files(dataset: str | Path, suffixes: Collection[str]) -> dict[str, list[Path]]:
+    """The files of a data set by split; empty where there are none.
+
+    dataset: a file, which is "train"; a pattern, `data/train-*.parquet`, all "train" where no name tells a split; or a
+    folder, of which only files with these suffixes are taken: a file per split (`train.jsonl`), shards
+    (`test-00000-of-00002.parquet`) or a folder per split (`train/a.jsonl`), in itself or in `data`.
+    """
+    path = Path(dataset).expanduser()
+    if path.is_file():
+        return {"train": [path]}
+    if not path.is_dir():
+        files = [file for file in map(Path, sorted(glob.glob(str(path), recursive=True))) if file.is_file()]
+        return _group({file: split_of(file.name) for file in files}) or ({"train": files} if files else {})
+    for place in (path, path / "data"):
+        files = data_files(place, suffixes)
+        if splits := by_split({file.name: file for file in files}, str(place)):
+            return splits
+        folders = [folder for folder in sorted(place.glob("*")) if folder.is_dir()]
+        splits = _group({file: split_of(folder.name) for folder in folders for file in data_files(folder, suffixes)})
+        if "train" in splits or (splits and not files):  # files beside a lone folder `test` are a data set themselves
+            return splits
+    return {}
+
+
+def data_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """The files with these suffixes in a folder, sorted."""
+    return sorted(path for path in folder.glob("*") if path.is_file() and suffix_of(path) in suffixes)
+
+
+def split_of(name: str) -> str | None:
+    """The split that a name tells: "dev" for validation-00000.parquet, None for latest.jsonl."""
+    return next((_SPLITS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in _SPLITS), None)
+
+
+def _group(splits: Mapping[Any, str | None]) -> dict[str, list[Any]]:
+    """Things by split, given the split of each; those of none are left out."""
+    found = {split: [x for x, own in splits.items() if own == split] for split in ("train", "dev", "test")}
+    return {split: members for split, members in found.items() if members}
+
+
+def by_split(named: Mapping[str, Any], owner: str) -> dict[str, list[Any]]:
+    """Groups things by the split that their names tell.
+
+    The names of one split may differ in digits alone: they are shards. Raises InputError for others.
+    """
+    splits = _group({name: split_of(name) for name in named})
     for split, members in splits.items():
         if len({re.sub(r"\d+", "", name) for name in members}) > 1:
             raise InputError(f"{owner}: {' and '.join(members[:3])} could each be the {split} split; keep one")
-    return {split: [names[name] for name in members] for split, members in splits.items() if members}
+    return {split: [named[name] for name in members] for split, members in splits.items()}
 
 
 @contextlib.contextmanager
 def quiet_hub() -> Iterator[None]:
-    """Without a line for each time that the hub's client tries again: where all fails, what is raised says why."""
+    """Silences the hub client's line for each new attempt: where all attempts fail, the exception says why."""
     log = logging.getLogger("huggingface_hub")
     before = log.level
     log.setLevel(logging.ERROR)
@@ -109,34 +151,32 @@ def quiet_hub() -> Iterator[None]:
         log.setLevel(before)
 
 
-def _hub(dataset: str) -> dict[str, Rows]:
-    import datasets  # 2 s, and local files do without
+def _download(dataset: str) -> Mapping[str, Any]:
+    import datasets  # 2 s, and local text files do without
 
     name, _, config = dataset.partition(":")
     options = {"name": config} if config else {}
     try:
         with quiet_hub():
             if name in _SCRIPTS:
-                loaded = datasets.load_dataset(_SCRIPTS[name], revision=_CONVERTED, **options)
-            else:
-                try:
-                    loaded = datasets.load_dataset(name, **options)
-                except RuntimeError as error:
-                    if "scripts are no longer supported" not in str(error):
-                        raise
-                    loaded = datasets.load_dataset(name, revision=_CONVERTED, **options)
+                return datasets.load_dataset(_SCRIPTS[name], revision=_CONVERTED, **options)
+            try:
+                return datasets.load_dataset(name, **options)
+            except RuntimeError as error:
+                if "scripts are no longer supported" not in str(error):
+                    raise
+                return datasets.load_dataset(name, revision=_CONVERTED, **options)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{dataset}: no such file or folder, and the hub says: {reason}") from error
-    named = {split: rows for split, rows in loaded.items() if split in _SPLITS} or dict(loaded)
-    splits = by_split({split: (split, rows) for split, rows in named.items()}, dataset)
+
+
+def _tables(loaded: Mapping[str, Any], dataset: str) -> dict[str, Rows]:
+    """The splits of a `datasets.DatasetDict`."""
+    named = {split: table for split, table in loaded.items() if split in _SPLITS} or dict(loaded)
+    splits = by_split({split: table_part(f"{dataset} {split}", table) for split, table in named.items()}, dataset)
     if not splits:
         raise InputError(
             f"{dataset}: no train, dev or test split ({', '.join(loaded)}); save the one you want to a file"
         )
-
-    def part(split: str, rows: Any) -> Part:
-        names = class_names(rows.features.to_dict())
-        return Part(f"{dataset} {split}", rows, range(1, len(rows) + 1), "row", names)
-
-    return {split: Rows([part(*member) for member in members]) for split, members in splits.items()}
+    return {split: Rows(parts) for split, parts in splits.items()}

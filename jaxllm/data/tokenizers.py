@@ -1,6 +1,6 @@
-"""Tokenizers trained on the spot: byte-level BPE, and one token per character.
+"""Training tokenizers on a data set: byte-level BPE, or one token per character.
 
-Both know one special token, `<|endoftext|>`, which begins and ends a text, and both give any text back as it was.
+Both have the special token `<|endoftext|>`, which begins and ends a text, and both decode to exactly the encoded text.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
 
 END = "<|endoftext|>"
 UNKNOWN = "<|unknown|>"
-"""What the character tokenizer makes of characters that it was not trained on."""
+"""The character tokenizer's token for characters that are not in its training data."""
 
 SAMPLE = 2**26
-"""Characters to train on; what comes after them is not read."""
+"""The number of characters to train on; later text is not read."""
 
 
 def cache_root() -> Path:
-    """Where tokenizers and tokens are kept between runs: $XDG_CACHE_HOME or ~/.cache, below `jaxllm`."""
+    """The folder of cached tokenizers, tokens and log-probabilities: $XDG_CACHE_HOME/jaxllm or ~/.cache/jaxllm."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxllm"
 
 
 def bpe(texts: Iterable[str], vocab_size: int = 4096) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer (Radford et al. 2019, section 2.2) of at most `vocab_size` entries.
+    """Trains a byte-level BPE tokenizer (Radford et al. 2019, section 2.2) of at most `vocab_size` entries.
 
-    Every byte is an entry, so no text is unknown. Two trainings on the same texts give the same vocabulary. Raises
-    InputError for a vocabulary that cannot hold the bytes.
+    Every byte is an entry, so no text is unknown. Training twice on the same texts gives the same vocabulary. Raises
+    InputError for a vocabulary that is too small for all bytes.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -59,7 +59,7 @@ def bpe(texts: Iterable[str], vocab_size: int = 4096) -> PreTrainedTokenizerFast
 
 
 def characters(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A tokenizer of the characters in `texts`, in the order of their code points, after the two special tokens."""
+    """A tokenizer of the characters in `texts`, numbered by code point after the two special tokens."""
     from tokenizers import Tokenizer, decoders, models
 
     alphabet = sorted({character for text in _sample(texts) for character in text})
@@ -70,29 +70,29 @@ def characters(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 KINDS: dict[str, Callable[..., PreTrainedTokenizerFast]] = {"bpe": bpe, "char": characters}
-"""Tokenizers to train, by name."""
+"""The tokenizers that can be trained, by name."""
 
 
-def trained(kind: str, texts: Iterable[str], key: str, root: Path | None = None, **options: Any) -> Any:
-    """The tokenizer of this kind, trained on `texts` unless an earlier call kept one under the same `key`.
+def train_or_load(kind: str, texts: Iterable[str], key: str, root: Path | None = None, **options: Any) -> Any:
+    """A tokenizer of this kind, read from the cache, or trained on `texts` and written to it.
 
-    key: what stands for the texts. root: where it is kept, by default below `cache_root()`.
+    key: a string that changes when the texts change. root: the folder of the cache, by default `cache_root()`.
     """
     from transformers import PreTrainedTokenizerFast
 
     digest = hashlib.sha256(json.dumps([kind, key, SAMPLE, options], sort_keys=True).encode()).hexdigest()[:20]
     folder = (cache_root() if root is None else root) / "tokenizers" / digest
-    with alone(folder):
+    with lock_folder(folder):
         if not (folder / "tokenizer.json").is_file():
             tokenizer = KINDS[kind](texts, **options)
             partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix="partial-"))
             tokenizer.save_pretrained(partial)
-            keep(partial, folder)
+            publish(partial, folder)
     return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
-def stored(tokenizer: Any, root: Path | None = None) -> Any:
-    """The same tokenizer from a folder of its own, named by its contents, so that others can find what was changed."""
+def save_and_reload(tokenizer: Any, root: Path | None = None) -> Any:
+    """Saves a tokenizer to a folder of the cache named by a hash of its files, and loads it from there."""
     from transformers import AutoTokenizer
 
     parent = (cache_root() if root is None else root) / "tokenizers"
@@ -103,13 +103,13 @@ def stored(tokenizer: Any, root: Path | None = None) -> Any:
     for path in sorted(partial.iterdir()):
         digest.update(path.name.encode() + path.read_bytes())
     folder = parent / digest.hexdigest()[:20]
-    keep(partial, folder)
+    publish(partial, folder)
     return AutoTokenizer.from_pretrained(folder)
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Within, no other process of this host is: of those that would make a folder one does, the others find it."""
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Holds a lock of this host, so that only one process makes a folder and the others then find it."""
     locks = folder.parent.with_name("locks")
     for parent in (folder.parent, locks):
         parent.mkdir(parents=True, exist_ok=True)
@@ -119,8 +119,8 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def keep(partial: Path, folder: Path) -> None:
-    """Gives a finished folder its name, at once; where another process was first, its folder stays."""
+def publish(partial: Path, folder: Path) -> None:
+    """Renames a complete folder; if another process was first, its folder is kept."""
     try:
         partial.rename(folder)
     except OSError:
@@ -134,7 +134,7 @@ def _finish(pieces: Any, **special: str) -> PreTrainedTokenizerFast:
     from transformers import PreTrainedTokenizerFast
 
     pieces.add_special_tokens([END, *special.values()])
-    # What a prompt begins with is what documents begin with.
+    # Prompts begin with the same token as documents.
     pieces.post_processor = processors.TemplateProcessing(
         single=f"{END} $A", pair=f"{END} $A {END} $B", special_tokens=[(END, pieces.token_to_id(END))]
     )

@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from rich.table import Table
 
-from jaxllm.data.packing import Place
+from jaxllm.data.packing import Location
 from jaxllm.data.tagging import schemes
 from jaxllm.data.tagging.examples import Sentence, Windows, stitch
 from jaxllm.types import Batch, InputError, Numbers
 
-Batches = Iterable[tuple[Batch, list[Place]]]
+Batches = Iterable[tuple[Batch, list[Location]]]
 
 
 def predict(model: Any, batch: Batch) -> dict[str, jax.Array]:
@@ -37,11 +37,11 @@ def outputs(model: Any, windows: Windows, batches: Batches) -> dict[str, list[np
     """
     lengths = [len(example.tokens) for example in windows.examples]
     found: dict[str, list[Any]] = {name: [None] * len(lengths) for name in ("label", "score", "nll")}
-    waiting: collections.deque[list[Place]] = collections.deque()
+    waiting: collections.deque[list[Location]] = collections.deque()
 
     def only_batches() -> Iterator[Batch]:
-        for batch, places in batches:
-            waiting.append(places)
+        for batch, locations in batches:
+            waiting.append(locations)
             yield batch
 
     for arrays in model.map(predict, only_batches()):

@@ -41,7 +41,7 @@ def start_chat(config: ChatFlags, texts: Iterable[str], key: str, task: str = "l
         changes += [f"{first}, for the tokenizer has none (--chat-template)", *rest]
     changes += give_pad(tokenizer)
     if changes:
-        tokenizer = tokenizers.stored(tokenizer)
+        tokenizer = tokenizers.save_and_reload(tokenizer)
     ends = end_ids(tokenizer)
     tokens = {"eos_token_id": ends[0] if len(ends) == 1 else [*ends], "pad_token_id": tokenizer.pad_token_id}
     if tokenizer.bos_token_id is not None:

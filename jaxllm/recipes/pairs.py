@@ -1,4 +1,4 @@
-"""What the scripts that learn from compared answers share: their flags, and the road from a data set to groups."""
+"""Flags and data of the scripts that train on compared or judged answers: from a data set to groups of tokens."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import jax
 
 from jaxllm.data.builtin import questions
 from jaxllm.data.preference.answers import Group, Layout
-from jaxllm.data.preference.pairs import CUTS, Comparison, Report, comparisons, encode
+from jaxllm.data.preference.pairs import CUTS, Comparison, comparisons, encode
 from jaxllm.models.heads import trunk_of
+from jaxllm.recipes import rows
 from jaxllm.recipes.chat_start import ChatFlags
-from jaxllm.recipes.rows import check, hold_out, open_rows
-from jaxllm.recipes.start import Start
+from jaxllm.recipes.rows import Split, check, hold_out, open_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,62 +23,40 @@ class PairFlags(ChatFlags):
     dataset: str = "builtin"
     """Hub id, folder or file with chosen and rejected, or completion and label; `builtin` for questions on Python."""
     holdout: float = 0.1
-    """Share of a data set without a dev split to evaluate on: every so-many-th row; 0 for none."""
+    """Share of a data set without a dev split to evaluate on: every n-th row; 0 for none."""
     cut: str = "answer"
     """What of a row over --max-length is cut: the end of its answers, or first the beginning of its prompt."""
     share_prompt: bool = True
     """Compute the prompt of a pair once; otherwise it stands before each of its answers."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """Comparisons of one split, where each stands, and what became of the other rows."""
-
-    found: list[Comparison]
-    places: list[str]
-    report: Report
-
-    def __len__(self) -> int:
-        return len(self.found)
-
-    def every(self, period: int) -> tuple[Split, Split]:
-        """All but every `period`-th row, and these."""
-
-        def part(held_out: bool) -> Split:
-            which = [i for i in range(len(self.found)) if (i % period == period - 1) == held_out]
-            report = Report(len(which)) if held_out else dataclasses.replace(self.report, kept=len(which))
-            return Split([self.found[i] for i in which], [self.places[i] for i in which], report)
-
-        return part(False), part(True)
-
-
-def read_pairs(config: PairFlags) -> dict[str, Split]:
-    """The splits train and, where there are any, dev and test. Raises InputError that names what is wrong by row."""
+def read_pairs(config: PairFlags) -> dict[str, Split[Comparison]]:
+    """The splits train and, where there are any, dev and test. Raises InputError that names the bad rows."""
     check(config.holdout, config.cut, CUTS)
-    rows = open_rows(config, questions.preference)
-    return hold_out({name: Split(*comparisons(part)) for name, part in rows.items()}, config.holdout)
+    found = open_rows(config, questions.preference)
+    return hold_out({name: Split(*comparisons(part)) for name, part in found.items()}, config.holdout)
 
 
-def texts_of(split: Split) -> Iterator[str]:
-    """All that is said in it, for a tokenizer to learn from."""
-    for one in split.found:
+def texts_of(split: Split[Comparison]) -> Iterator[str]:
+    """The texts of all prompts and answers, to train a tokenizer on."""
+    for one in split.rows:
         for part in (one.prompt, *one.answers):
             yield from [part] if isinstance(part, str) else (message["content"] for message in part)
 
 
-def groups_of(splits: Mapping[str, Split], config: PairFlags, begin: Start) -> dict[str, list[Group]]:
-    """Each split as tokens. Raises InputError where none of its rows is left."""
+def groups_of(splits: Mapping[str, Split[Comparison]], config: PairFlags, begin: Start) -> dict[str, list[Group]]:
+    """The groups of each split. Raises InputError where none of its rows is left."""
     return {
         name: encode(
-            split.found, begin.tokenizer, config.max_length,
-            where=split.places.__getitem__, report=split.report, cut=config.cut,
+            split.rows, begin.tokenizer, config.max_length,
+            where=split.locations.__getitem__, report=split.report, cut=config.cut,
         )
         for name, split in splits.items()
     }  # fmt: skip
 
 
 def layout_of(config: PairFlags, begin: Start, *, closed: bool = False) -> tuple[Layout, list[str]]:
-    """How answers lie in rows where the model's attention can mask it, and what there is to say of it."""
+    """The layout of answers in rows that the model's attention can mask, and notes on it to print."""
     shape = trunk_of(begin.config)
     splash = shape.backend == "splash" or (shape.backend == "auto" and jax.default_backend() == "tpu")
     if config.share_prompt and splash:
@@ -86,15 +64,7 @@ def layout_of(config: PairFlags, begin: Start, *, closed: bool = False) -> tuple
     return Layout(config.share_prompt, closed), []
 
 
-def lines_of(splits: Mapping[str, Split]) -> list[tuple[str, str]]:
-    """What to print of the data: how many rows of each split, and what was left out or cut."""
-    first = next(iter(splits.values())).found[0]
-    kind = "pairs" if len(first.answers) > 1 else "judged answers"
-    counts = ", ".join(f"{split.report.kept:,} {name}" for name, split in splits.items())
-    lines = [("data", f"{counts} {kind}")]
-    return lines + [("", f"{name}: {line}") for name, split in splits.items() for line in split.report.lines()]
-
-
-def dropped_of(splits: Mapping[str, Split]) -> dict[str, dict[str, list[str]]]:
-    """All places of rows left out, by split and reason: for summary.json."""
-    return {name: split.report.dropped for name, split in splits.items() if split.report.dropped}
+def lines_of(splits: Mapping[str, Split[Comparison]]) -> list[tuple[str, str]]:
+    """Lines that describe the data: how many rows each split has, and which were left out or cut."""
+    first = next(iter(splits.values())).rows[0]
+    return rows.lines_of(splits, "pairs" if len(first.answers) > 1 else "judged answers")

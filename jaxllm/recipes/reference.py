@@ -84,7 +84,7 @@ class Reference:
 
     def _kept(self, groups: Sequence[Group], what: str) -> list[Logps]:
         self._weights = self._weights or weights_key(self.begin, self.seed)
-        path = reference_cache.place(reference_cache.key(groups, self._weights), self.root)
+        path = reference_cache.path_of(reference_cache.key_of(groups, self._weights), self.root)
         found = reference_cache.read(path, groups)
         if _everywhere(found is not None):
             assert found is not None

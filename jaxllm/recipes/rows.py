@@ -1,12 +1,14 @@
-"""From `--dataset` and `--eval-dataset` to rows by split."""
+"""Reading the rows of `--dataset` and `--eval-dataset`, and holding out rows where there is no dev split."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Generic, TypeVar
 
 from jaxllm.data import files, sources
+from jaxllm.data.report import Report
 from jaxllm.data.sources import Rows
 from jaxllm.recipes.flags import Common
 from jaxllm.types import InputError
@@ -21,10 +23,7 @@ def open_rows(config: Common, embedded: Embedded) -> dict[str, Rows]:
     Raises InputError for what cannot be read, and without a train split.
     """
     if config.dataset == "builtin":
-        rows = {
-            name: Rows([files.Part(f"builtin {name}", part, range(1, len(part) + 1), "row")])
-            for name, part in embedded().items()
-        }
+        rows = {name: Rows([files.Part(f"builtin {name}", part)]) for name, part in embedded().items()}
     else:
         rows = sources.load(config.dataset)
     if "train" not in rows:
@@ -38,28 +37,41 @@ def open_rows(config: Common, embedded: Embedded) -> dict[str, Rows]:
     return rows
 
 
-class Rowed(Protocol):
-    """What stands in rows, of which some can be held out."""
-
-    def __len__(self) -> int: ...
-
-    def every(self, period: int) -> tuple[Self, Self]:
-        """All but every `period`-th row, and these."""
+T = TypeVar("T")
 
 
-S = TypeVar("S", bound=Rowed)
+@dataclasses.dataclass(frozen=True)
+class Split(Generic[T]):
+    """The dialogues or comparisons of one split, the location of each in the data, and which are left out or cut."""
+
+    rows: list[T]
+    locations: list[str]
+    report: Report = dataclasses.field(default_factory=Report)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def every(self, period: int) -> tuple[Split[T], Split[T]]:
+        """All but every `period`-th row, and every `period`-th row."""
+
+        def part(held_out: bool) -> Split[T]:
+            which = [i for i in range(len(self)) if (i % period == period - 1) == held_out]
+            report = Report(len(which)) if held_out else dataclasses.replace(self.report, kept=len(which))
+            return Split([self.rows[i] for i in which], [self.locations[i] for i in which], report)
+
+        return part(False), part(True)
 
 
 def check(holdout: float, cut: str, cuts: Sequence[str]) -> None:
-    """Raises InputError for a share or a way to cut that there is not."""
+    """Raises InputError for a share outside [0, 1), and for a way to cut that is not among `cuts`."""
     if not 0 <= holdout < 1:
         raise InputError(f"--holdout {holdout}: give a share from 0 to below 1")
     if cut not in cuts:
         raise InputError(f"--cut {cut}: give one of {', '.join(cuts)}")
 
 
-def hold_out(splits: Mapping[str, S], share: float) -> dict[str, S]:
-    """The splits, with a dev of so large a share of train where there is none and train has the rows for it."""
+def hold_out(splits: Mapping[str, Split[T]], share: float) -> dict[str, Split[T]]:
+    """The splits, with this share of train as dev where there is no dev split and train has enough rows."""
     period = max(2, round(1 / share)) if share else 0
     if "dev" in splits or not 0 < period <= len(splits["train"]):
         return dict(splits)
@@ -67,8 +79,20 @@ def hold_out(splits: Mapping[str, S], share: float) -> dict[str, S]:
     return {**splits, "train": train, "dev": dev}
 
 
+def lines_of(splits: Mapping[str, Split[Any]], kind: str) -> list[tuple[str, str]]:
+    """Lines that describe the data: how many rows of this kind each split has, and which were left out or cut."""
+    counts = ", ".join(f"{split.report.kept:,} {name}" for name, split in splits.items())
+    lines = [("data", f"{counts} {kind}")]
+    return lines + [("", f"{name}: {line}") for name, split in splits.items() for line in split.report.lines()]
+
+
+def dropped_of(splits: Mapping[str, Split[Any]]) -> dict[str, dict[str, list[str]]]:
+    """The locations of all rows left out, by split and reason, for summary.json."""
+    return {name: split.report.dropped for name, split in splits.items() if split.report.dropped}
+
+
 def key_of(texts: Iterable[str]) -> str:
-    """Changes when the texts do."""
+    """A hash of the texts and of where each ends."""
     digest = hashlib.sha256()
     for text in texts:
         digest.update(f"{len(text)} {text}".encode(errors="surrogatepass"))

@@ -67,7 +67,7 @@ def start_decoder(config: DecoderFlags, texts: Iterable[str], key: str, task: st
     if config.tokenizer in tokenizers.KINDS or (source is None and not config.tokenizer):
         trainer = config.tokenizer or "bpe"
         options: dict[str, Any] = {"vocab_size": config.vocab_size} if trainer == "bpe" else {}
-        tokenizer = tokenizers.trained(trainer, texts, key, **options)
+        tokenizer = tokenizers.train_or_load(trainer, texts, key, **options)
     else:
         assert config.tokenizer or source is not None
         tokenizer = hf.load_tokenizer(config.tokenizer or str(source.folder))  # type: ignore[union-attr]

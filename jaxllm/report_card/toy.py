@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from jaxllm.data.packing import Example, collate
-from jaxllm.data.preference.answers import Answer, AnswerRows, Group, Layout, mismatched
+from jaxllm.data.preference.answers import Answer, AnswerRows, Group, Layout, add_mismatched
 from jaxllm.models.teacher import Taught
 from jaxllm.params import GraphDef, bind, split
 from jaxllm.types import Batch, InputError, LossFn, Metrics, Params, value
@@ -97,7 +97,7 @@ def _answers(rng: np.random.Generator, loss: LossFn, kind: str, vocabulary: int)
     # An absent pair: its weight is 0, so nothing may be learned from it.
     groups[-1] = dataclasses.replace(groups[-1], weight=0.0)
     if "mismatched" in getattr(loss, "needs", ()):
-        groups = mismatched(groups, 16)
+        groups = add_mismatched(groups, 16)
     layout = Layout(share=False, closed=kind == "rewards")
     sizes = [[layout.size(answer) for answer in group.answers] for group in groups]
     logps = [[-rng.exponential(2.0, size).astype(np.float32) for size in group] for group in sizes]

@@ -1,10 +1,10 @@
 """What is shown of a batch is what is in it: segments and branches, and between marks what is learnt."""
 
-import json
 import re
 
 import numpy as np
 import pytest
+from data_rows import write_jsonl
 from rich.console import Console
 
 from jaxllm.cli import show_batch as command
@@ -31,11 +31,6 @@ def cache(tmp_path, monkeypatch):
 def show(capsys, *argv):
     command.main(parse(command.Config, ["--vocab-size", "300", "--model", "tiny", *map(str, argv)]))
     return capsys.readouterr().out
-
-
-def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 def encoded(*tokens, learnt):
@@ -91,7 +86,7 @@ def test_colour_in_place_of_marks():
 
 def test_dialogues_with_their_places(tmp_path, capsys):
     rows = [*TURNS, {"question": "why " * 80, "answer": "So."}, *TURNS]
-    path = write(tmp_path / "asked.jsonl", rows)
+    path = write_jsonl(tmp_path / "asked.jsonl", rows)
     said = show(capsys, path, "--max-length", 60, "--holdout", 0, "--rows", 8)
     assert "1 left out, the prompt fills --max-length 60" in said
     for line, shown in zip((1, 2, 4, 5), SHOWN * 2, strict=True):
@@ -103,7 +98,7 @@ def test_dialogues_with_their_places(tmp_path, capsys):
 def test_pairs_with_their_prompt_once(tmp_path, capsys):
     rows = [{"question": "Who was it?", "chosen": "The postman.", "rejected": "No one."},
             {"question": "Who was it?", "chosen": "He.", "rejected": "He."}] * 8  # fmt: skip
-    path = write(tmp_path / "pairs.jsonl", rows)
+    path = write_jsonl(tmp_path / "pairs.jsonl", rows)
     said = show(capsys, path, "--holdout", 0, "--rows", 8)
     assert "8 left out, chosen equals rejected" in said
     assert re.search(
@@ -119,7 +114,7 @@ def test_pairs_with_their_prompt_once(tmp_path, capsys):
 def test_the_flags_of_a_run(tmp_path, capsys):
     from experiments import sft
 
-    path = write(tmp_path / "asked.jsonl", TURNS * 8)
+    path = write_jsonl(tmp_path / "asked.jsonl", TURNS * 8)
     config = sft.Config(dataset=str(path), holdout=0.0, model="tiny", vocab_size=300, train_on="all", batch_size=2)
     start_run(open_run("sft", config, str(tmp_path / "run")))
     said = show(capsys, tmp_path / "run")

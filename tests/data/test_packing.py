@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxllm.data.packing import Example, best_fit, collate, make_plan, places
+from jaxllm.data.packing import Example, best_fit, collate, locate, make_plan
 from jaxllm.types import InputError
 
 
@@ -142,7 +142,7 @@ def test_places_are_where_collate_puts_things():
     for step in range(plan.steps):
         rows = plan.step(step)
         batch = collate([[made[i] for i in row] for row in rows], plan.row_length, plan.rows)
-        found = places(rows, lengths)
+        found = locate(rows, lengths)
         for place in found:
             span = batch.tokens_BT[place.row, place.start : place.start + lengths[place.example]]
             np.testing.assert_array_equal(span, made[place.example].tokens)

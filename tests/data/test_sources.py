@@ -216,3 +216,81 @@ def test_hub(monkeypatch, caplog):
     assert fault("org/absent").endswith("the hub says: no org/absent")
     assert not caplog.records, "the client's attempts are not told"
     assert logging.getLogger("huggingface_hub").level != logging.ERROR
+
+
+LINES = [{"text": "a é", "n": 1}, {"text": "b", "n": 2}]
+
+
+def packed(path, text):
+    """Writes a text compressed as the suffix says."""
+    import pyarrow as pa
+
+    kind = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}[path.suffix]
+    with pa.CompressedOutputStream(str(path), kind) as file:
+        file.write(text.encode())
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["gz", "zst", "bz2"])
+def test_compressed_files_name_their_lines(tmp_path, suffix):
+    text = "".join(json.dumps(row) + "\n" for row in LINES)
+    rows = load(packed(tmp_path / f"a.jsonl.{suffix}", text))["train"]
+    assert list(rows) == LINES
+    assert rows.where(1) == f"{tmp_path}/a.jsonl.{suffix}, line 2"
+    assert list(load(packed(tmp_path / f"a.json.{suffix}", json.dumps(LINES)))["train"]) == LINES
+    assert "line 3: not JSON" in fault(packed(tmp_path / f"b.jsonl.{suffix}", text + "{"))
+    short = write(tmp_path / f"c.jsonl.{suffix}", (tmp_path / f"a.jsonl.{suffix}").read_bytes()[:-9])
+    assert "cannot be read" in fault(short)
+    assert "cannot be read" in fault(write(tmp_path / f"d.jsonl.{suffix}", "plain text"))
+    assert "cannot read .tar" in fault(write(tmp_path / f"e.tar.{suffix}", "x"))
+
+
+def test_tsv(tmp_path):
+    rows = load(write(tmp_path / "a.tsv", "text\tlabel\none, two\t1\n"))["train"]
+    assert list(rows) == [{"text": "one, two", "label": "1"}]
+    message = fault(write(tmp_path / "b.tsv", "a\tb\n1\t2\t3\n"))
+    assert "line 2: 3 values where the header names 2; quote values with tabs" in message
+
+
+def test_arrow_streams_and_files(tmp_path):
+    import pyarrow as pa
+
+    table = dataset(3).data.table
+    for name, writer in (("a.arrow", pa.ipc.new_stream), ("b.arrow", pa.ipc.new_file)):
+        with writer(str(tmp_path / name), table.schema) as file:
+            file.write_table(table)
+        rows = load(tmp_path / name)["train"]
+        assert [row["tokens"] for row in rows] == [["w0"], ["w1"], ["w2"]]
+        assert rows.class_names == {"ner_tags": ["O", "B-x"], "kind": ["a", "b"]}
+        assert rows.where(2) == f"{tmp_path}/{name}, row 3"
+    assert "not an arrow file" in fault(write(tmp_path / "c.arrow", "x"))
+
+
+def test_folders_of_save_to_disk(tmp_path):
+    dataset(5).save_to_disk(tmp_path / "one", num_shards=2)
+    rows = load(tmp_path / "one")
+    assert list(rows) == ["train"]
+    assert [row["tokens"] for row in rows["train"]] == [[f"w{i}"] for i in range(5)]
+    assert rows["train"].where(4) == f"{tmp_path}/one train, row 5"
+    assert rows["train"].fingerprint
+    datasets.DatasetDict({"train": dataset(3), "validation": dataset(2)}).save_to_disk(tmp_path / "two")
+    assert {name: len(rows) for name, rows in load(tmp_path / "two").items()} == {"train": 3, "dev": 2}
+
+
+def test_patterns_and_split_folders(tmp_path):
+    for name in ("data/train-0.jsonl", "data/train-1.jsonl", "data/other.jsonl", "deep/validation/x.jsonl",
+                 "deep/train/a.jsonl", "deep/train/b.csv", "deep/train/notes.md"):  # fmt: skip
+        write(tmp_path / name, f"from\n{name}\n" if name.endswith("csv") else json.dumps({"from": name}))
+    write(tmp_path / "data/train-1.jsonl", '{"from": 1}\n{"from": 2}')
+
+    def found(dataset):
+        return {split: [row["from"] for row in rows] for split, rows in load(dataset).items()}
+
+    assert found(f"{tmp_path}/data/train-*.jsonl") == {"train": ["data/train-0.jsonl", 1, 2]}
+    assert found(f"{tmp_path}/data/o*.jsonl") == {"train": ["data/other.jsonl"]}
+    splits = {"train": ["deep/train/a.jsonl", "deep/train/b.csv"], "dev": ["deep/validation/x.jsonl"]}
+    assert found(tmp_path / "deep") == splits
+    rows = load(f"{tmp_path}/data/train-*.jsonl")["train"]
+    assert rows.where(2) == f"{tmp_path}/data/train-1.jsonl, line 2"
+    assert (rows[-1], rows[1:]) == ({"from": 2}, [{"from": 1}, {"from": 2}])
+    assert "no such file" in fault(f"{tmp_path}/data/dev-*.jsonl")

@@ -46,12 +46,12 @@ def test_a_trained_tokenizer_is_kept_and_depends_on_its_key(tmp_path):
         yield from TEXTS
 
     asked = []
-    first = tokenizers.trained("bpe", texts(), "a", tmp_path, vocab_size=280)
-    again = tokenizers.trained("bpe", texts(), "a", tmp_path, vocab_size=280)
+    first = tokenizers.train_or_load("bpe", texts(), "a", tmp_path, vocab_size=280)
+    again = tokenizers.train_or_load("bpe", texts(), "a", tmp_path, vocab_size=280)
     assert asked == [1]
     assert first.backend_tokenizer.to_str() == again.backend_tokenizer.to_str()
-    tokenizers.trained("bpe", texts(), "b", tmp_path, vocab_size=280)
-    tokenizers.trained("bpe", texts(), "a", tmp_path, vocab_size=281)
+    tokenizers.train_or_load("bpe", texts(), "b", tmp_path, vocab_size=280)
+    tokenizers.train_or_load("bpe", texts(), "a", tmp_path, vocab_size=281)
     assert asked == [1, 1, 1]
     assert not list(tmp_path.rglob("partial-*"))
 
@@ -76,7 +76,7 @@ def test_of_two_that_would_make_a_folder_one_does(tmp_path):
     made, folder = [], tmp_path / "kind" / "key"
 
     def make():
-        with tokenizers.alone(folder):
+        with tokenizers.lock_folder(folder):
             if not folder.exists():
                 time.sleep(0.1)
                 folder.mkdir()

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 from seqeval.metrics import classification_report
 
-from jaxllm.data.packing import Example, Place, collate
+from jaxllm.data.packing import Example, Location, collate
 from jaxllm.data.tagging.examples import Sentence, Windows
 from jaxllm.evals import ner
 from jaxllm.types import InputError
@@ -67,8 +67,8 @@ PREDICTED = [["B-x", "I-x", "O", "B-y"], ["B-x"], []]
 
 def batches():
     """The first and last example packed in a row of the second batch, the other alone in the first."""
-    yield collate([[EXAMPLES[1]]], 8, 2), [Place(1, 0, 0)]
-    yield collate([[], [EXAMPLES[2], EXAMPLES[0]]], 8, 2), [Place(2, 1, 0), Place(0, 1, 3)]
+    yield collate([[EXAMPLES[1]]], 8, 2), [Location(1, 0, 0)]
+    yield collate([[], [EXAMPLES[2], EXAMPLES[0]]], 8, 2), [Location(2, 1, 0), Location(0, 1, 3)]
 
 
 def test_scores_of_whole_sentences(tmp_path):

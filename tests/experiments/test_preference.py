@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from data_rows import write_jsonl
 
 from experiments import preference as script
 from jaxllm.recipes.script import input_errors, parse
@@ -27,11 +28,6 @@ def pairs(count):
     return rows
 
 
-def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """Data, the description of a model, and a cache of its own."""
@@ -39,10 +35,10 @@ def place(tmp_path_factory):
     rows = pairs(60)
     rows.insert(3, {**rows[0], "rejected": rows[0]["chosen"]})
     rows.insert(7, {**rows[0], "chosen": ""})
-    write(folder / "pairs.jsonl", rows)
+    write_jsonl(folder / "pairs.jsonl", rows)
     judged = [{"prompt": r["prompt"], "completion": r[side], "label": side == "chosen"}
               for r in pairs(30) for side in ("chosen", "rejected")]  # fmt: skip
-    write(folder / "judged.jsonl", judged)
+    write_jsonl(folder / "judged.jsonl", judged)
     (folder / "model.json").write_text(json.dumps(SHAPE))
     return folder
 
@@ -200,7 +196,7 @@ ROWS = {
 @pytest.mark.parametrize("case", ROWS)
 def test_bad_rows_are_one_line_and_status_2(case, place, cache, tmp_path, capsys):
     rows, named = ROWS[case]
-    data = write(tmp_path / "rows.jsonl", rows)
+    data = write_jsonl(tmp_path / "rows.jsonl", rows)
     fails_with(named, lambda: run(place, "bad", "--loss", "sigmoid", data=data), place, capsys)
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import transformers
+from data_rows import write_jsonl
 
 from experiments import preference, reward
 from jaxllm.distributed.mesh import make_mesh, shardings
@@ -41,7 +42,7 @@ def rows(number, seed=0):
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reward")
     for name, number in (("train", 96), ("dev", 16)):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(number, len(name))))
+        write_jsonl(folder / f"{name}.jsonl", rows(number, len(name)))
     out = folder / "run"
     more = ["--dataset", str(folder), "--out", str(out), "--loss-args", "center=0.01"]
     reward.main(parse(reward.Config, [*FLAGS, *more]))

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from data_rows import write_jsonl
 
 from experiments import sft as script
 from jaxllm.data.builtin import questions
@@ -21,11 +22,6 @@ def run(*argv):
     script.main(parse(script.Config, [str(a) for a in argv]))
 
 
-def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
 @pytest.fixture(scope="module", autouse=True)
 def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
@@ -39,7 +35,7 @@ def data(tmp_path_factory):
     rows = [row for row in questions.sft()["train"] if len(row["question"] + row["answer"]) < 75][:120]
     rows[3] = {"question": "Why?", "answer": "because " * 60}
     rows[6] = {"question": "why " * 80, "answer": "Because."}
-    return write(tmp_path_factory.mktemp("data") / "asked.jsonl", rows)
+    return write_jsonl(tmp_path_factory.mktemp("data") / "asked.jsonl", rows)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +150,7 @@ def test_adapters_alone_are_trained_and_saved_and_the_export_is_merged(trained, 
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, capsys, rows, flags, fault):
-    path = write(tmp_path / "train.jsonl", rows)
+    path = write_jsonl(tmp_path / "train.jsonl", rows)
     with pytest.raises(SystemExit) as stop, input_errors():
         run("--dataset", path, "--out", tmp_path / "out", *FAST, *flags)
     assert stop.value.code == 2

@@ -3,19 +3,19 @@
 import pytest
 
 from jaxllm.data.chat.rows import Dialogue
-from jaxllm.recipes import dialogues, rows
+from jaxllm.recipes import rows
 from jaxllm.types import InputError
 
 
 def split(n):
-    return dialogues.Split([Dialogue(prompt=str(i), completion="x") for i in range(n)], [f"row {i}" for i in range(n)])
+    return rows.Split([Dialogue(prompt=str(i), completion="x") for i in range(n)], [f"row {i}" for i in range(n)])
 
 
 def test_every_so_manyth_row_is_held_out_where_there_is_no_dev_split():
     found = rows.hold_out({"train": split(10)}, 0.25)
-    assert found["dev"].places == ["row 3", "row 7"]
-    assert [one.prompt for one in found["dev"].dialogues] == ["3", "7"]
-    assert sorted(found["train"].places + found["dev"].places) == split(10).places
+    assert found["dev"].locations == ["row 3", "row 7"]
+    assert [one.prompt for one in found["dev"].rows] == ["3", "7"]
+    assert sorted(found["train"].locations + found["dev"].locations) == split(10).locations
     kept = {"train": split(10), "dev": split(2)}
     assert rows.hold_out(kept, 0.25) == kept
     assert rows.hold_out({"train": split(10)}, 0.0).keys() == {"train"}

@@ -1,9 +1,8 @@
-"""The embedded corpora: what trains with no network.
+"""Generating the embedded NER corpus, tagged English sentences from templates and names, and training its tokenizer.
 
-`ner` writes a corpus of tagged English sentences from templates and gazetteers. Every template, name and date belongs
-to one split alone, so a score on dev or test is about names and sentences never seen; what the splits share is the
-language around them (verbs, prepositions, months, titles, the suffixes of companies). Deterministic: splits by hash,
-draws by seed.
+Every template, name and date belongs to one split alone, so dev and test hold only unseen names and sentences. The
+splits share the language around them: verbs, prepositions, months, titles, suffixes of companies. The corpus is
+deterministic: splits are chosen by hash, names by seed.
 """
 
 from __future__ import annotations
@@ -17,14 +16,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jaxllm.data.builtin.gazetteers import FORMS, LABELS, NAMES, PARTS, SYLLABLES, listed
-from jaxllm.data.builtin.templates import JOINTS, OPENERS, TAILS, TEMPLATES, WORDS
+from jaxllm.data.builtin import tables
 
 if TYPE_CHECKING:
     from transformers import BertTokenizer
 
 SIZES: Mapping[str, int] = {"train": 9000, "dev": 600, "test": 600}
-"""Sentences of each split."""
+"""The number of sentences in each split."""
 
 NER_DEMO: tuple[str, ...] = (
     "My name is Maarten and I live in Enschede.",
@@ -32,24 +30,20 @@ NER_DEMO: tuple[str, ...] = (
     "Does the Zolara X90 cost more than the Kelvino 4 Pro?",
     "Nothing much happened at the library, so the driver went home.",
 )
-"""Raw sentences made of no template, with no name of the corpus: for looking at what a trained model finds."""
+"""Raw sentences that follow no template and hold no name of the corpus, to try a trained model on."""
 
 HELD_OUT = 12
-"""Percent of the templates, names and dates that are for dev, and as many for test."""
+"""The percentage of templates, names and dates in dev, and in test."""
 
 COINED = 0.5
-"""How often a name is coined."""
+"""The probability that a name is coined."""
 
 _CHOICE = re.compile(r"\[([^\]]*)\]")
 _SLOT = re.compile(r"\{(\w+)\}")
 # Titles and initials keep their full stop; the possessive, and any other mark, is a token of its own.
 _TOKEN = re.compile(r"[A-Z]\.(?= )|(?:Dr|Mr|Mrs|Ms|Prof)\.|'s\b|O'\w+|[$]?\w+(?:[-.,]\w+)*|\S")
-# What keeps its capital inside a sentence, and what is not said of anything (requests, addresses, items of a list).
+# What keeps its capital inside a sentence.
 _TITLES = ("I ", "English ", "Dr.", "Mr.", "Mrs.", "Ms.", "Prof.", "Captain ", "Judge ", "President ")
-_ALONE = listed("""
-1 2 Ask Best Buy Call Can Dear Do Email Give Hello Let Name Never No, Order Please Present Room Speakers Take Tell Thank
-Turn With Yes [Call [Give [Good [Yes
-""")
 
 
 def split_of(text: str, seed: int = 0) -> str:
@@ -61,15 +55,16 @@ def split_of(text: str, seed: int = 0) -> str:
 def templates(seed: int = 0) -> dict[str, tuple[str, ...]]:
     """The templates of each split.
 
-    Held out are those, in the order of a hash, all of whose clues stand in a template of train too: each word, and for
-    each slot the words next to it ("lives in {place}" may be asked where "born in {place}" is taught). For a model from
-    scratch knows no word that it has not read; what is asked of it is to know names by their company in a new sentence.
+    In the order of a hash, a template is held out if every clue in it also occurs in a template of train. Clues are its
+    words and, for each slot, the words next to it ("lives in {place}" may be held out if train has "born in {place}").
+    A model trained from scratch knows only the words it has read; the held-out sentences test whether it finds names
+    by their context in a new sentence.
     """
-    clues = {template: _clues(template) for template in TEMPLATES}
+    clues = {template: _clues(template) for template in tables.TEMPLATES}
     left = Counter(clue for found in clues.values() for clue in found)
-    most = len(TEMPLATES) * HELD_OUT // 100
+    most = len(tables.TEMPLATES) * HELD_OUT // 100
     splits: dict[str, list[str]] = {"train": [], "dev": [], "test": []}
-    for template in sorted(TEMPLATES, key=lambda template: _hash(template, seed)):
+    for template in sorted(tables.TEMPLATES, key=lambda template: _hash(template, seed)):
         split = min(("dev", "test"), key=lambda name: len(splits[name]))
         if len(splits[split]) == most or any(left[clue] < 2 for clue in clues[template]):
             split = "train"
@@ -82,18 +77,18 @@ def templates(seed: int = 0) -> dict[str, tuple[str, ...]]:
 def ner(seed: int = 0) -> dict[str, list[dict[str, list[str]]]]:
     """Splits `train`, `dev` and `test` of rows {"tokens": words, "ner_tags": IOB2 tags such as "B-person"}.
 
-    Labels: person, organisation, place, product, date. Another seed is another division into splits. Two calls with one
-    seed give equal rows on any machine.
+    Labels: person, organisation, place, product, date. Another seed divides the splits differently. The same seed gives
+    the same rows on any machine.
     """
     divided = templates(seed)
     return {split: _sentences(divided[split], split, size, seed) for split, size in SIZES.items()}
 
 
 def _sentences(templates: Sequence[str], split: str, size: int, seed: int) -> list[dict[str, list[str]]]:
-    """`size` distinct sentences; templates take turns, and sit out when they have nothing new to say."""
+    """`size` distinct sentences; the templates take turns, and a repeated sentence is skipped."""
     rng = random.Random(f"{seed}/{split}")
-    tables = {name: [x for x in entries if split_of(x, seed) == split] for name, entries in NAMES.items()}
-    writer = _Writer({**PARTS, **WORDS, **tables}, templates, split, seed, rng)
+    names = {name: [x for x in entries if split_of(x, seed) == split] for name, entries in tables.NAMES.items()}
+    writer = _Writer({**tables.PARTS, **tables.WORDS, **names}, templates, split, seed, rng)
     rows: dict[tuple[str, ...], list[str]] = {}
     while len(rows) < size:
         for template in rng.sample(templates, len(templates)):
@@ -106,47 +101,49 @@ def _sentences(templates: Sequence[str], split: str, size: int, seed: int) -> li
 
 
 class _Writer:
-    """Fills in templates with the names of one split."""
+    """Fills templates with the names of one split."""
 
     def __init__(
-        self, tables: Mapping[str, Sequence[str]], templates: Sequence[str], split: str, seed: int, rng: random.Random
+        self, words: Mapping[str, Sequence[str]], templates: Sequence[str], split: str, seed: int, rng: random.Random
     ):
-        self.tables, self.split, self.seed, self.rng = tables, split, seed, rng
+        self.words, self.split, self.seed, self.rng = words, split, seed, rng
         self.statements = [template for template in templates if _is_statement(template)]
 
     def sentence(self, template: str) -> tuple[list[str], list[str]]:
-        """Tokens and tags of one way to say the template."""
+        """The tokens and tags of a random sentence from the template."""
         tokens: list[str] = []
         tags: list[str] = []
-        # Splitting at a group alternates text and slot names.
+        # re.split with a group alternates text and slot names.
         for i, part in enumerate(_SLOT.split(self._extend(template))):
-            label = LABELS[part] if i % 2 else None
+            label = tables.LABELS[part] if i % 2 else None
             words = _TOKEN.findall(self._entity(part) if label else part)
             tokens += words
             tags += [f"{'I' if j else 'B'}-{label}" if label else "O" for j in range(len(words))]
         return tokens, tags
 
     def _extend(self, template: str) -> str:
-        """Often a statement gets an opener, a second statement or a tail: names then stand anywhere in a sentence."""
+        """Adds an opener, a second statement or a tail to some statements: names then occur anywhere in a sentence."""
         text, rng = self._words(template), self.rng
         if _is_statement(template):
             if rng.random() < 0.2:
-                text = text[:-1] + rng.choice(JOINTS) + " " + _inner(self._words(rng.choice(self.statements)))
+                text = text[:-1] + rng.choice(tables.JOINTS) + " " + _inner(self._words(rng.choice(self.statements)))
             if rng.random() < 0.3:
-                text = self._words(rng.choice(OPENERS)) + " " + _inner(text)
+                text = self._words(rng.choice(tables.OPENERS)) + " " + _inner(text)
             if rng.random() < 0.2:
-                text = text[:-1] + self._words(rng.choice(TAILS))
+                text = text[:-1] + self._words(rng.choice(tables.TAILS))
         return text
 
     def _words(self, text: str) -> str:
-        """Settles choices and fills in plain words; slots for names stay."""
-        return _SLOT.sub(lambda match: match[0] if match[1] in LABELS else self._fill(match[0]), self._choose(text))
+        """Draws choices and plain words; slots for names are kept."""
+        return _SLOT.sub(
+            lambda match: match[0] if match[1] in tables.LABELS else self._fill(match[0]), self._choose(text)
+        )
 
     def _entity(self, slot: str) -> str:
         while True:
-            text = self._fill(self.rng.choice(FORMS[slot]))
-            # Dates are put together from parts that all splits share: each belongs to a split as a whole.
-            if LABELS[slot] != "date" or split_of(text, self.seed) == self.split:
+            text = self._fill(self.rng.choice(tables.FORMS[slot]))
+            # The parts of dates are shared by all splits, so each whole date belongs to one split.
+            if tables.LABELS[slot] != "date" or split_of(text, self.seed) == self.split:
                 return text
 
     def _choose(self, text: str) -> str:
@@ -156,11 +153,11 @@ class _Writer:
         return _SLOT.sub(lambda match: self._draw(match[1]), self._choose(text))
 
     def _draw(self, table: str) -> str:
-        while table in NAMES and table != "field" and self.rng.random() < COINED:
-            name = "".join(self.rng.choice(part) for part in SYLLABLES)
+        while table in tables.NAMES and table != "field" and self.rng.random() < COINED:
+            name = "".join(self.rng.choice(part) for part in tables.SYLLABLES)
             if split_of(name, self.seed) == self.split:
                 return name
-        return self.rng.choice(self.tables[table])
+        return self.rng.choice(self.words[table])
 
 
 def _hash(text: str, seed: int) -> int:
@@ -174,19 +171,21 @@ def _clues(template: str) -> set[str]:
     for variant in itertools.product(*choices):
         words = ["^"]
         for i, part in enumerate(_SLOT.split("".join(variant))):
-            words += [f"{{{LABELS.get(part, part)}}}"] if i % 2 else _TOKEN.findall(part)
+            words += [f"{{{tables.LABELS.get(part, part)}}}"] if i % 2 else _TOKEN.findall(part)
         words.append("$")
         for before, word, after in zip(words, words[1:], words[2:], strict=False):
-            found |= {f"{before} {word}", f"{word} {after}"} if word[1:-1] in LABELS.values() else {word}
+            found |= {f"{before} {word}", f"{word} {after}"} if word[1:-1] in tables.LABELS.values() else {word}
     return found
 
 
 def _is_statement(template: str) -> bool:
-    return template.endswith(".") and not template.startswith(_ALONE) and not any(mark in template for mark in ':;"')
+    return (
+        template.endswith(".") and not template.startswith(tables.ALONE) and not any(mark in template for mark in ':;"')
+    )
 
 
 def _inner(text: str) -> str:
-    """A statement as it stands inside a sentence."""
+    """A statement with the lower-case initial that it has inside a sentence."""
     return text if text.startswith(("{", *_TITLES)) else text[0].lower() + text[1:]
 
 
@@ -197,12 +196,12 @@ _MARKS = string.punctuation + "‘’“”–—…€£§°·•"
 
 
 def wordpiece(texts: Iterable[str], vocab_size: int = 2048, max_length: int = 128) -> BertTokenizer:
-    """A cased BERT tokenizer trained on `texts` (raw text: for tagged words, joined by spaces).
+    """Trains a cased BERT tokenizer on `texts` (raw text: tagged words joined by spaces).
 
-    vocab_size: entries at most, specials and single characters included. max_length: `model_max_length`, in tokens.
-    A capitalised word counts once however often it stands in the texts, so a name is spelt in pieces that a name never
-    seen is spelt in too. Marks and Latin letters are always there: no European name becomes [UNK]. Two trainings on the
-    same texts give the same vocabulary.
+    vocab_size: the most entries, with special tokens and single characters. max_length: `model_max_length`, in tokens.
+    A capitalised word counts only once, so that known names are cut into the same small pieces as unseen names.
+    Punctuation and Latin letters are always in the vocabulary, so that no European name becomes [UNK]. Training twice
+    on the same texts gives the same vocabulary.
     """
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import BertTokenizer

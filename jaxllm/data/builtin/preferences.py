@@ -1,4 +1,4 @@
-"""Preferences made of dialogues: to each question its own answer is chosen, and the answer to another is rejected."""
+"""Making preference pairs from dialogues: each answer is chosen for its own question, and rejected for another."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from jaxllm.data.chat.rows import Dialogue
 def pairs(dialogues: Sequence[Dialogue]) -> Iterator[dict[str, Any]]:
     """Rows of prompt, chosen and rejected, messages or text, for `data/preference/pairs.py`.
 
-    The dialogues that have a prompt are put in an order by a hash of it, and each rejects the answer of the next: every
-    answer is rejected once. One whose next has the same answer, or is text where it is messages, makes no row.
+    The dialogues with a prompt are sorted by a hash of it, and each rejects the answer of the next, so that each answer
+    is rejected once. A dialogue makes no row if the next has the same answer, or is text where it is messages.
     """
     asked = [_parted(one) for one in dialogues if one.messages or one.prompt]
     order = sorted(asked, key=lambda one: hashlib.sha256(repr(one[0]).encode()).digest())
@@ -25,7 +25,7 @@ def pairs(dialogues: Sequence[Dialogue]) -> Iterator[dict[str, Any]]:
 
 
 def _parted(dialogue: Dialogue) -> tuple[Any, Any]:
-    """The prompt, and the last answer to it."""
+    """The prompt and the last answer."""
     if dialogue.messages:
         return [*dialogue.messages[:-1]], [dialogue.messages[-1]]
     return dialogue.prompt, dialogue.completion

@@ -1,9 +1,9 @@
-"""The embedded instructions: questions about the standard library, answered by its own docstrings.
+"""Generating the embedded instructions and preferences: questions about Python's library, answered by its docstrings.
 
-The question names a function with its parameters, or a class, and its module; the answer is the first paragraph of its
-docstring. A module that the embedded text corpus (stdlib.py) holds out for dev is held out here too, so no stage of
-training has seen an answer of dev. For preferences the rejected answer is that of another question, of the other
-kind: a function does something, a class is something.
+A question names a function with its parameters, or a class, and its module; the answer is the first paragraph of its
+docstring. Modules that the embedded text corpus (stdlib.py) holds out for dev are held out here too, so no stage of
+training sees an answer of dev. In preferences, the rejected answer belongs to a question of the other kind, function or
+class.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Any
 from jaxllm.data.builtin import stdlib
 
 SHORTEST, LONGEST = 20, 240
-"""Characters of an answer that is taken."""
+"""The limits of an answer's length, in characters."""
 
 _CLASS = "What is the class "
-"""How a question about a class begins."""
+"""The beginning of a question about a class."""
 
 _Node = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -29,13 +29,13 @@ _Node = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 def sft(library: Path | None = None) -> dict[str, list[dict[str, Any]]]:
     """Splits `train` and `dev` of rows with `question` and `answer`; about 5,000 and 300 of them.
 
-    library: as in `stdlib.documents`, which raises InputError where there is none. No question and no answer stands in
-    a split twice, or in both.
+    library: as in `stdlib.documents`, which raises InputError where there is none. No question and no answer occurs
+    twice.
     """
     seen: set[str] = set()
     splits: dict[str, list[dict[str, Any]]] = {"train": [], "dev": []}
     documents = stdlib.documents(library)
-    for split in ("dev", "train"):  # what both could have is for dev
+    for split in ("dev", "train"):  # dev first: a question of both splits belongs to dev
         for name, text in documents[split].items():
             for question, answer in _asked(name, text):
                 if not {question, answer} & seen:
@@ -45,12 +45,11 @@ def sft(library: Path | None = None) -> dict[str, list[dict[str, Any]]]:
 
 
 def preference(library: Path | None = None) -> dict[str, list[dict[str, Any]]]:
-    """The same questions as conversations: `prompt`, `chosen` and `rejected`, each a list of messages; about 7,200 and
-    450 of them.
+    """The same questions with `prompt`, `chosen` and `rejected`, each a list of messages; about 7,200 and 450 rows.
 
-    Each function meets a class of its split, by a hash: both are asked about, and the one's answer is rejected for the
-    other. So every answer is rejected as often as it is chosen, and whoever does not read the question is right half of
-    the time. A split without classes or without functions has no rows.
+    Each function is paired by a hash with a class of its split: both are asked about, and each answer is rejected for
+    the other question. So every answer is rejected as often as chosen, and a model that ignores the question is right
+    half of the time. A split without classes or without functions has no rows.
     """
     return {split: [*_paired(rows)] for split, rows in sft(library).items()}
 
@@ -69,7 +68,7 @@ def _paired(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _asked(name: str, text: str) -> Iterator[tuple[str, str]]:
-    """Questions and answers of a file, in its order."""
+    """The questions and answers of a file, in its order."""
     if not name.endswith(".py"):
         return
     try:
@@ -84,7 +83,7 @@ def _asked(name: str, text: str) -> Iterator[tuple[str, str]]:
 
 
 def _public(body: list[ast.stmt], owner: str) -> Iterator[tuple[str, _Node]]:
-    """Functions and classes without a leading underscore, and the class that each stands in, as "Name."."""
+    """Functions and classes without a leading underscore, each with its outer class as a prefix, "Name."."""
     for node in body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not node.name.startswith("_"):
             yield owner, node

@@ -1,8 +1,7 @@
-"""The embedded text corpus: source and documentation of the standard library of the interpreter that runs.
+"""Reading the embedded text corpus: source code and documentation of the running interpreter's standard library.
 
-Every Python file is a document (its docstrings are the documentation of its functions), and so is every topic of
-`help()`, which is the language reference in prose. About 9 MB of text, on every machine that runs Python; another
-version of Python has slightly other texts.
+Every Python file is a document, and so is every topic of `help()`, the language reference in prose. About 9 MB of text
+on every machine that runs Python; another version of Python has slightly different texts.
 """
 
 from __future__ import annotations
@@ -17,18 +16,18 @@ from pathlib import Path
 from jaxllm.types import InputError
 
 HELD_OUT = 5
-"""Percent of the documents that are for dev."""
+"""The percentage of documents in dev."""
 
-# Tests repeat themselves, encodings are tables, and the rest is not the library's own text.
+# Tests are repetitive, encodings are tables, and the rest is not text of the library itself.
 _SKIPPED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "encodings", "lib2to3"}
 _SKIPPED |= {"idlelib", "turtledemo", "pydoc_data"}
 
 
 def documents(library: Path | None = None) -> dict[str, dict[str, str]]:
-    """Splits `train` and `dev` of texts by name, such as "json/decoder.py" and "help/lambda", in the order of names.
+    """Splits `train` and `dev` of texts by name ("json/decoder.py", "help/lambda"), in the order of names.
 
-    library: the folder of another standard library. A document belongs to a split by the hash of its name, so a newer
-    Python moves none. Raises InputError where there is no library to read (as in a frozen executable).
+    library: the folder of another standard library. A hash of its name puts a document into a split, so a newer Python
+    moves none. Raises InputError where there is no library to read (in a frozen executable).
     """
     library = Path(sysconfig.get_path("stdlib")) if library is None else library
     splits: dict[str, dict[str, str]] = {"train": {}, "dev": {}}
@@ -52,13 +51,13 @@ def _sources(library: Path) -> Iterator[tuple[str, str]]:
                 text = path.read_text(encoding="utf-8")
             except (UnicodeDecodeError, OSError):  # a few files declare another encoding
                 continue
-            # Files such as _sysconfigdata tell of this machine.
+            # _sysconfigdata describes this machine.
             if text.strip() and not path.name.startswith("_sysconfigdata"):
                 yield path.relative_to(library).as_posix(), text
 
 
 def _topics(path: Path) -> Iterator[tuple[str, str]]:
-    """The topics of `help()`: a file that assigns one dictionary of strings, read without running it."""
+    """The topics of `help()`, from a file that assigns one dictionary of strings, parsed without running it."""
     if not path.is_file():
         return
     for statement in ast.parse(path.read_text(encoding="utf-8")).body:

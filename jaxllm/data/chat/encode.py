@@ -1,9 +1,9 @@
-"""Conversations as tokens, and which of these tokens are answers to learn.
+"""Encoding conversations as tokens, and finding the tokens to learn: the assistant's answers.
 
-A chat template with `{% generation %}` marks says so itself. Of one without, prompts are rendered alone: an answer
-begins where the tokens of the whole first differ from those of the prompt, which leaves no token of it out, also where
-a token spans the boundary, and it ends with the token that the template ends the assistant's turns with. That token is
-always learnt: a model that was never taught to end does not.
+A chat template may mark them with `{% generation %}`. Without marks, the prompt of each answer is rendered alone: an
+answer begins where the tokens of the conversation first differ from those of the prompt, so that a token across the
+boundary is learnt, and ends with the token that ends the assistant's turns. That end token is always learnt, because a
+model that is not trained on it does not stop.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ NO_TEMPLATE = "the tokenizer has no chat template; give --chat-template plain, c
 
 
 class Encoded(NamedTuple):
-    """A row as tokens: int32 [T], and bool [T] where a token is part of an answer to learn, its end token included."""
+    """The tokens of a row (int32 [T]), and which of them are learnt (bool [T]): answers and their end tokens."""
 
     tokens: np.ndarray
     trained: np.ndarray
 
 
 def encode(dialogue: Dialogue, tokenizer: Any, *, where: str) -> Encoded:
-    """The tokens of what a row says. Raises InputError as the two functions below."""
+    """Encodes a row. Raises InputError, as the two functions below do."""
     if dialogue.messages:
         return encode_messages(dialogue.messages, tokenizer, where=where, last_only=dialogue.last_only)
     return encode_completion(dialogue.prompt, dialogue.completion, tokenizer, where=where)
 
 
 def encode_messages(messages: Sequence[Message], tokenizer: Any, *, where: str, last_only: bool = False) -> Encoded:
-    """A conversation through the tokenizer's chat template.
+    """Encodes a conversation with the tokenizer's chat template.
 
-    last_only: of the assistant's turns only the last is learnt. Raises InputError, beginning with `where`, for roles
-    out of order and for what the template refuses; and for a template whose assistant turns cannot be told from the
-    rest, or do not end with a special token.
+    last_only: only the last of the assistant's turns is learnt. Raises InputError, beginning with `where`, for roles
+    out of order and for conversations that the template refuses; and for a template whose assistant turns cannot be
+    told from the rest, or do not end with a special token.
     """
     check_roles(messages, where)
     end = turn_end(tokenizer)
@@ -68,37 +68,42 @@ def encode_messages(messages: Sequence[Message], tokenizer: Any, *, where: str, 
 
 
 def encode_completion(prompt: str, completion: str, tokenizer: Any, *, where: str) -> Encoded:
-    """Plain text: the tokenizer's begin token where it has one, the prompt (may be empty), its completion, and EOS.
+    """Encodes plain text: the tokenizer's begin token if it has one, the prompt (may be empty), its completion, EOS.
 
-    Both are tokenised as one text. Raises InputError for an empty completion and a tokenizer without EOS.
+    Prompt and completion are tokenised as one text. Raises InputError for an empty completion, and without EOS.
     """
     if not completion:
         raise InputError(f"{where}: the completion is empty; fill it in or remove the row")
     end = tokenizer.eos_token_id
     if end is None:
         raise InputError("the tokenizer has no end-of-text token (eos_token); name another by --tokenizer")
-    before = _plain(prompt, tokenizer)
-    tokens = _plain(prompt + completion, tokenizer)
-    if tokens[-1] != end:  # a text may bring its own
+    before = prompt_of_text(prompt, tokenizer)
+    tokens = prompt_of_text(prompt + completion, tokenizer)
+    if tokens[-1] != end:  # the text may end with EOS itself
         tokens.append(end)
     trained = np.ones(len(tokens), bool)
-    trained[: _common(before, tokens)] = False
+    trained[: common_length(before, tokens)] = False
     return Encoded(np.array(tokens, np.int32), trained)
 
 
 def prompt_tokens(messages: Sequence[Message], tokenizer: Any) -> list[int]:
-    """A conversation up to where the assistant is to speak. Raises InputError for what the template refuses."""
+    """The tokens of a conversation up to the assistant's next answer. Raises InputError if the template refuses it."""
     return _ids(_text(messages, tokenizer, "the prompt", begun=True), tokenizer)
 
 
 def prompt_of_text(prompt: str, tokenizer: Any) -> list[int]:
-    """A plain prompt as the tokenizer begins texts."""
-    return _plain(prompt, tokenizer)
+    """The tokens of a plain prompt, with the tokenizer's begin token and without an end token."""
+    if tokenizer.bos_token and prompt.startswith(tokenizer.bos_token):
+        return _ids(prompt, tokenizer)
+    tokens = list(tokenizer(prompt)["input_ids"])
+    return tokens[:-1] if _adds_eos(tokenizer) else tokens
 
 
 def check_roles(messages: Sequence[Message], where: str) -> None:
-    """Raises InputError unless the roles are: maybe the system's, then user and assistant in turn, the last being the
-    assistant's. What a tool says follows the assistant's turn, which then goes on."""
+    """Raises InputError unless the roles are an optional system, then user and assistant in turn, assistant last.
+
+    A tool's message follows the assistant's, and after it the assistant continues.
+    """
     roles = [message["role"] for message in messages]
     turns = [*roles[1:]] if roles[:1] == ["system"] else [*roles]
     expected: tuple[str, ...] = ("user",)
@@ -113,9 +118,10 @@ def check_roles(messages: Sequence[Message], where: str) -> None:
 
 
 def turn_end(tokenizer: Any) -> int:
-    """The token that the chat template ends an assistant's turn with: EOS, or a special token such as <|im_end|>.
+    """The token with which the chat template ends an assistant's turn: EOS, or a special token like <|im_end|>.
 
-    Found by rendering a conversation. Raises InputError for a template that ends turns with none, and without one.
+    Found by rendering a conversation. Raises InputError for a template that ends turns with no special token, and for a
+    tokenizer without a template.
     """
     return _turn_end(tokenizer, _template(tokenizer))
 
@@ -127,7 +133,7 @@ def _turn_end(tokenizer: Any, template: str) -> int:
              tokenizer)
         for said in ("Because 1", "No 2")
     )  # fmt: skip
-    after = one[len(one) - _common(one[::-1], other[::-1]) :]
+    after = one[len(one) - common_length(one[::-1], other[::-1]) :]
     special = {*tokenizer.all_special_ids, *(i for i, t in tokenizer.added_tokens_decoder.items() if t.special)}
     found = [token for token in after if token in special]
     if not found:
@@ -139,7 +145,7 @@ def _turn_end(tokenizer: Any, template: str) -> int:
 
 
 def _marked(messages: Sequence[Message], tokenizer: Any, end: int, where: str) -> Encoded:
-    """By the template's own marks, each run of them made to end with the end token."""
+    """Encodes with a template that marks answers; each marked run is made to end with the end token."""
     rendered = _apply(messages, tokenizer, where, return_dict=True, return_assistant_tokens_mask=True)
     tokens = np.array(rendered["input_ids"], np.int32)
     trained = np.array(rendered["assistant_masks"], bool)
@@ -150,13 +156,13 @@ def _marked(messages: Sequence[Message], tokenizer: Any, end: int, where: str) -
         at = next((i for i in ends if i >= start), len(tokens))
         if at < stop:
             trained[at + 1 : stop] = False
-        elif at < following:  # else the turn goes on after a gap
+        elif at < following:  # otherwise the turn continues after a gap
             trained[at] = True
     return Encoded(tokens, trained)
 
 
 def _by_prefix(messages: Sequence[Message], answers: Sequence[int], tokenizer: Any, end: int, where: str) -> Encoded:
-    """By rendering what comes before each answer."""
+    """Encodes with a template without marks, by rendering the conversation before each answer."""
     text = _text(messages, tokenizer, where)
     tokens = _ids(text, tokenizer)
     trained = np.zeros(len(tokens), bool)
@@ -169,7 +175,7 @@ def _by_prefix(messages: Sequence[Message], answers: Sequence[int], tokenizer: A
                 "otherwise once the turn follows, so answers cannot be told from prompts; give a --chat-template with "
                 "{% generation %} marks"
             )
-        starts.append(_common(_ids(before, tokenizer), tokens))
+        starts.append(common_length(_ids(before, tokenizer), tokens))
     for start, following in zip(starts, [*starts[1:], len(tokens)], strict=True):
         stop = next((i + 1 for i in range(start, following) if tokens[i] == end), start)
         trained[start:stop] = True
@@ -177,11 +183,10 @@ def _by_prefix(messages: Sequence[Message], answers: Sequence[int], tokenizer: A
 
 
 def _apply(messages: Sequence[Message], tokenizer: Any, where: str, **options: Any) -> Any:
-    if not tokenizer.chat_template:
-        raise InputError(NO_TEMPLATE)
+    _template(tokenizer)
     try:
         return tokenizer.apply_chat_template([*messages], **options)
-    except Exception as error:  # templates raise what they like
+    except Exception as error:  # a template may raise any exception
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"{where}: the chat template refuses it: {reason}; mend the row or the template") from None
 
@@ -201,22 +206,14 @@ def _template(tokenizer: Any) -> str:
     return tokenizer.get_chat_template()
 
 
-def _plain(text: str, tokenizer: Any) -> list[int]:
-    """A text as the tokenizer begins texts, without an end token of its own making."""
-    if tokenizer.bos_token and text.startswith(tokenizer.bos_token):  # it brings its own
-        return _ids(text, tokenizer)
-    tokens = list(tokenizer(text)["input_ids"])
-    return tokens[:-1] if _closes(tokenizer) else tokens
-
-
 @functools.lru_cache(maxsize=8)
-def _closes(tokenizer: Any) -> bool:
+def _adds_eos(tokenizer: Any) -> bool:
     """Whether the tokenizer ends every text with EOS."""
     return list(tokenizer("a")["input_ids"])[-1] == tokenizer.eos_token_id
 
 
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens two lists begin with alike."""
+def common_length(a: Sequence[Any], b: Sequence[Any]) -> int:
+    """The length of the common beginning of two sequences."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 

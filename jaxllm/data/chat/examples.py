@@ -1,4 +1,4 @@
-"""Dialogues as examples to train on, cut to a length; what is cut or left out is counted."""
+"""Converting dialogues to training examples of a maximum length, counting the rows that are cut or left out."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 
 from jaxllm.data.chat.encode import Encoded, encode
-from jaxllm.data.chat.rows import Dialogue, each
+from jaxllm.data.chat.rows import Dialogue
 from jaxllm.data.packing import Example
-from jaxllm.data.report import Report
+from jaxllm.data.report import Report, convert_each
 from jaxllm.types import InputError
 
 CUTS = ("answer", "prompt", "drop")
-"""What becomes of a row over the length: the end of its answers is cut, first the beginning of its prompt, or it is
-left out."""
+"""How a row over the length is treated: the end of its answers is cut, or first the beginning of its prompt, or the row
+is left out."""
 
 
 def example(encoded: Encoded) -> Example:
-    """Shifted by one, up to the last token that is learnt."""
+    """Tokens and targets shifted by one, up to the last token that is learnt."""
     stop = int(np.flatnonzero(encoded.trained)[-1]) + 1
     tokens = encoded.tokens[:stop]
     return Example(tokens[:-1], tokens[1:], encoded.trained[1:stop].astype(np.float32))
@@ -35,26 +35,14 @@ def examples(
     cut: str = "answer",
     prompts: bool = False,
 ) -> list[Example]:
-    """What each dialogue teaches, in `max_length` tokens at most, end token included.
+    """Examples of at most `max_length` tokens, end token included.
 
-    cut: one of CUTS. prompts: learn these too. Counted in the report: what is cut, and rows that are left out, with
-    their places. Raises InputError that names the rows the chat template refuses or that teach nothing, and where no
-    row is left.
+    cut: one of CUTS. prompts: learn these too. The report counts cuts, and names rows that are left out. Raises
+    InputError that names the rows that the chat template refuses or that have nothing to learn, and where no row is
+    left.
     """
-    found = []
-    for i, encoded in enumerate(each(dialogues, lambda one, place: _encoded(one, tokenizer, place, prompts), where)):
-        shortened = _shorten(encoded, max_length, cut)
-        if isinstance(shortened, str):
-            report.drop(shortened, where(i))
-            continue
-        kept, kinds = shortened
-        for kind in kinds:
-            report.shorten(kind)
-        found.append(example(kept))
-    if not found:
-        raise InputError("no row is left to train on: " + ("; ".join(report.lines()) or "there are none"))
-    report.kept = len(found)
-    return found
+    encoded = convert_each(dialogues, lambda one, location: _encoded(one, tokenizer, location, prompts), where)
+    return report.select((_shorten(one, max_length, cut) for one in encoded), where)
 
 
 def _encoded(dialogue: Dialogue, tokenizer: Any, where: str, prompts: bool) -> Encoded:
@@ -64,12 +52,12 @@ def _encoded(dialogue: Dialogue, tokenizer: Any, where: str, prompts: bool) -> E
     return Encoded(tokens, np.ones_like(trained)) if prompts else Encoded(tokens, trained)
 
 
-def _shorten(encoded: Encoded, max_length: int, cut: str) -> tuple[Encoded, list[str]] | str:
-    """A row within the length and what was cut of it, or why it is left out."""
+def _shorten(encoded: Encoded, max_length: int, cut: str) -> tuple[Example, list[str]] | str:
+    """An example within the length and what was cut from it, or why the row is left out."""
     tokens, trained = encoded
     over, kinds = int(np.flatnonzero(trained)[-1]) + 1 - max_length, []
     if over <= 0:
-        return encoded, []
+        return example(encoded), []
     if cut == "drop":
         return f"over --max-length {max_length}"
     first = int(np.argmax(trained))
@@ -82,4 +70,4 @@ def _shorten(encoded: Encoded, max_length: int, cut: str) -> tuple[Encoded, list
         kinds.append("answers" if first > 1 else "texts")
     if not trained[1:].any():
         return f"the prompt fills --max-length {max_length}"
-    return Encoded(tokens, trained), kinds
+    return example(Encoded(tokens, trained)), kinds

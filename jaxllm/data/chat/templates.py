@@ -1,46 +1,40 @@
-"""Chat templates to give to a tokenizer, and the special tokens that training and generation need of it."""
+"""Giving a tokenizer a chat template, and the padding and end tokens that training and generation need."""
 
 from __future__ import annotations
 
 import re
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from jaxllm.data.chat.encode import turn_end
 from jaxllm.types import InputError
 
-_CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}"
-    "{% if message['role'] == 'assistant' %}"
-    "{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}"
-    "{% else %}{{ message['content'] + '<|im_end|>' }}{% endif %}{{ '\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
-_PLAIN = (
-    "{% for message in messages %}{{ message['role'] | capitalize + ':' }}"
-    "{% if message['role'] == 'assistant' %}"
-    "{% generation %}{{ ' ' + message['content'] + eos_token }}{% endgeneration %}"
-    "{% else %}{{ ' ' + message['content'] }}{% endif %}{{ '\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
-)
 
-BUILTIN = {"chatml": _CHATML, "plain": _PLAIN}
-"""By name: turns between <|im_start|> and <|im_end|>; and lines that begin with the role, which need no new token."""
+def _read(name: str) -> str:
+    """A built-in chat template: the lines of its file joined, for in a chat template white space is text."""
+    lines = resources.files(__package__).joinpath(f"{name}.jinja").read_text(encoding="utf-8").splitlines()
+    return "".join(line.strip() for line in lines)
+
+
+BUILTIN = {name: _read(name) for name in ("chatml", "plain")}
+"""Chat templates by name: chatml sets turns between <|im_start|> and <|im_end|>, and plain begins lines with the role,
+for which a tokenizer needs no new token."""
 
 _PAD = "<|pad|>"
 _PADS = (
     "<pad>", "[PAD]", "<|pad|>", "<PAD>", "<|padding|>", "<|PAD_TOKEN|>", "<|finetune_right_pad_id|>", "<unused0>",
     "<|reserved_special_token_0|>", "<|extra_0|>", "<|endoftext|>",
 )  # fmt: skip
-"""Tokens that vocabularies have for padding or for nothing yet; the last is Qwen's, whose turns end with another."""
+"""Padding tokens and unused tokens of common vocabularies; the last is for Qwen, whose turns end with another token."""
 
 
 def give_template(tokenizer: Any, name: str) -> list[str]:
-    """Gives the tokenizer a chat template: of BUILTIN, or a .jinja file. What there is to say of it, a line each.
+    """Gives the tokenizer a chat template, from BUILTIN or a .jinja file. Returns notes to print.
 
-    Special tokens that the template writes, such as <|im_start|>, are added where the tokenizer lacks them, and the
-    token that ends the assistant's turns becomes EOS. A built-in template begins as the tokenizer begins texts.
-    Raises InputError for an unknown name, and for a template that refuses a plain conversation or does not end turns.
+    Special tokens of the template that the tokenizer lacks (<|im_start|>) are added, and the token that ends the
+    assistant's turns becomes EOS. A built-in template begins with the tokenizer's begin token, if it has one. Raises
+    InputError for an unknown name, and for a template that refuses a plain conversation or does not end turns.
     """
     if name in BUILTIN:
         begins = tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
@@ -67,9 +61,9 @@ def give_template(tokenizer: Any, name: str) -> list[str]:
 
 
 def give_pad(tokenizer: Any) -> list[str]:
-    """Sees to it that padding is a token of its own: one that the vocabulary has for that, else <|pad|> is added.
+    """Makes padding a separate token: one of the vocabulary's if possible, otherwise a new <|pad|>. Returns notes.
 
-    What there is to say of it, a line each. Whoever pads with EOS hides from the loss the EOS that ends an answer.
+    With EOS as padding, the loss would ignore the EOS that ends an answer.
     """
     taken = {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id}
     if tokenizer.chat_template:
@@ -85,6 +79,6 @@ def give_pad(tokenizer: Any) -> list[str]:
 
 
 def end_ids(tokenizer: Any) -> tuple[int, ...]:
-    """The tokens at which generation stops: that of the assistant's turns first, then EOS where it is another."""
+    """The tokens at which generation stops: the end of an assistant's turn, then EOS if it is another token."""
     turn = (turn_end(tokenizer),) if tokenizer.chat_template else ()
     return tuple(dict.fromkeys((*turn, tokenizer.eos_token_id)))

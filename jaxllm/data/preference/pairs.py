@@ -1,14 +1,15 @@
-"""Rows that compare answers, as prompts with answers: recognised by their columns, tokenised, and cut to a length.
+"""Converting rows that compare or judge answers to prompts with answers, as tokens of a maximum length.
 
 | shape            | columns                                                                                  |
 |------------------|------------------------------------------------------------------------------------------|
 | standard         | prompt, chosen, rejected: plain text                                                     |
 | conversational   | the same as messages; chosen and rejected may repeat the prompt                          |
-| implicit prompt  | chosen, rejected: what they begin with alike is the prompt                               |
+| implicit prompt  | chosen, rejected: their common beginning is the prompt                                   |
 | instructions     | chosen, rejected, and instruction (maybe input), question or query: the user's words     |
 | unpaired         | prompt (or as above), completion, label: true for a desirable completion                 |
 
-Any of them may have `weight` (above 0: what the row counts) and `margin` (by how much the chosen answer is better).
+Any of them may have `weight` (above 0, a factor of the row's loss) and `margin` (by how much the chosen answer is
+better).
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ from typing import Any
 
 import numpy as np
 
-from jaxllm.data.chat.encode import Encoded, encode_completion, encode_messages, turn_end
-from jaxllm.data.chat.rows import Message, each, messages_of, prompt_of
+from jaxllm.data.chat.encode import Encoded, common_length, encode_completion, encode_messages, turn_end
+from jaxllm.data.chat.rows import PROMPT_COLUMNS, Message, messages_of, prompt_of
 from jaxllm.data.preference.answers import Answer, Group
-from jaxllm.data.report import Report
+from jaxllm.data.report import Report, convert_each
 from jaxllm.types import InputError
 
 CUTS = ("answer", "prompt")
-"""What of a row over the length is cut: the end of its answers, or first the beginning of its prompt."""
+"""Where a row over the length is cut: at the end of its answers, or first at the beginning of its prompt."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """What a row says: a prompt, and answers with a side each. Text, or messages on both."""
+    """A prompt and its answers, all text or all messages; sides: +1 chosen or desirable, -1 rejected or undesirable."""
 
     prompt: str | list[Message]
     answers: tuple[str | list[Message], ...]
@@ -43,50 +44,48 @@ class Comparison:
 
 
 def comparisons(rows: Any) -> tuple[list[Comparison], list[str], Report]:
-    """What `sources.Rows` say, and where each row stands; rows without a choice in them are left out and reported.
+    """The comparisons in `sources.Rows`, the location of each, and a report of rows left out for want of a choice.
 
     Raises InputError that names the rows with missing columns, wrong types or roles out of order, and for a data set
-    that is paired in part.
+    that is paired only in part.
     """
-    report, kept, places = Report(), [], []
+    report, kept, locations = Report(), [], []
     for i, row in enumerate(rows):
         if reason := _fault(row):
             report.drop(reason, rows.where(i))
         else:
             kept.append(row)
-            places.append(rows.where(i))
-    found = each(kept, comparison, places.__getitem__)
+            locations.append(rows.where(i))
+    found = convert_each(kept, comparison, locations.__getitem__)
     if len({len(one.answers) for one in found}) > 1:
         odd = next(i for i, one in enumerate(found) if len(one.answers) != len(found[0].answers))
-        raise InputError(f"{places[odd]}: some rows have chosen and rejected, others completion and label; split them")
+        raise InputError(
+            f"{locations[odd]}: some rows have chosen and rejected, others completion and label; split them"
+        )
     if not found:
         raise InputError("no row with answers to compare is left: " + ("; ".join(report.lines()) or "there are none"))
     report.kept = len(found)
-    return found, places, report
+    return found, locations, report
 
 
 def _fault(row: Mapping[str, Any]) -> str:
-    """Why there is nothing to choose in a row, "" if there is something."""
+    """Why there is nothing to choose in a row; "" if there is something."""
     for column in ("chosen", "rejected", "completion"):
-        if column in row and _empty(row[column]):
+        if column in row and _is_empty(row[column]):
             return f"{column} is empty"
-    if "chosen" in row and "rejected" in row and row["chosen"] == row["rejected"]:
-        return "chosen equals rejected"
-    return ""
+    same = "chosen" in row and "rejected" in row and row["chosen"] == row["rejected"]
+    return "chosen equals rejected" if same else ""
 
 
-def _empty(answer: Any) -> bool:
-    if isinstance(answer, list | tuple):
-        return not answer or (isinstance(answer[-1], Mapping) and _empty(_content(answer[-1])))
-    return isinstance(answer, str) and not answer.strip()
-
-
-def _content(message: Mapping[str, Any]) -> Any:
-    return message.get("content", message.get("value")) if not message.get("tool_calls") else None
+def _is_empty(answer: Any) -> bool:
+    if isinstance(answer, list | tuple) and answer and isinstance(answer[-1], Mapping):
+        last = answer[-1]
+        return not last.get("tool_calls") and _is_empty(last.get("content", last.get("value")))
+    return (answer.strip() if isinstance(answer, str) else answer) in ("", [], ())
 
 
 def comparison(row: Mapping[str, Any], where: str) -> Comparison:
-    """What a row says. Raises InputError, beginning with `where`."""
+    """Converts a row. Raises InputError, beginning with `where`."""
     columns = ("chosen", "rejected") if "chosen" in row or "rejected" in row else ("completion", "label")
     if missing := [name for name in columns if name not in row]:
         raise InputError(
@@ -129,15 +128,15 @@ def _parted(row: Mapping[str, Any], answers: list[Any], where: str) -> tuple[Any
         raise InputError(f"{where}: chosen is text and rejected messages, or the other way; make them alike")
     talk = isinstance(answers[0], list)
     if talk and answers[0][0]["role"] in ("system", "user"):  # answers that repeat the prompt
-        n = _alike(*answers) if len(answers) > 1 else len(answers[0]) - 1
+        n = common_length(*answers) if len(answers) > 1 else len(answers[0]) - 1
         n = min(n, *(len(answer) - 1 for answer in answers))
         if n:
             return answers[0][:n], [answer[n:] for answer in answers]
         raise InputError(f"{where}: chosen and rejected have no message in common to be the prompt; mend the row")
-    if not any(column in row for column in ("prompt", "question", "query", "instruction")):
+    if not any(column in row for column in PROMPT_COLUMNS):
         if talk or len(answers) == 1:
             raise InputError(f"{where}: it has no prompt, and its answers do not begin with one; mend the row")
-        n = _alike(*answers)
+        n = common_length(*answers)
         while n and not answers[0][n - 1].isspace():
             n -= 1  # to the beginning of a word, and of the space that tokenizers count to it
         n -= answers[0][n - 1 : n] == " "
@@ -154,11 +153,6 @@ def _parted(row: Mapping[str, Any], answers: list[Any], where: str) -> tuple[Any
     return prompt, answers
 
 
-def _alike(a: Sequence[Any], b: Sequence[Any]) -> int:
-    """How many items two sequences begin with alike."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-
-
 def encode(
     found: Sequence[Comparison],
     tokenizer: Any,
@@ -168,24 +162,15 @@ def encode(
     report: Report,
     cut: str = "answer",
 ) -> list[Group]:
-    """Comparisons as tokens, prompt and answer together at most `max_length` of them, end token included.
+    """Comparisons as tokens, at most `max_length` of them for a prompt and an answer together, end token included.
 
-    The prompt is what the answers' tokens begin with alike before anything is trained on. cut: one of CUTS. What is
-    cut is counted in the report, and so are rows left out: where the prompt leaves no token of an answer, and where
+    The prompt is the common beginning of the answers' tokens, up to the first that is trained on. cut: one of CUTS. The
+    report counts cuts, and names rows that are left out: where the prompt leaves no token of an answer, and where
     nothing that differs is left. Raises InputError that names the rows the chat template refuses.
     """
-    encoded = each(found, lambda one, place: _encoded(one, tokenizer, place), where)
-    groups = []
-    for i, (one, answers) in enumerate(zip(found, encoded, strict=True)):
-        group = _group(one, answers, max_length, cut, report)
-        if isinstance(group, Group):
-            groups.append(group)
-        else:
-            report.drop(group, where(i))
-    if not groups:
-        raise InputError("no row is left to train on: " + "; ".join(report.lines()))
-    report.kept = len(groups)
-    return groups
+    encoded = convert_each(found, lambda one, location: _encoded(one, tokenizer, location), where)
+    pairs = zip(found, encoded, strict=True)
+    return report.select((_group(one, answers, max_length, cut) for one, answers in pairs), where)
 
 
 def _encoded(one: Comparison, tokenizer: Any, where: str) -> list[Encoded]:
@@ -200,11 +185,11 @@ def _encoded(one: Comparison, tokenizer: Any, where: str) -> list[Encoded]:
     return found
 
 
-def _group(one: Comparison, encoded: Sequence[Encoded], max_length: int, cut: str, report: Report) -> Group | str:
-    """A comparison's tokens, or why it cannot be used."""
+def _group(one: Comparison, encoded: Sequence[Encoded], max_length: int, cut: str) -> tuple[Group, list[str]] | str:
+    """A comparison's tokens and what was cut from them, or why it is left out."""
     first = min(int(np.argmax(trained)) for _, trained in encoded)
     for tokens, _ in encoded[1:]:
-        first = min(first, _alike(encoded[0].tokens.tolist(), tokens.tolist()))
+        first = min(first, common_length(encoded[0].tokens.tolist(), tokens.tolist()))
     if not first:
         return "there is no prompt, and the tokenizer has no begin token"
     prompt, kinds = encoded[0].tokens[:first], []
@@ -222,6 +207,4 @@ def _group(one: Comparison, encoded: Sequence[Encoded], max_length: int, cut: st
         return f"the prompt fills --max-length {max_length}"
     if len(answers) > 1 and np.array_equal(answers[0].tokens, answers[1].tokens):
         return f"chosen equals rejected in the first {max_length} tokens"
-    for kind in kinds:
-        report.shorten(kind)
-    return Group(prompt, tuple(answers), one.weight, one.margin)
+    return Group(prompt, tuple(answers), one.weight, one.margin), kinds

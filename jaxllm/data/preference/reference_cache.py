@@ -1,8 +1,8 @@
-"""Log-probabilities of answers under a reference, kept in a file between runs.
+"""Caching the log-probabilities of answers under a reference model in a file, for later runs.
 
-They depend on what the reference reads and on the reference. What it reads is the tokens themselves, so the key of a
-file is a hash of these: another data set, tokenizer, chat template, length or way to cut gives other tokens and so
-another file, while another loss, learning rate, batch, packing or seed of the order finds the same one.
+They depend on the reference model and on the tokens it reads, so the key of a file is a hash of both. Another data set,
+tokenizer, chat template, length or way to cut gives other tokens and another file; another loss, learning rate, batch
+size, packing or seed finds the same file.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from jaxllm.data.preference.answers import Group, Logps
 from jaxllm.data.tokenizers import cache_root
 
 VERSION = 1
-"""Of the files written here: a change of what is in them changes the number."""
+"""The version of the file format."""
 
 
-def key(groups: Sequence[Group], model: str) -> str:
-    """What stands for the log-probabilities of these answers under a model; `model` changes when its outputs do."""
+def key_of(groups: Sequence[Group], model: str) -> str:
+    """The cache key of the answers' log-probabilities; `model` is a string that changes when the model's outputs do."""
     digest = hashlib.sha256(f"{VERSION} {model} {len(groups)}".encode())
     for group in groups:
         sizes = [len(group.prompt), *(len(answer.tokens) for answer in group.answers)]
@@ -35,13 +35,13 @@ def key(groups: Sequence[Group], model: str) -> str:
     return digest.hexdigest()[:24]
 
 
-def place(name: str, root: Path | None = None) -> Path:
-    """The file of a key. root: where files are kept, by default below `cache_root()`."""
+def path_of(name: str, root: Path | None = None) -> Path:
+    """The file of a key. root: the folder of the cache, by default `cache_root()`."""
     return (cache_root() if root is None else root) / "references" / f"{name}.safetensors"
 
 
 def read(path: Path, groups: Sequence[Group]) -> list[Logps] | None:
-    """What a file holds for these groups; None where there is none, or not a whole one."""
+    """The log-probabilities of these groups in a file; None where the file is absent or incomplete."""
     sizes = [answer.reach for group in groups for answer in group.answers]
     try:
         flat = load_file(path)["logps"]
@@ -54,7 +54,7 @@ def read(path: Path, groups: Sequence[Group]) -> list[Logps] | None:
 
 
 def write(path: Path, logps: Sequence[Logps]) -> None:
-    """Writes a file whole or not at all."""
+    """Writes a file, which appears when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     save_file({"logps": np.concatenate([x for group in logps for x in group]).astype(np.float32)}, partial)

@@ -1,7 +1,7 @@
-"""Tagged words as examples for a token classifier, and predictions back as words, or as entities of raw text.
+"""Encoding tagged sentences as examples for a token classifier, and grouping predictions into entities of raw text.
 
-A sentence over the maximum length is cut into overlapping windows, each an example of its own; every word is answered
-for, in training and in evaluation, by the window where it has most context.
+A sentence over the maximum length is cut into overlapping windows, each an example. The label of a word is trained on,
+and predicted, in the one window where the word has most context.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Sentence", "Text", "Windows", "encode", "encode_text", "group_entiti
 
 @dataclasses.dataclass(frozen=True)
 class Sentence:
-    """Words and their tags (None where untagged); where they stand, for messages, and where each word does."""
+    """Words and their tags (None where untagged), and their locations in the data, for messages."""
 
     words: list[str]
     tags: list[str] | None
@@ -30,14 +30,14 @@ class Sentence:
     word_where: Callable[[int], str] | None = dataclasses.field(default=None, compare=False, repr=False)
 
     def at(self, word: int) -> str:
-        """The place of a word, counted from 0, for messages."""
+        """The location of a word, counted from 0, for messages."""
         return self.word_where(word) if self.word_where else f"{self.where}, word {word + 1}"
 
 
 def sentences(rows: Rows) -> list[Sentence]:
-    """Sentences of rows with `tokens` (strings) and, if tagged, `ner_tags`, `tags` or `labels`.
+    """The sentences of rows with `tokens` (strings) and, if tagged, `ner_tags`, `tags` or `labels`.
 
-    Tags are names, or numbers where the rows know the names of their classes. Raises InputError that names the row.
+    Tags are names, or numbers if the rows have class names. Raises InputError that names the row.
     """
     return [_sentence(row, i, rows) for i, row in enumerate(rows)]
 
@@ -61,13 +61,13 @@ def _tags(tags: Any, column: str, words: int, i: int, rows: Rows) -> list[str]:
     return [_name(tag, rows.class_names.get(column), f"{rows.where(i, j)}: {column}") for j, tag in enumerate(tags)]
 
 
-def _name(tag: Any, names: Sequence[str] | None, place: str) -> str:
+def _name(tag: Any, names: Sequence[str] | None, location: str) -> str:
     if not isinstance(tag, int) or isinstance(tag, bool):
-        raise InputError(f"{place} hold {tag!r}; tags are all names, or all numbers of classes")
+        raise InputError(f"{location} hold {tag!r}; tags are all names, or all numbers of classes")
     if not names:
-        raise InputError(f"{place} are numbers and nothing names their classes; give names, such as B-person")
+        raise InputError(f"{location} are numbers and nothing names their classes; give names, such as B-person")
     if not 0 <= tag < len(names):
-        raise InputError(f"{place} hold {tag}, and the classes are 0 to {len(names) - 1}; mend the tag")
+        raise InputError(f"{location} hold {tag}, and the classes are 0 to {len(names) - 1}; mend the tag")
     return names[tag]
 
 
@@ -82,10 +82,10 @@ def label_set(sentences: Sequence[Sentence]) -> tuple[str, ...]:
 def encode(sentences: Sequence[Sentence], tokenizer: Any, labels: Sequence[str], max_length: int) -> Windows:
     """Examples of at most `max_length` tokens, special tokens included, cut between words.
 
-    tokenizer: a fast tokenizer of transformers. Targets are label numbers, with weight 1, on the first sub-word of the
-    words a window answers for, and 0 elsewhere; all weights are 0 for untagged sentences. A word of which the tokenizer
-    leaves nothing is answered for by no window; one longer than a window loses its last sub-words.
-    Raises InputError for a tag that is not among the labels, naming its place, and for a `max_length` too small.
+    tokenizer: a fast tokenizer of transformers. Targets are label numbers with weight 1 on the first sub-word of each
+    word in its window, and 0 elsewhere; all weights are 0 for untagged sentences. A word without tokens is in no
+    window; a word longer than a window loses its last sub-words. Raises InputError for a tag that is not among the
+    labels, naming its location, and for a `max_length` that is too small.
     """
     number_of = {label: number for number, label in enumerate(labels)}
     windows = Windows([], [], [], [], [len(sentence.words) for sentence in sentences])
@@ -112,9 +112,9 @@ def encode(sentences: Sequence[Sentence], tokenizer: Any, labels: Sequence[str],
 
 
 def _as_in_text(words: list[list[str]], tokenizer: Any) -> list[list[str]]:
-    """Gives each word the space before it, where the tokenizer needs it to see words as it does in running text.
+    """Puts a space before each word if the tokenizer needs it to encode words as it does in running text.
 
-    Byte-level tokenizers such as RoBERTa's do; loaded with `add_prefix_space=True` they put it there themselves.
+    Byte-level tokenizers like RoBERTa's need it, unless they are loaded with `add_prefix_space=True`.
     """
     running, apart = tokenize(["a a"], tokenizer, split=False), tokenize([["a", "a"]], tokenizer, split=True)
     if running[0].ids == apart[0].ids:
@@ -132,9 +132,9 @@ class Text:
 
 
 def encode_text(texts: Sequence[str], tokenizer: Any, max_length: int) -> tuple[Windows, list[Text]]:
-    """Windows over raw text, answering for every token, and the tokens. Targets and weights are 0.
+    """Windows over raw texts, each token in one of them, and the tokens. Targets and weights are 0.
 
-    A text that fits is tokenized as transformers' pipeline does; of a longer one the pipeline would see the beginning.
+    A text that fits is tokenized as in transformers' pipeline, which sees only the beginning of a longer one.
     """
     windows, tokenized = Windows([], [], [], [], []), []
     for number, (text, encoding) in enumerate(zip(texts, tokenize(list(texts), tokenizer, split=False), strict=True)):
@@ -150,10 +150,10 @@ def encode_text(texts: Sequence[str], tokenizer: Any, max_length: int) -> tuple[
 def group_entities(
     text: Text, predicted: np.ndarray, scores: np.ndarray, labels: Sequence[str], tokenizer: Any
 ) -> list[dict[str, Any]]:
-    """Entities of a text, as `pipeline("token-classification", aggregation_strategy="simple")` gives them.
+    """The entities of a text, as `pipeline("token-classification", aggregation_strategy="simple")` returns them.
 
     predicted: label number of each token. scores: its probability. Returns, per entity, entity_group, score (the mean),
-    word (as the tokenizer decodes it), start and end (characters).
+    word (as the tokenizer decodes it), start and end (in characters).
     """
     groups: list[tuple[str, list[int]]] = []  # entity type, tokens
     for i, number in enumerate(predicted):

@@ -1,4 +1,4 @@
-"""Tagging schemes: how tags such as B-person mark where entities begin and end.
+"""Recognising tagging schemes, by which tags like B-person mark where entities begin and end, and scoring entities.
 
 | scheme | marks                                                                                       |
 |--------|---------------------------------------------------------------------------------------------|
@@ -9,8 +9,8 @@
 | IOBES  | B first, I inside, E last, S alone                                                          |
 | BILOU  | B first, I inside, L last, U alone                                                          |
 
-seqeval scores the entities: in its default mode, as CoNLL's script and the Hugging Face examples do, which forgives
-tags out of order; but BILOU, whose letters that mode does not know, in strict mode.
+seqeval scores the entities in its default mode, which accepts tags out of order, as CoNLL's script and the Hugging Face
+examples do. BILOU is scored in strict mode, because the default mode does not know its letters.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ SCHEMES: dict[str, str] = {"IOB1": "BI", "IOB2": "BI", "IOE1": "EI", "IOE2": "EI
 
 
 def parse(tag: str) -> tuple[str, str]:
-    """A tag's letter and entity type: "B-person" is ("B", "person"), "O" is ("O", ""), a bare "B" is ("B", "_")."""
+    """Splits a tag into letter and entity type: ("B", "person"); "O" gives ("O", ""), and "B" alone ("B", "_")."""
     letter, dash, kind = tag.partition("-")
     return letter, (kind if dash else "_" if letter != "O" else "")
 
 
 def entity_types(labels: Sequence[str]) -> list[str]:
-    """The entity types that labels tell of, sorted."""
+    """The entity types of labels, sorted."""
     return sorted({parse(label)[1] for label in labels if label != "O"})
 
 
 def recognise(sentences: Sequence[Sentence], name: str | None = None) -> str:
-    """The scheme of tagged sentences: `name` if given, else the one their tags follow; every tag is checked against it.
+    """The scheme of tagged sentences: `name` if given, otherwise the one that the tags follow. Checks every tag.
 
-    Where tags of the same letters follow neither scheme throughout, the one with fewer exceptions is taken.
-    Raises InputError for an unknown name, and for a tag not of the scheme, naming its file and line.
+    Where two schemes have the same letters and neither fits all tags, the one with fewer exceptions is taken. Raises
+    InputError for an unknown name, and for a tag that is not in the scheme, naming its file and line.
     """
     if name is not None and name not in SCHEMES:
         raise InputError(f"scheme {name!r} is unknown; choose of {', '.join(SCHEMES)}")
@@ -76,11 +76,11 @@ def _with_neighbour(tags: Sequence[str], *, before: bool) -> Iterator[tuple[tupl
 
 
 def score(true: list[list[str]], predicted: list[list[str]], scheme: str, types: Sequence[str]) -> dict[str, float]:
-    """seqeval's scores of predicted tags, as fractions of 1; what is undefined is 0.
+    """Scores predicted tags with seqeval, in [0, 1]; undefined scores are 0.
 
-    true, predicted: tags per sentence. types: the entity types to report, beside those that occur.
+    true, predicted: tags per sentence. types: entity types to report in addition to those that occur.
     Returns f1, precision and recall over all entities (micro), accuracy per word, and for each type `<type>/f1`,
-    `<type>/precision`, `<type>/recall` and `<type>/support` (how many there truly are).
+    `<type>/precision`, `<type>/recall` and `<type>/support` (the number of true entities).
     """
     from seqeval.metrics import accuracy_score, sequence_labeling, v1  # 2 s: it brings scikit-learn
     from seqeval.scheme import BILOU

@@ -1,4 +1,4 @@
-"""Long texts as overlapping windows, each an example of its own, and arrays over windows put together again."""
+"""Cutting long texts into overlapping windows, each an example, and joining arrays over windows."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from jaxllm.types import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """Examples, and for each the sentence it is of, the words it answers for and their first positions in it.
+    """Examples and, for each, its sentence, the words that are labelled in it, and their first positions in it.
 
-    counts: words per sentence. Of raw text, read "text" for sentence and "token" for word.
+    counts: words per sentence. For raw text, sentences are texts and words are tokens.
     """
 
     examples: list[Example]
@@ -34,7 +34,7 @@ class Windows:
 
 
 def stitch(windows: Windows, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Arrays over positions, one per window, as arrays over words, one per sentence; 0 for a word without tokens."""
+    """Joins arrays over positions, one per window, to arrays over words, one per sentence; 0 where untokenized."""
     shape, dtype = (arrays[0].shape[1:], arrays[0].dtype) if len(arrays) else ((), np.dtype(np.int32))
     whole = [np.zeros((count, *shape), dtype) for count in windows.counts]
     for array, number, words, positions in zip(arrays, windows.sentence, windows.words, windows.positions, strict=True):
@@ -43,7 +43,7 @@ def stitch(windows: Windows, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def tokenize(inputs: list[Any], tokenizer: Any, *, split: bool) -> list[Any]:
-    """Encodings of texts, or of lists of words, with special tokens and nothing cut or padded, in one call."""
+    """Encodings of texts or, with `split`, lists of words, with special tokens, untruncated and unpadded."""
     if not getattr(tokenizer, "is_fast", False):
         raise InputError(f"{type(tokenizer).__name__} does not tell which word a token is of; give a fast tokenizer")
     if not inputs:
@@ -54,12 +54,12 @@ def tokenize(inputs: list[Any], tokenizer: Any, *, split: bool) -> list[Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Body:
-    """The tokens between the special tokens of an encoding, and how many of them a window holds."""
+    """The tokens between the special tokens of an encoding, and the number of them that fit a window."""
 
     head: np.ndarray
     tokens: np.ndarray
     tail: np.ndarray
-    at: np.ndarray  # where the tokens stood in the encoding
+    at: np.ndarray  # positions of the tokens in the encoding
     room: int
 
     @classmethod
@@ -74,17 +74,17 @@ class Body:
         return cls(ids[:low], ids[at], ids[high:], at, max_length - special)
 
     def example(self, low: int, high: int, starts: np.ndarray) -> tuple[Example, np.ndarray]:
-        """The window over tokens [low, high), nothing to learn yet, and where the tokens `starts` stand in it."""
+        """The window over tokens [low, high) with weights 0, and the positions in it of the tokens `starts`."""
         tokens = np.concatenate([self.head, self.tokens[low:high], self.tail])
-        nothing = Example(tokens, np.zeros(len(tokens), np.int32), np.zeros(len(tokens), np.float32))
-        return nothing, len(self.head) + starts - low
+        untrained = Example(tokens, np.zeros(len(tokens), np.int32), np.zeros(len(tokens), np.float32))
+        return untrained, len(self.head) + starts - low
 
 
 def cut(starts: np.ndarray, total: int, room: int) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Windows of at most `room` tokens over units, given where each unit starts: [low, high) and what it answers for.
+    """Cuts units (words or tokens) into windows of at most `room` tokens: yields [low, high) and the units it labels.
 
-    No unit is longer than `room`. Neighbours overlap by about half, the last window is as full as any, and a unit
-    belongs to the window where the lesser of its two contexts is largest.
+    starts: the first token of each unit; no unit is longer than `room`. Neighbouring windows overlap by about half, and
+    the last is full. A unit belongs to the window where the smaller of its left and right contexts is largest.
     """
     if total <= room:
         if total:

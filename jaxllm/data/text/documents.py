@@ -1,14 +1,16 @@
-"""Where texts come from, streamed: a hub id, a folder, files, or the embedded corpus.
+"""Streaming the documents of a text corpus: a hub id, a folder, files, or the embedded corpus.
 
-| source            | documents                                       | held in memory at a time |
-|-------------------|-------------------------------------------------|--------------------------|
-| .txt              | the whole file is one                           | a block                  |
-| .jsonl            | the `text` of each line                         | a line                   |
-| .parquet          | the `text` of each row                          | a row group's column     |
-| .json .csv        | the `text` of each row                          | the file                 |
-| a hub id          | the `text` of each row of the downloaded table  | a row (memory-mapped)    |
+| source             | documents                                       | held in memory at a time |
+|--------------------|-------------------------------------------------|--------------------------|
+| .txt               | the whole file is one                           | a block                  |
+| .jsonl             | the `text` of each line                         | a line                   |
+| .parquet           | the `text` of each row                          | a row group's column     |
+| .json .csv .tsv    | the `text` of each row                          | the file                 |
+| .arrow, saved sets | the `text` of each row                          | a row (memory-mapped)    |
+| a hub id           | the `text` of each row of the downloaded table  | a row (memory-mapped)    |
 
-A folder has a file or shards per split (`train-00.parquet`, `dev.jsonl`); without such names all its files are `train`.
+Text formats may be compressed (`train.jsonl.gz`, `train.jsonl.zst`). A folder is divided as in `sources.find_files`;
+where no name tells a split, all its files are `train`.
 """
 
 from __future__ import annotations
@@ -16,9 +18,10 @@ from __future__ import annotations
 import codecs
 import dataclasses
 import hashlib
+import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,12 +29,12 @@ from jaxllm.data import files, sources
 from jaxllm.data.builtin import stdlib
 from jaxllm.types import InputError
 
-SUFFIXES = (".txt", ".jsonl", ".json", ".parquet", ".csv")
+SUFFIXES = (".txt", ".jsonl", ".json", ".parquet", ".arrow", ".csv", ".tsv")
 
 FRAGMENT = 2**20
-"""Characters of text that are handed on at once; a longer document comes in several fragments."""
+"""The largest number of characters in a fragment; a longer document comes in several."""
 
-# A line end between two characters that are no white space: the usual tokenizers see the same words on both sides.
+# A line end between two characters that are not white space: cut there, the usual tokenizers find the same words.
 _CUT = re.compile(r"(?<=\S)\n(?=\S)")
 
 
@@ -48,7 +51,7 @@ class Documents:
 
     name: str
     key: str
-    """Changes when the documents do."""
+    """A string that changes when the documents change."""
     read: Callable[[], Iterator[Fragment]]
 
     def __iter__(self) -> Iterator[Fragment]:
@@ -59,7 +62,7 @@ class Documents:
         return (fragment.text for fragment in self)
 
 
-def weighted(spec: str) -> tuple[str, float]:
+def parse_weight(spec: str) -> tuple[str, float]:
     """A data set and its weight: ("a.txt", 0.7) from "a.txt:0.7"; the weight is 1 where none is given."""
     name, _, number = spec.rpartition(":")
     if not name or Path(spec).exists() or not re.fullmatch(r"[-+]?\d*\.?\d+(e-?\d+)?", number):
@@ -72,15 +75,14 @@ def weighted(spec: str) -> tuple[str, float]:
 def open_documents(dataset: str, holdout: float = 0.0) -> dict[str, Documents]:
     """The splits `train` and, where there are any, `dev` and `test` of a data set.
 
-    dataset: `builtin`, a file, a folder or a hub id (`org/name`, `org/name:config`). holdout: what share becomes dev
-    where no split is called so: the end of a lone .txt, else every so-many-th document (none if there are fewer).
-    Raises InputError, here for what is missing, while reading for what is malformed.
+    dataset: `builtin`, or what `sources.load` takes. holdout: the share that becomes dev where there is no dev split:
+    the end of a single .txt file, otherwise every n-th document (none if there are fewer than n). Raises InputError
+    for missing files; reading the documents raises it for malformed ones.
     """
     path = Path(dataset).expanduser()
     if dataset == "builtin":
         splits = {name: _of_texts(f"builtin {name}", texts) for name, texts in stdlib.documents().items()}
-    elif path.is_dir() or path.is_file():
-        found = split_files(path) if path.is_dir() else {"train": [path]}
+    elif not sources.is_saved(path) and (found := find_text_files(dataset)):
         splits = {name: _of_files(paths) for name, paths in found.items()}
         if holdout and "dev" not in splits and [p.suffix for p in found["train"]] == [".txt"]:
             return splits | _cut_in_two(found["train"][0], holdout)
@@ -93,17 +95,19 @@ def open_documents(dataset: str, holdout: float = 0.0) -> dict[str, Documents]:
     return splits
 
 
-def split_files(folder: Path) -> dict[str, list[Path]]:
-    """The files of a folder, or of `data` in it, by split. Raises InputError where there are none."""
-    for place in (folder, folder / "data"):
-        paths = sorted(path for path in place.glob("*") if path.is_file() and path.suffix in SUFFIXES)
-        if paths:
-            return sources.by_split({path.name: path for path in paths}, str(place)) or {"train": paths}
-    raise InputError(f"{folder}: no file that ends in {', '.join(SUFFIXES)}; check the folder")
+def find_text_files(dataset: str) -> dict[str, list[Path]]:
+    """The files of a data set by split, empty for a hub id. Raises InputError for a folder that holds none."""
+    path = Path(dataset).expanduser()
+    found = sources.find_files(dataset, SUFFIXES)
+    if path.is_dir() and not found:
+        if not (paths := sources.data_files(path, SUFFIXES) or sources.data_files(path / "data", SUFFIXES)):
+            raise InputError(f"{path}: no file that ends in {', '.join(SUFFIXES)}; check the folder")
+        return {"train": paths}
+    return found
 
 
-def fragments(text: str) -> Iterator[Fragment]:
-    """A document in fragments, cut where a tokenizer does not mind: at line ends if there are any."""
+def split_document(text: str) -> Iterator[Fragment]:
+    """Splits a document into fragments, at line ends if there are any, where tokenizers see no difference."""
     start = 0
     while len(text) - start > FRAGMENT:
         stop = _cut(text, start)
@@ -113,46 +117,50 @@ def fragments(text: str) -> Iterator[Fragment]:
 
 
 def _cut(text: str, start: int) -> int:
-    """Where the fragment from `start` ends."""
+    """The end of the fragment that begins at `start`."""
     stop = start + FRAGMENT
     return max((match.end() for match in _CUT.finditer(text, stop - FRAGMENT // 8, stop)), default=stop)
 
 
 def _of_texts(name: str, texts: dict[str, str]) -> Documents:
     digest = hashlib.sha256(json.dumps(list(texts.items())).encode()).hexdigest()
-    return Documents(name, digest, lambda: (piece for text in texts.values() for piece in fragments(text)))
+    return Documents(name, digest, lambda: (piece for text in texts.values() for piece in split_document(text)))
 
 
 def _of_rows(name: str, rows: sources.Rows) -> Documents:
     def read() -> Iterator[Fragment]:
         for i, row in enumerate(rows):
-            yield from fragments(_text(row, rows.where(i)))
+            yield from split_document(_text(row, rows.where(i)))
 
     return Documents(name, f"{name} {rows.fingerprint}", read)
 
 
 def _of_files(paths: Sequence[Path]) -> Documents:
     for path in paths:
-        if path.suffix not in SUFFIXES:
-            raise InputError(f"{path}: cannot read text from {path.suffix or 'no suffix'}; give {', '.join(SUFFIXES)}")
+        if (suffix := files.suffix_of(path)) not in SUFFIXES:
+            raise InputError(f"{path}: cannot read text from {suffix or 'no suffix'}; give {', '.join(SUFFIXES)}")
     name = str(paths[0]) + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
-    return Documents(name, _stamp(paths), lambda: (piece for path in paths for piece in _READERS[path.suffix](path)))
+
+    def read() -> Iterator[Fragment]:
+        for path in paths:
+            yield from _READERS.get(files.suffix_of(path), _whole)(path)
+
+    return Documents(name, _stamp(paths), read)
 
 
 def _stamp(paths: Sequence[Path]) -> str:
-    """Stands for the files' contents: hashing those would take as long as reading them."""
-    found = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-    return json.dumps(found)
+    """A key of the files by name, size and time: hashing the contents would take as long as reading them."""
+    return json.dumps([(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths])
 
 
 def _cut_in_two(path: Path, holdout: float) -> dict[str, Documents]:
-    """The beginning of a file as train and its end as dev, divided at a line end."""
+    """Splits a text file at a line end: its beginning is train, its end dev."""
     size, key = path.stat().st_size, _stamp([path])
     with path.open("rb") as file:
         file.seek(int(size * (1 - holdout)))
         file.readline()
         cut = file.tell()
-    if cut in (0, size):  # one line has no end to hold out
+    if cut in (0, size):  # a file of one line
         return {}
     return {
         "train": Documents(str(path), f"{key} to {cut}", lambda: _txt(path, 0, cut)),
@@ -161,7 +169,7 @@ def _cut_in_two(path: Path, holdout: float) -> dict[str, Documents]:
 
 
 def _every(documents: Documents, period: int) -> dict[str, Documents]:
-    """Every `period`-th document as dev, the others as train."""
+    """Splits off every `period`-th document as dev; the others are train."""
 
     def read(held_out: bool) -> Iterator[Fragment]:
         number = 0
@@ -170,12 +178,8 @@ def _every(documents: Documents, period: int) -> dict[str, Documents]:
                 yield fragment
             number += fragment.last
 
-    count = 0
-    for fragment in documents:
-        count += fragment.last
-        if count >= period:
-            break
-    if count < period:
+    ends = (fragment for fragment in documents if fragment.last)
+    if sum(1 for _ in itertools.islice(ends, period)) < period:
         return {}
     key = f"{documents.key} every {period}"
     return {
@@ -193,69 +197,45 @@ def _text(row: Any, where: str) -> str:
 
 
 def _txt(path: Path, start: int = 0, stop: int | None = None) -> Iterator[Fragment]:
+    """A file as one document, from byte `start` to before `stop`."""
     decoder = codecs.getincrementaldecoder("utf-8-sig" if start == 0 else "utf-8")()
-    left = (path.stat().st_size if stop is None else stop) - start
-    text = ""
-    with path.open("rb") as file:
-        file.seek(start)
-        while block := file.read(min(4 * FRAGMENT, left)):
-            left -= len(block)
+    text, at, block = "", start, None
+    with files.open_bytes(path) as file:
+        if start:
+            file.seek(start)  # which compressed files cannot
+        while block != b"":
+            block = file.read(4 * FRAGMENT if stop is None else min(4 * FRAGMENT, stop - at))
+            at += len(block)
             try:
-                text += decoder.decode(block, final=not left)
+                text += decoder.decode(block, final=not block)
             except UnicodeDecodeError:
-                raise InputError(f"{path}: not UTF-8 before byte {file.tell()}; convert the file to UTF-8") from None
-            at = 0
-            while len(text) - at > FRAGMENT:
-                end = _cut(text, at)
-                yield Fragment(text[at:end], False)
-                at = end
-            text = text[at:]
+                raise InputError(f"{path}: not UTF-8 before byte {at}; convert the file to UTF-8") from None
+            *complete, rest = split_document(text)
+            yield from complete
+            text = rest.text
     yield Fragment(text, True)
 
 
 def _jsonl(path: Path) -> Iterator[Fragment]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            where = f"{path}, line {number}"
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except UnicodeDecodeError:
-                raise InputError(f"{where}: not UTF-8; convert the file to UTF-8") from None
-            except json.JSONDecodeError as error:
-                raise InputError(f"{where}: not JSON at column {error.colno} ({error.msg}); mend the line") from None
-            if not isinstance(row, dict):
-                raise InputError(f"{where}: {type(row).__name__} where an object {{...}} is needed; mend the line")
-            yield from fragments(_text(row, where))
+    with files.open_bytes(path) as file:
+        for number, row in files.json_rows(file, path):
+            yield from split_document(_text(row, f"{path}, line {number}"))
 
 
 def _parquet(path: Path) -> Iterator[Fragment]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    import pyarrow.parquet as pq  # read here, because files.read holds all columns of the whole file
 
-    try:
+    with files.table_errors(path):
         file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: not a parquet file ({str(error).splitlines()[0]}); write it again") from None
     _text(dict.fromkeys(file.schema_arrow.names, ""), str(path))
-    number = 0
-    for batch in file.iter_batches(batch_size=1024, columns=["text"]):
-        for value in batch.column(0):
-            number += 1
-            yield from fragments(_text({"text": value.as_py()}, f"{path}, row {number}"))
+    column = (value for batch in file.iter_batches(batch_size=1024, columns=["text"]) for value in batch.column(0))
+    for number, value in enumerate(column, start=1):
+        yield from split_document(_text({"text": value.as_py()}, f"{path}, row {number}"))
 
 
 def _whole(path: Path) -> Iterator[Fragment]:
-    part = files.read(path)
-    for i, row in enumerate(part.rows):
-        yield from fragments(_text(row, part.where(i, None)))
+    rows = sources.Rows([files.read(path)])
+    return _of_rows("", rows).read()
 
 
-_READERS: dict[str, Callable[[Path], Iterable[Fragment]]] = {
-    ".txt": _txt,
-    ".jsonl": _jsonl,
-    ".parquet": _parquet,
-    ".json": _whole,
-    ".csv": _whole,
-}
+_READERS: dict[str, Callable[[Path], Iterator[Fragment]]] = {".txt": _txt, ".jsonl": _jsonl, ".parquet": _parquet}

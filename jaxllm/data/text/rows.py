@@ -1,17 +1,16 @@
-"""Corpora as rows of a batch: which row stands in which step, and what is in it.
+"""Cutting token corpora into rows, and choosing the rows of each training step from several corpora by weight.
 
-Packed, a document lies in a row with others and sees none of them; one longer than a row is cut into pieces. Or, with
-documents concatenated, rows are cut from one endless stream, from another offset in every epoch (where nanoGPT draws
-offsets at random, this sees every token once an epoch). Either way the row at any step of a run follows from the seed
-and the step alone.
+`Packed` puts several documents in a row, which do not attend to each other, and cuts long documents into pieces.
+`Concatenated` cuts rows from one endless stream, with a new offset in every epoch (nanoGPT draws the offset of every
+row; here an epoch sees every token once). The rows of a step depend on the seed and the step alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
-from typing import Protocol
 
 import numpy as np
 
@@ -21,32 +20,16 @@ from jaxllm.data.text.token_cache import Corpus
 from jaxllm.types import Batch, InputError
 
 CYCLE = 1000
-"""Rows over which a mixture keeps its weights, to the nearest row."""
-
-
-class Rows(Protocol):
-    """A corpus cut into rows."""
-
-    corpus: Corpus
-    length: int
-
-    def __len__(self) -> int:
-        """Rows of an epoch."""
-
-    def row(self, index: int, offset: float) -> list[Example]:
-        """What stands in a row; `offset` in [0, 1) is drawn anew for each epoch."""
-
-    def in_order(self) -> Iterator[list[Example]]:
-        """Every token once, for evaluations."""
+"""The number of rows in which each corpus of a mixture gets its share, to the nearest row."""
 
 
 class Packed:
-    """Documents packed into rows of `length` tokens by best fit, or with `pack=False` a piece of a document in each."""
+    """Documents packed into rows of `length` tokens by best fit, or with `pack=False` one piece of a document a row."""
 
     def __init__(self, corpus: Corpus, length: int, pack: bool = True):
         self.corpus, self.length = corpus, length
         sizes = corpus.ends - corpus.starts
-        # The last token of a document predicts nothing: a piece of it alone would be idle.
+        # The last token of a document predicts nothing, so it gets no piece of its own.
         counts = -(-(sizes - 1) // length)
         first = np.cumsum(counts) - counts
         nth = np.arange(counts.sum()) - np.repeat(first, counts)
@@ -64,24 +47,20 @@ class Packed:
         return [self._piece(int(self._starts[i]), int(self._lengths[i])) for i in range(low, high)]
 
     def in_order(self) -> Iterator[list[Example]]:
-        """All rows."""
+        """All rows, for evaluations."""
         return (self.row(i) for i in range(len(self)))
 
     def _piece(self, start: int, length: int) -> Example:
         ends, stop = self.corpus.ends, start + length
         whole = self.corpus.tokens[start : stop + 1].astype(np.int32)
-        weights = np.ones(length, np.float32)
-        targets = np.zeros(length, np.int32)
-        if ends[np.searchsorted(ends, stop)] == stop:  # nothing of the document follows
-            weights[-1] = 0.0
-            targets[:-1] = whole[1:length]
-        else:
-            targets[:] = whole[1:]
+        learnt = length - int(ends[np.searchsorted(ends, stop)] == stop)  # at its end, nothing of the document follows
+        targets, weights = np.zeros(length, np.int32), np.ones(length, np.float32)
+        targets[:learnt], weights[learnt:] = whole[1 : learnt + 1], 0
         return Example(whole[:length], targets, weights)
 
 
 class Concatenated:
-    """Rows of `length` tokens cut from the documents end to end, as one segment; the stream closes to a ring."""
+    """Rows of `length` tokens cut from the concatenated documents, one segment each; the end continues at the start."""
 
     def __init__(self, corpus: Corpus, length: int):
         self.corpus, self.length = corpus, length
@@ -91,17 +70,18 @@ class Concatenated:
 
     def row(self, index: int, offset: float = 0.0) -> list[Example]:
         """The one example of a row."""
-        size = len(self.corpus.tokens)
-        start = (int(offset * size) + index * self.length) % size
-        tokens = self.corpus.tokens[start : start + self.length + 1]
-        if len(tokens) <= self.length:
-            tokens = np.concatenate([tokens, self.corpus.tokens[: self.length + 1 - len(tokens)]])
-        return [_shifted(tokens)]
+        start = int(offset * len(self.corpus.tokens)) + index * self.length
+        return [_shifted(np.take(self.corpus.tokens, np.arange(start, start + self.length + 1), mode="wrap"))]
 
     def in_order(self) -> Iterator[list[Example]]:
-        """The stream from its first token to its last, in rows of which the last may be shorter."""
+        """The stream from its first token to its last, for evaluations; the last row may be shorter."""
         tokens = self.corpus.tokens
         return ([_shifted(tokens[i : i + self.length + 1])] for i in range(0, len(tokens) - 1, self.length))
+
+
+Rows = Packed | Concatenated
+"""A corpus cut into rows: `len(rows)` rows an epoch, `rows.row(index, offset)` with an offset in [0, 1) drawn for each
+epoch, and `rows.in_order()`."""
 
 
 def _shifted(tokens: np.ndarray) -> Example:
@@ -110,9 +90,9 @@ def _shifted(tokens: np.ndarray) -> Example:
 
 
 def _layout(lengths: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pieces in the order of rows, and how many lie up to the end of each row."""
+    """The order of pieces in rows, and the number of pieces up to the end of each row."""
     full = np.flatnonzero(lengths == length)
-    # In random order, for best fit would put neighbours of one length together.
+    # In random order, or best fit would put neighbours of one length into the same row.
     short = np.random.default_rng(0).permutation(np.flatnonzero(lengths < length))
     rows = best_fit(lengths[short].tolist(), length, length)
     order = np.concatenate([full, *(short[row] for row in rows)])
@@ -122,10 +102,10 @@ def _layout(lengths: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TextPlan:
-    """Which rows stand in each step: `rows` of them, from several corpora by weight.
+    """The rows of each step: `rows` of them, drawn from several corpora by weight.
 
-    A corpus is read in a new order each time it has been read whole, whatever the step. `steps` are those of an epoch:
-    as many rows as all corpora have together.
+    Each pass over a corpus has a new order, independent of the passes over the others. An epoch is `steps` steps: as
+    many rows as all corpora have together.
     """
 
     parts: tuple[Rows, ...]
@@ -135,11 +115,11 @@ class TextPlan:
 
     @property
     def steps(self) -> int:
-        """Steps of an epoch."""
+        """The number of steps in an epoch."""
         return -(-sum(len(part) for part in self.parts) // self.rows)
 
     def step(self, index: int) -> list[list[int]]:
-        """The rows of a step counted from the start of the run, as (corpus, epoch of it, row)."""
+        """The rows of a step, counted from the start of the run, each as [corpus, epoch of the corpus, row]."""
         return [self._row(index * self.rows + r) for r in range(self.rows)]
 
     def _row(self, number: int) -> list[int]:
@@ -151,7 +131,7 @@ class TextPlan:
 
     @functools.cached_property
     def _shares(self) -> list[int]:
-        """Rows of each corpus in a cycle, by largest remainder."""
+        """The number of rows of each corpus in a cycle, by largest remainder."""
         exact = np.array(self.weights) * CYCLE / sum(self.weights)
         shares = exact.astype(np.int64)
         shares[np.argsort(shares - exact, kind="stable")[: CYCLE - shares.sum()]] += 1
@@ -159,7 +139,7 @@ class TextPlan:
 
     @functools.lru_cache(maxsize=2)  # noqa: B019  (a plan lives as long as its run)
     def _cycle(self, cycle: int) -> tuple[np.ndarray, np.ndarray]:
-        """Whose row each slot of a cycle is, and the how-manieth of its own there."""
+        """The corpus of each slot of a cycle, and the number of its slots before that one."""
         who = np.repeat(np.arange(len(self.parts)), self._shares)
         np.random.default_rng((self.seed, 1, cycle)).shuffle(who)
         nth = np.empty(CYCLE, np.int64)
@@ -172,23 +152,25 @@ class TextPlan:
         return np.random.default_rng((self.seed, 2, part, epoch)).permutation(len(self.parts[part]))
 
     def example_row(self, part: int, epoch: int, row: int) -> list[Example]:
-        """What stands in a row of a step."""
+        """The examples in a row of a step."""
         return self.parts[part].row(row, np.random.default_rng((self.seed, 3, part, epoch)).random())
 
     @property
     def length(self) -> int:
-        """Tokens of a row."""
+        """The number of tokens in a row."""
         return self.parts[0].length
 
     def describe(self) -> str:
-        """One line for the terminal."""
+        """The plan in one line, for the terminal."""
         tokens = sum(len(part.corpus.tokens) for part in self.parts)
         return f"{self.rows} rows of {self.length} a step, {self.steps:,} steps an epoch of {tokens:,} tokens"
 
 
 def text_loader(parts: Sequence[Rows], weights: Sequence[float], *, batch_size: int, seed: int) -> Loader:
-    """A loader of rows of these corpora, `batch_size` a step. Raises InputError for one that does not
-    fill a row, or that no row would come from."""
+    """A loader of `batch_size` rows a step from these corpora.
+
+    Raises InputError for a corpus that does not fill a row, and for a weight that gives a corpus no row.
+    """
     for part in parts:
         if (tokens := len(part.corpus.tokens)) <= part.length:
             raise InputError(
@@ -215,15 +197,10 @@ class TextBatches:
 
     @property
     def size(self) -> int:
-        """Bytes of the texts."""
+        """The size of the texts in bytes."""
         return sum(part.corpus.size for part in self.parts)
 
     def __iter__(self) -> Iterator[Batch]:
-        held: list[list[Example]] = []
-        for row in (row for part in self.parts for row in part.in_order()):
-            held.append(row)
-            if len(held) == self.rows:
-                yield collate(held, self.parts[0].length, self.rows)
-                held = []
-        if held:
-            yield collate(held, self.parts[0].length, self.rows)
+        rows = itertools.chain.from_iterable(part.in_order() for part in self.parts)
+        while batch := list(itertools.islice(rows, self.rows)):
+            yield collate(batch, self.parts[0].length, self.rows)

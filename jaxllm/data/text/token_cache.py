@@ -1,8 +1,8 @@
-"""Text as tokens, once: a file of them on disk that every later run maps into memory.
+"""Caching the tokens of a text corpus on disk, in a file that every later run maps into memory.
 
-A corpus is one long array of tokens. Each document begins with the tokenizer's begin token and ends with its end token;
-where the two are one (GPT-2), it stands once between documents and once before the first. So every token of the text is
-predicted from something, and the number of bits a text costs is exact.
+A corpus is one long array of tokens. Each document begins with the tokenizer's begin token and ends with its end token.
+Where both are the same token (GPT-2), it stands once before the first document and once after each. So every token of
+the text is predicted from another token, and bits per byte are exact.
 """
 
 from __future__ import annotations
@@ -20,25 +20,28 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxllm.data.text.documents import Documents, Fragment
-from jaxllm.data.tokenizers import alone, cache_root, keep
+from jaxllm.data.tokenizers import cache_root, lock_folder, publish
 from jaxllm.types import InputError
 
 VERSION = 1
-"""Of the files written here: a change of what is in them changes the number."""
+"""The version of the file format."""
 
 BATCH = 2**22
-"""Characters that are tokenised together."""
+"""The number of characters that are tokenised in one call."""
 
 
 class Marks(NamedTuple):
-    """The tokens that documents begin and end with."""
+    """The begin and end tokens of documents."""
 
     begin: int
     end: int
 
     @classmethod
     def of(cls, tokenizer: Any) -> Marks:
-        """Those of a tokenizer; one that has no begin token uses its end token. Raises InputError without an end."""
+        """The marks of a tokenizer; the end token serves as begin token where there is none.
+
+        Raises InputError for a tokenizer without an end token.
+        """
         end, begin = tokenizer.eos_token_id, tokenizer.bos_token_id
         if end is None:
             raise InputError("the tokenizer has no end-of-text token (eos_token); name another by --tokenizer")
@@ -51,18 +54,17 @@ class Corpus:
 
     name: str
     tokens: np.ndarray
-    """All of them, mapped from disk: uint16 where the vocabulary fits, else uint32."""
+    """All tokens, mapped from disk: uint16 where the vocabulary fits, else uint32."""
     starts: np.ndarray
-    """Where each document begins (its begin token), int64."""
+    """The position of each document's begin token, int64."""
     ends: np.ndarray
-    """One past the end token of each document, int64."""
+    """The position after each document's end token, int64."""
     size: int
-    """Bytes of the texts in UTF-8."""
+    """The size of the texts in UTF-8, in bytes."""
 
     def describe(self) -> str:
-        """One line for the terminal."""
-        amount = f"{len(self.tokens):,} tokens, {len(self.ends):,} documents, {self.size:,} bytes"
-        return f"{self.name}: {amount}"
+        """The size of the corpus in one line, for the terminal."""
+        return f"{self.name}: {len(self.tokens):,} tokens, {len(self.ends):,} documents, {self.size:,} bytes"
 
 
 def open_corpus(
@@ -73,24 +75,24 @@ def open_corpus(
     root: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Corpus:
-    """The tokens of these documents, tokenised unless an earlier run has done so.
+    """The tokens of these documents, read from the cache, or tokenised and written to it.
 
-    root: where tokens are kept, by default below `cache_root()`; the folder's name depends on the data, the tokenizer
-    and nothing else. It appears when it is complete. say: is told of the progress now and then. Raises InputError where
-    there is no text, and for a token that is not below `vocab_size`.
+    root: the folder of the cache, by default `cache_root()`. The name of a corpus in it depends on the data and the
+    tokenizer alone, and appears when the corpus is complete. say: is called with a line of progress every 10 s. Raises
+    InputError where there is no text, and for a token that is not below `vocab_size`.
     """
     marks = Marks.of(tokenizer)
     encoder = _encoder(tokenizer)
     key = hashlib.sha256(json.dumps([VERSION, documents.key, encoder.to_str(), marks]).encode()).hexdigest()[:20]
     folder = (cache_root() if root is None else root) / "tokens" / key
-    with alone(folder):
+    with lock_folder(folder):
         if (corpus := _open(folder, documents.name, marks, vocab_size)) is not None:
             return corpus
         shutil.rmtree(folder, ignore_errors=True)  # damaged, if it is there
         partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix="partial-"))
         try:
             _write(partial, documents, encoder, marks, say)
-            keep(partial, folder)
+            publish(partial, folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     corpus = _open(folder, documents.name, marks, vocab_size)
@@ -99,8 +101,7 @@ def open_corpus(
 
 
 def _encoder(tokenizer: Any) -> Any:
-    """The tokenizer's own engine, which cuts and pads nothing and takes what a text says for text, even where it spells
-    a special token."""
+    """The fast tokenizer without truncation and padding, which reads special tokens in a text as plain text."""
     from tokenizers import Tokenizer
 
     encoder = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
@@ -111,7 +112,7 @@ def _encoder(tokenizer: Any) -> Any:
 
 
 def _open(folder: Path, name: str, marks: Marks, vocab_size: int) -> Corpus | None:
-    """The corpus in a folder, None where it is not there or not whole."""
+    """The corpus in a folder; None where it is absent or incomplete."""
     try:
         meta = json.loads((folder / "meta.json").read_text())
         tokens = np.memmap(folder / "tokens.bin", meta["dtype"], mode="r")
@@ -135,7 +136,7 @@ def _write(folder: Path, documents: Documents, encoder: Any, marks: Marks, say: 
     shared = marks.begin == marks.end
     ends: list[int] = []
     written, size, largest, told = 0, 0, max(marks), time.monotonic()
-    begun = False  # whether anything of the document has been written
+    begun = False  # whether a token of the document has been written
     with (folder / "tokens.bin").open("wb") as file:
         for batch in _batches(documents):
             encoded = encoder.encode_batch_fast([fragment.text for fragment in batch], add_special_tokens=False)
@@ -163,7 +164,7 @@ def _write(folder: Path, documents: Documents, encoder: Any, marks: Marks, say: 
 
 
 def _batches(documents: Documents) -> Iterator[list[Fragment]]:
-    """Fragments, some millions of characters together."""
+    """Lists of fragments with about BATCH characters together."""
     batch: list[Fragment] = []
     held = 0
     for fragment in documents:

@@ -9,8 +9,7 @@ from seqeval.scheme import IOB2, Tokens
 from transformers import AutoTokenizer
 
 from jaxllm.data.builtin import ner as builtin
-from jaxllm.data.builtin.gazetteers import FORMS, LABELS, NAMES, PARTS
-from jaxllm.data.builtin.templates import TEMPLATES, WORDS
+from jaxllm.data.builtin.tables import FORMS, LABELS, NAMES, PARTS, TEMPLATES, WORDS
 
 SPLITS = ("train", "dev", "test")
 TYPES = {"person", "organisation", "place", "product", "date"}

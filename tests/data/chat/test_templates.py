@@ -6,7 +6,7 @@ import pytest
 
 from jaxllm.data.chat.encode import encode_messages, prompt_tokens, turn_end
 from jaxllm.data.chat.templates import BUILTIN, end_ids, give_pad, give_template
-from jaxllm.data.tokenizers import stored
+from jaxllm.data.tokenizers import save_and_reload
 from jaxllm.types import InputError
 
 MESSAGES = [
@@ -119,7 +119,7 @@ def test_padding_is_not_what_ends_a_turn(tokenizer):
 def test_a_changed_tokenizer_is_kept_by_its_contents(tokenizer, tmp_path):
     give_template(tokenizer, "chatml")
     give_pad(tokenizer)
-    a, b = stored(tokenizer, tmp_path), stored(tokenizer, tmp_path)
+    a, b = save_and_reload(tokenizer, tmp_path), save_and_reload(tokenizer, tmp_path)
     assert a.name_or_path == b.name_or_path
     assert [path.name for path in (tmp_path / "tokenizers").iterdir()] == [a.name_or_path.rpartition("/")[2]]
     assert (a.eos_token, a.pad_token, a.chat_template) == ("<|im_end|>", "<|pad|>", tokenizer.chat_template)
@@ -128,4 +128,4 @@ def test_a_changed_tokenizer_is_kept_by_its_contents(tokenizer, tmp_path):
         == encode_messages(MESSAGES, tokenizer, where="").tokens.tolist()
     )
     give_template(tokenizer, "plain")
-    assert stored(tokenizer, tmp_path).name_or_path != a.name_or_path
+    assert save_and_reload(tokenizer, tmp_path).name_or_path != a.name_or_path

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxllm.data.packing import make_plan
-from jaxllm.data.preference.answers import Answer, AnswerBatches, AnswerRows, Group, Layout, mismatched
+from jaxllm.data.preference.answers import Answer, AnswerBatches, AnswerRows, Group, Layout, add_mismatched
 from jaxllm.types import InputError
 
 
@@ -106,7 +106,7 @@ def test_a_plan_serves_every_group_once_and_arrays_come_back_by_answer(layout):
 
 def test_mismatched_answers_are_of_other_prompts_within_the_length_and_the_same_every_time():
     groups = random_groups(40)
-    found = mismatched(groups, 12)
+    found = add_mismatched(groups, 12)
     for before, after in zip(groups, found, strict=True):
         assert after.answers[:2] == before.answers
         other = after.answers[2]
@@ -115,7 +115,7 @@ def test_mismatched_answers_are_of_other_prompts_within_the_length_and_the_same_
         cut = [(g, a.tokens[: len(other.tokens)]) for g in groups for a in g.answers]
         sources = [g for g, tokens in cut if np.array_equal(tokens, other.tokens)]
         assert any(not np.array_equal(g.prompt, after.prompt) for g in sources)
-    again = mismatched(groups, 12)
+    again = add_mismatched(groups, 12)
     assert all(np.array_equal(a.answers[2].tokens, b.answers[2].tokens) for a, b in zip(found, again, strict=True))
     with pytest.raises(InputError, match="all prompts are the same"):
-        mismatched([PAIR, PAIR], 12)
+        add_mismatched([PAIR, PAIR], 12)

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from data_rows import groups_of
 
-from jaxllm.data import files, sources, tokenizers
-from jaxllm.data.preference.pairs import Report, comparison, comparisons, encode
+from jaxllm.data import tokenizers
+from jaxllm.data.preference.pairs import Report, comparison
 from jaxllm.types import InputError
 
 TEMPLATE = (
@@ -20,10 +21,6 @@ def tokenizer():
     return found
 
 
-def rows_of(*rows):
-    return sources.Rows([files.Part("train.jsonl", list(rows), range(1, len(rows) + 1), "line")])
-
-
 def user(text):
     return {"role": "user", "content": text}
 
@@ -36,11 +33,6 @@ def texts(group, tokenizer):
     """The prompt, and of each answer all of it and the part that is trained on."""
     decode = tokenizer.decode
     return decode(group.prompt), [(decode(a.tokens), decode(a.tokens[a.trained])) for a in group.answers]
-
-
-def groups_of(tokenizer, *rows, max_length=100, cut="answer"):
-    found, places, report = comparisons(rows_of(*rows))
-    return encode(found, tokenizer, max_length, where=places.__getitem__, report=report, cut=cut), report
 
 
 END = tokenizers.END

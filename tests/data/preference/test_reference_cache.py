@@ -4,26 +4,15 @@ import dataclasses
 
 import numpy as np
 import pytest
+from data_rows import groups_of
 
 from jaxllm.data import tokenizers
 from jaxllm.data.preference import reference_cache
 from jaxllm.data.preference.answers import Answer, Group
-from jaxllm.data.preference.pairs import comparisons, encode
 
-
-def groups_of(rows, tokenizer, max_length=40, cut="answer"):
-    found, places, report = comparisons(rows)
-    return encode(found, tokenizer, max_length, where=places.__getitem__, report=report, cut=cut)
-
-
-class Rows(list):
-    def where(self, i):
-        return f"row {i + 1}"
-
-
-ROWS = Rows(
+ROWS = [
     {"prompt": f"what is {i} and what is it not", "chosen": " a cat" * (i + 1), "rejected": " dog"} for i in range(5)
-)
+]
 
 
 @pytest.fixture(scope="module")
@@ -32,16 +21,18 @@ def tokenizer():
 
 
 def test_the_key_changes_with_data_tokenizer_weights_length_and_cut_and_with_nothing_else(tokenizer):
-    key = lambda *args, model="m", **more: reference_cache.key(groups_of(*args, **more), model)
+    def key(rows, tokenizer, model="m", max_length=40, **more):
+        return reference_cache.key_of(groups_of(tokenizer, *rows, max_length=max_length, **more)[0], model)
+
     first = key(ROWS, tokenizer)
     assert key(ROWS, tokenizer) == first
     # What may differ between runs that share a reference: weights and margins of pairs are the loss's own.
-    assert key(Rows({**row, "weight": 2.0, "margin": 1.0} for row in ROWS), tokenizer) == first
+    assert key([{**row, "weight": 2.0, "margin": 1.0} for row in ROWS], tokenizer) == first
     other = tokenizers.bpe(["what is a horse"] * 3, 280)
     changed = {
-        "data": key(Rows([*ROWS[:-1], {**ROWS[-1], "rejected": " dogs"}]), tokenizer),
-        "fewer rows": key(Rows(ROWS[:-1]), tokenizer),
-        "order": key(Rows(ROWS[::-1]), tokenizer),
+        "data": key([*ROWS[:-1], {**ROWS[-1], "rejected": " dogs"}], tokenizer),
+        "fewer rows": key(ROWS[:-1], tokenizer),
+        "order": key(ROWS[::-1], tokenizer),
         "tokenizer": key(ROWS, other),
         "weights": key(ROWS, tokenizer, model="n"),
         "length": key(ROWS, tokenizer, max_length=14),
@@ -56,18 +47,18 @@ def test_the_key_tells_apart_what_is_trained_on_and_where_a_prompt_ends():
         return [Group(np.array(prompt, np.int32), (Answer(np.array(tokens, np.int32), trained, 1),))]
 
     cases = [group([1, 2], [3, 4]), group([1], [2, 3, 4]), group([1, 2], [3, 4], [1, 0]), group([1, 2], [3, 5])]
-    assert len({reference_cache.key(case, "m") for case in cases}) == len(cases)
+    assert len({reference_cache.key_of(case, "m") for case in cases}) == len(cases)
     flipped = dataclasses.replace(cases[0][0].answers[0], side=-1)
-    assert reference_cache.key([dataclasses.replace(cases[0][0], answers=(flipped,))], "m") == reference_cache.key(
-        cases[0], "m"
-    )
+    assert reference_cache.key_of(
+        [dataclasses.replace(cases[0][0], answers=(flipped,))], "m"
+    ) == reference_cache.key_of(cases[0], "m")
 
 
 def test_what_was_written_is_read_and_a_damaged_file_is_not(tokenizer, tmp_path):
-    groups = groups_of(ROWS, tokenizer)
+    groups, _ = groups_of(tokenizer, *ROWS, max_length=40)
     rng = np.random.default_rng(0)
     logps = [[-rng.random(a.reach).astype(np.float32) for a in group.answers] for group in groups]
-    path = reference_cache.place(reference_cache.key(groups, "m"), tmp_path)
+    path = reference_cache.path_of(reference_cache.key_of(groups, "m"), tmp_path)
     assert reference_cache.read(path, groups) is None
     reference_cache.write(path, logps)
     found = reference_cache.read(path, groups)

@@ -2,11 +2,11 @@ import time
 
 import numpy as np
 import pytest
+from data_rows import rows_of
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, BertConfig, BertForTokenClassification, PreTrainedTokenizerFast, pipeline
 
-from jaxllm.data.files import Part
-from jaxllm.data.sources import Rows, load
+from jaxllm.data.sources import load
 from jaxllm.data.tagging import examples as ner
 from jaxllm.data.tagging import windows
 from jaxllm.data.tagging.examples import Sentence
@@ -45,7 +45,7 @@ def byte_level(add_prefix_space: bool):
 
 
 def rows(*given, names=None):
-    return Rows([Part("f", list(given), range(1, len(given) + 1), "row", {"ner_tags": names} if names else {})])
+    return rows_of(*given, name="f", lines=False, class_names={"ner_tags": names} if names else {})
 
 
 def fault(act, *args) -> str:

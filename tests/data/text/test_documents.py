@@ -3,9 +3,10 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from data_rows import write_jsonl
 
 from jaxllm.data.text import documents
-from jaxllm.data.text.documents import Fragment, fragments, open_documents, weighted
+from jaxllm.data.text.documents import Fragment, open_documents, parse_weight, split_document
 from jaxllm.types import InputError
 
 TEXTS = ["first é", "second\nline", "third"]
@@ -21,7 +22,7 @@ def write(folder, kind, texts=TEXTS, name="train"):
     elif kind == "json":
         path.write_text(json.dumps(rows))
     else:
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_jsonl(path, rows)
     return path
 
 
@@ -62,12 +63,19 @@ def test_a_folder_has_splits_and_shards_or_is_all_train(tmp_path):
     for name in ("x", "y"):
         (other / f"{name}.txt").write_text(name)
     assert whole(open_documents(str(other))["train"]) == ["x", "y"]
+    (other / "test").mkdir()
+    (other / "test" / "z.txt").write_text("z")
+    assert whole(open_documents(str(other))["train"]) == ["x", "y"]
+    (other / "train").mkdir()
+    (other / "train" / "w.txt").write_text("w")
+    found = open_documents(str(other))
+    assert (whole(found["train"]), whole(found["test"])) == (["w"], ["z"])
 
 
 def test_long_documents_come_in_fragments_cut_at_line_ends(monkeypatch, tmp_path):
     monkeypatch.setattr(documents, "FRAGMENT", 64)
     text = "\n".join(f"word{i} é" for i in range(100)) + "\n"
-    parts = list(fragments(text))
+    parts = list(split_document(text))
     assert "".join(part.text for part in parts) == text
     assert [part.last for part in parts] == [False] * (len(parts) - 1) + [True]
     assert all(part.text.endswith("\n") for part in parts)
@@ -75,7 +83,7 @@ def test_long_documents_come_in_fragments_cut_at_line_ends(monkeypatch, tmp_path
     path = tmp_path / "a.txt"
     path.write_text(text)  # a block is four fragments, and é straddles some of their borders
     assert whole(open_documents(str(path))["train"]) == [text]
-    assert whole(fragments("x" * 1000)) == ["x" * 1000]
+    assert whole(split_document("x" * 1000)) == ["x" * 1000]
 
 
 def test_holdout_of_a_lone_text_is_its_end(tmp_path):
@@ -107,15 +115,15 @@ def test_the_key_changes_with_the_file(tmp_path):
 
 
 def test_weights(tmp_path):
-    assert weighted("a.txt:0.7") == ("a.txt", 0.7)
-    assert weighted("org/name:sample-10BT") == ("org/name:sample-10BT", 1.0)
-    assert weighted("org/name:sample-10BT:2") == ("org/name:sample-10BT", 2.0)
-    assert weighted("a.txt") == ("a.txt", 1.0)
+    assert parse_weight("a.txt:0.7") == ("a.txt", 0.7)
+    assert parse_weight("org/name:sample-10BT") == ("org/name:sample-10BT", 1.0)
+    assert parse_weight("org/name:sample-10BT:2") == ("org/name:sample-10BT", 2.0)
+    assert parse_weight("a.txt") == ("a.txt", 1.0)
     (tmp_path / "a:3").write_text("x")
-    assert weighted(str(tmp_path / "a:3")) == (str(tmp_path / "a:3"), 1.0)
+    assert parse_weight(str(tmp_path / "a:3")) == (str(tmp_path / "a:3"), 1.0)
     for spec in ("a.txt:0", "a.txt:-1"):
         with pytest.raises(InputError, match="above 0"):
-            weighted(spec)
+            parse_weight(spec)
 
 
 BAD = {
@@ -153,3 +161,35 @@ def test_parquet_without_text_and_missing_paths(tmp_path):
     write(tmp_path / "empty", "jsonl", name="dev")
     with pytest.raises(InputError, match="no train split"):
         open_documents(str(tmp_path / "empty"))
+
+
+def test_compressed_texts_stream_in_the_same_fragments(monkeypatch, tmp_path):
+    monkeypatch.setattr(documents, "FRAGMENT", 64)
+    text = "\n".join(f"word{i} é" for i in range(100)) + "\n"
+    lines = "".join(json.dumps({"text": one}) + "\n" for one in [text, *TEXTS])
+    for suffix, kind in (("gz", "gzip"), ("zst", "zstd")):
+        for name, content in (("a.txt", text), ("a.jsonl", lines), ("bad.jsonl", '{"text": "a"}\n{"text":\n')):
+            (tmp_path / name).write_text(content)
+            with pa.CompressedOutputStream(str(tmp_path / f"{name}.{suffix}"), kind) as file:
+                file.write(content.encode())
+        for name in ("a.txt", "a.jsonl"):
+            plain, packed = (open_documents(str(tmp_path / x))["train"] for x in (name, f"{name}.{suffix}"))
+            assert list(plain) == list(packed)
+        with pytest.raises(InputError, match=f"bad.jsonl.{suffix}, line 2: not JSON"):
+            list(open_documents(str(tmp_path / f"bad.jsonl.{suffix}"))["train"])
+
+
+def test_saved_sets_patterns_and_arrow_files_give_their_texts(tmp_path):
+    import datasets
+
+    saved = datasets.Dataset.from_list([{"text": text} for text in TEXTS])
+    saved.save_to_disk(tmp_path / "saved")
+    found = open_documents(str(tmp_path / "saved"))["train"]
+    assert whole(found) == TEXTS
+    assert found.key == open_documents(str(tmp_path / "saved"))["train"].key
+    (arrow,) = (tmp_path / "saved").glob("*.arrow")
+    assert whole(open_documents(str(arrow))["train"]) == TEXTS
+    (tmp_path / "data").mkdir()
+    for shard, text in enumerate(TEXTS):
+        write(tmp_path / "data", "parquet", [text], f"train-{shard}")
+    assert whole(open_documents(f"{tmp_path}/data/train-*.parquet")["train"]) == TEXTS

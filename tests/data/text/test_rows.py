@@ -10,7 +10,7 @@ import pytest
 
 from jaxllm.data import tokenizers
 from jaxllm.data.text import token_cache as corpora
-from jaxllm.data.text.documents import Documents, Fragment, fragments
+from jaxllm.data.text.documents import Documents, Fragment, split_document
 from jaxllm.data.text.rows import CYCLE, Concatenated, Packed, TextBatches, text_loader
 from jaxllm.data.text.token_cache import Corpus, Marks, open_corpus
 from jaxllm.types import InputError
@@ -19,7 +19,7 @@ TEXTS = ["ab", "abcdefgh", "a", "", "hgfedcba" * 5, "cafe", "bad"]
 
 
 def documents(texts=TEXTS, name="texts"):
-    return Documents(name, json.dumps(texts), lambda: (part for text in texts for part in fragments(text)))
+    return Documents(name, json.dumps(texts), lambda: (part for text in texts for part in split_document(text)))
 
 
 @pytest.fixture(scope="module")
