@@ -158,7 +158,7 @@ def test_fit_refuses(tmp_path, changes, message):
 
 def test_sigterm_ends_a_process_with_143_and_a_checkpoint(tmp_path):
     code = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import toy_run\n"
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1] / 'helpers')!r}); import toy_run\n"
         f"toy_run.go({str(tmp_path)!r}, steps=10**6, evals=None, log_every=50, checkpoint_every=0)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
