@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import rich.console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn
 
 
 class Terminal:
@@ -22,11 +22,8 @@ class Terminal:
         self._steps, self._start, self._began = steps, start, time.monotonic()
         self._bar: Progress | None = None
         if self.console.is_terminal and not self.console.is_dumb_terminal:
-            state, at, numbers = (
-                TextColumn(f"{{task.{x}}}") for x in ("description", "fields[step]", "fields[numbers]")
-            )
-            columns = (SpinnerColumn(), state, BarColumn(24), at, numbers)
-            self._bar = Progress(*columns, console=self.console, transient=True, refresh_per_second=4)
+            columns = ("{task.description}", BarColumn(24), "{task.fields[step]}", "{task.fields[numbers]}")
+            self._bar = Progress(SpinnerColumn(), *columns, console=self.console, transient=True, refresh_per_second=4)
             self._task = self._bar.add_task("", total=steps, numbers="", step="")
             self.show("reading", start)
             self._bar.start()
