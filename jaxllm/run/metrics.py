@@ -1,4 +1,4 @@
-"""Where the numbers of a run go: metrics.jsonl always, the terminal, TensorBoard or Weights & Biases if wanted."""
+"""Writes the numbers of a run: to metrics.jsonl always, to the terminal, TensorBoard or Weights & Biases if asked."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from jaxllm.types import InputError
 
 
 class Writer(Protocol):
-    """One place that numbers go to."""
+    """Writes numbers to one place."""
 
     def write(self, step: int, numbers: Mapping[str, Any]) -> None:
-        """One line of numbers."""
+        """Writes the numbers of a step."""
 
     def close(self) -> None:
-        """No more lines follow."""
+        """Ends writing."""
 
 
 class Jsonl:
@@ -91,7 +91,7 @@ class WandB:
 
 
 class Writers(list[Writer]):
-    """The writers of a run, used as one: what is written, said or shown goes to each that can."""
+    """The writers of a run, used as one."""
 
     def write(self, step: int, numbers: Mapping[str, Any]) -> None:
         for writer in self:

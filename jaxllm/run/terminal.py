@@ -23,7 +23,7 @@ class Terminal:
         self._bar: Progress | None = None
         if self.console.is_terminal and not self.console.is_dumb_terminal:
             columns = ("{task.description}", BarColumn(24), "{task.fields[step]}", "{task.fields[numbers]}")
-            self._bar = Progress(SpinnerColumn(), *columns, console=self.console, transient=True, refresh_per_second=4)
+            self._bar = Progress(SpinnerColumn(), *columns, console=self.console, refresh_per_second=4)
             self._task = self._bar.add_task("", total=steps, numbers="", step="")
             self.show("reading", start)
             self._bar.start()
@@ -69,6 +69,6 @@ class Terminal:
         self.console.print(text, markup=False)
 
     def close(self) -> None:
-        """Removes the bar."""
+        """Stops drawing the bar, which stays as it is."""
         if self._bar:
             self._bar.stop()

@@ -20,7 +20,8 @@ from jaxllm.params import ModelSpec, Rules, count, materialize, select
 from jaxllm.run import preemption, watchdog
 from jaxllm.run.best import parse_best
 from jaxllm.run.clock import Clock
-from jaxllm.run.folder import Run, claim, open_run, operational, start_run
+from jaxllm.run.folder import Run, open_run, operational, start_run
+from jaxllm.run.lock import hold
 from jaxllm.run.metrics import LOG_TO, open_writers, read_jsonl
 from jaxllm.run.preemption import Interrupted, Terminated
 from jaxllm.train.evaluation import Eval, Evaluations
@@ -200,7 +201,7 @@ def fit(
     log_path, local = run.folder / "metrics.jsonl", local_rows(mesh, rows)
 
     with preemption.listening(), contextlib.ExitStack() as stack:
-        stack.enter_context(claim(run))
+        stack.enter_context(hold(run.folder))
         start_run(run)
         store = open_checkpoints(checkpoints or run.folder / "checkpoints", keep, keep_every)
         stack.callback(store.close)
