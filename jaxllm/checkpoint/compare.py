@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +81,8 @@ def differences(there: Snapshot, here: Snapshot, tolerance: float = 0.0) -> list
         if there.meta.get(name) != here.meta.get(name):
             found.append(f"{name} is {there.meta.get(name)} and {here.meta.get(name)}")
     for name in SUMS:
-        x, y = (list(_numbers(one.meta.get(name))) for one in (there, here))
-        if len(x) != len(y) or not all(_near(p, q, tolerance) for p, q in zip(x, y, strict=True)):
+        (x, shape), (y, other) = (jax.tree.flatten(one.meta.get(name)) for one in (there, here))
+        if str(shape) != str(other) or not all(_near(p, q, tolerance) for p, q in zip(x, y, strict=True)):
             found.append(f"{name} is {there.meta.get(name)} and {here.meta.get(name)}")
     return found
 
@@ -122,16 +122,3 @@ def _near(x: Any, y: Any, tolerance: float) -> bool:
     if not (isinstance(x, int | float) and isinstance(y, int | float)):
         return False
     return bool(abs(x - y) <= tolerance * max(1.0, abs(x), abs(y)))
-
-
-def _numbers(tree: Any) -> Iterator[Any]:
-    """The names and numbers in nested lists and dictionaries, sorted by name."""
-    if isinstance(tree, Mapping):
-        for name in sorted(tree):
-            yield name
-            yield from _numbers(tree[name])
-    elif isinstance(tree, list | tuple):
-        for one in tree:
-            yield from _numbers(one)
-    elif tree is not None:
-        yield tree

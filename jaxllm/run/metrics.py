@@ -119,12 +119,17 @@ class Writers(list[Writer]):
 LOG_TO = ("terminal", "none", "jsonl", "tensorboard", "wandb")
 
 
+def on_terminal(log_to: Sequence[str]) -> bool:
+    """Whether this process shows the run on the terminal: process 0 does, unless `none` or `jsonl` is named."""
+    return messages.index() == 0 and not {"none", "jsonl"} & set(log_to)
+
+
 def open_writers(
     log_to: Sequence[str], folder: Path, *, position: int, steps: int, config: Mapping[str, Any]
 ) -> Writers:
-    """The writers of a run: metrics.jsonl always; the terminal unless `none` or `jsonl` is named.
+    """The writers of a run, of which only process 0 has any: metrics.jsonl always, and those of `log_to`.
 
-    Only process 0 has any. Raises InputError for an extra that is not installed.
+    Raises InputError for an extra that is not installed.
     """
     if messages.index() > 0:
         return Writers()
@@ -133,6 +138,6 @@ def open_writers(
         writers.append(TensorBoard(folder, position))
     if "wandb" in log_to:
         writers.append(WandB(folder, config))
-    if not {"none", "jsonl"} & set(log_to):  # last: it starts a thread that draws the bar
+    if on_terminal(log_to):  # last: it starts a thread that draws the bar
         writers.append(Terminal(steps, position))
     return writers

@@ -70,14 +70,9 @@ class _State:
 _state = _State()
 
 
-def asked() -> bool:
-    """Whether a signal has come to this process, or to another one of the run."""
-    return _state.asked.is_set()
-
-
-def status() -> int:
-    """The exit status that goes with the signal: 143 for SIGTERM, 130 for Ctrl-C."""
-    return _state.status
+def status() -> int | None:
+    """143 if SIGTERM, 130 if Ctrl-C has come to any process of the run, else None."""
+    return _state.status if _state.asked.is_set() else None
 
 
 def reached() -> bool:

@@ -11,6 +11,16 @@ import rich.console
 from rich.progress import BarColumn, Progress, SpinnerColumn
 
 
+def spinner(text: str) -> contextlib.AbstractContextManager[Any]:
+    """Shows a text with a spinner on a live terminal inside the `with` block."""
+    console = rich.console.Console()
+    return console.status(text) if _is_live(console) else contextlib.nullcontext()
+
+
+def _is_live(console: rich.console.Console) -> bool:
+    return console.is_terminal and not console.is_dumb_terminal
+
+
 class Terminal:
     """Shows the state of a run (reading, compiling, training, evaluating, saving), its speed and the time left.
 
@@ -21,7 +31,7 @@ class Terminal:
         self.console = console or rich.console.Console(soft_wrap=True, highlight=False)
         self._steps, self._start, self._began = steps, start, time.monotonic()
         self._bar: Progress | None = None
-        if self.console.is_terminal and not self.console.is_dumb_terminal:
+        if _is_live(self.console):
             columns = ("{task.description}", BarColumn(24), "{task.fields[step]}", "{task.fields[numbers]}")
             self._bar = Progress(SpinnerColumn(), *columns, console=self.console, refresh_per_second=4)
             self._task = self._bar.add_task("", total=steps, numbers="", step="")

@@ -117,7 +117,7 @@ def _exchange() -> bool:
             _state.notes[process] = note, now
     ends = dict(store.key_value_dir_get("jaxllm/end/"))
     ends.pop(f"jaxllm/end/{messages.index()}", None)
-    if ends and not preemption.asked():
+    if ends and preemption.status() is None:
         status, _, why = sorted(ends.values())[0].partition(" ")
         if "hang" in why:
             faulthandler.dump_traceback(2)
@@ -127,8 +127,8 @@ def _exchange() -> bool:
 
 
 def _explain_abort(signum: int) -> None:
-    if preemption.asked():  # process 0, which runs the service, has saved and left
-        os._exit(preemption.status())
+    if status := preemption.status():  # process 0, which runs the service, has saved and left
+        os._exit(status)
     silent = _silent()
     if not silent and messages.index() > 0 and 0 in _state.notes:
         silent = [_died(0)]

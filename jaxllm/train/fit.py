@@ -22,8 +22,9 @@ from jaxllm.run.best import parse_best
 from jaxllm.run.clock import Clock
 from jaxllm.run.folder import Run, open_run, operational, start_run
 from jaxllm.run.lock import hold
-from jaxllm.run.metrics import LOG_TO, open_writers, read_jsonl
+from jaxllm.run.metrics import LOG_TO, on_terminal, open_writers, read_jsonl
 from jaxllm.run.preemption import Interrupted, Terminated
+from jaxllm.run.terminal import spinner
 from jaxllm.train.evaluation import Eval, Evaluations
 from jaxllm.train.forward import Runner
 from jaxllm.train.log import StepLog
@@ -205,8 +206,9 @@ def fit(
         start_run(run)
         store = open_checkpoints(checkpoints or run.folder / "checkpoints", keep, keep_every)
         stack.callback(store.close)
-        state, start, meta = restore_or_init(model, optimizer, layout, store, run, data, seed)
-        frozen = materialize(model, layout.frozen, seed)
+        with spinner("reading") if on_terminal(log_to) else contextlib.nullcontext():
+            state, start, meta = restore_or_init(model, optimizer, layout, store, run, data, seed)
+            frozen = materialize(model, layout.frozen, seed)
         writers = open_writers(log_to, run.folder, position=start, steps=steps, config=run.config)
         stack.callback(writers.close)
         nonfinite = NonfiniteReporter(model.graphdef, loss, model.frozen, data.plan, mesh, local, run.folder, start)
