@@ -82,7 +82,7 @@ def differences(there: Snapshot, here: Snapshot, tolerance: float = 0.0) -> list
             found.append(f"{name} is {there.meta.get(name)} and {here.meta.get(name)}")
     for name in SUMS:
         (x, shape), (y, other) = (jax.tree.flatten(one.meta.get(name)) for one in (there, here))
-        if str(shape) != str(other) or not all(_near(p, q, tolerance) for p, q in zip(x, y, strict=True)):
+        if str(shape) != str(other) or not all(_is_close(p, q, tolerance) for p, q in zip(x, y, strict=True)):
             found.append(f"{name} is {there.meta.get(name)} and {here.meta.get(name)}")
     return found
 
@@ -98,7 +98,7 @@ def log_differences(there: str | Path, here: str | Path, tolerance: float = 0.0,
             found.append(f"metrics.jsonl has {sorted(x)} at {x['step']} and {sorted(y)} at {y['step']}")
             continue
         for name in x.keys() - {*TIMING}:
-            if not _near(x[name], y[name], tolerance):
+            if not _is_close(x[name], y[name], tolerance):
                 found.append(f"step {x['step']}: {name} is {x[name]} and {y[name]}")
     return found
 
@@ -116,7 +116,7 @@ def distance(x: np.ndarray, y: np.ndarray) -> float:
     return worst / max(1.0, largest)
 
 
-def _near(x: Any, y: Any, tolerance: float) -> bool:
+def _is_close(x: Any, y: Any, tolerance: float) -> bool:
     if x == y or (x != x and y != y):  # or both are nan
         return True
     if not (isinstance(x, int | float) and isinstance(y, int | float)):

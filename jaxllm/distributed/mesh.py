@@ -73,7 +73,7 @@ def shardings(
         shape, specs = tuple(params[name].shape), specs_of(name, rules)
         asked = wants.setdefault(name, [_cuts(name, shape, spec) for spec in specs])
         fits = (spec for spec, cuts in zip(specs, asked, strict=True) if all(_divided(cut, mesh.shape) for cut in cuts))
-        return NamedSharding(mesh, _narrowed(next(fits, specs[0]), shape, tuple(x.shape)))
+        return NamedSharding(mesh, _spec_of_leaf(next(fits, specs[0]), shape, tuple(x.shape)))
 
     placed = jax.tree_util.tree_map_with_path(place, tree)
     _check(list(wants.values()), mesh.shape)
@@ -125,7 +125,7 @@ def _name(path: Any) -> str:
     return next((key.key for key in reversed(path) if isinstance(getattr(key, "key", None), str)), "")
 
 
-def _narrowed(spec: P, whole: tuple[int, ...], part: tuple[int, ...]) -> P:
+def _spec_of_leaf(spec: P, whole: tuple[int, ...], part: tuple[int, ...]) -> P:
     """The spec of an array of shape `part` that belongs to a parameter of shape `whole`."""
     if len(spec) > len(whole):  # a factored leaf, taken for the largest
         return P()

@@ -181,11 +181,11 @@ def _in_one_line(place: Place, timeout: int) -> Iterator[None]:
     """Turns JAX's abort, when other processes do not connect in time, into one line and exit status 2."""
     sys.stderr.flush()
     terminal = os.dup(2)
-    with tempfile.TemporaryFile() as heard:
-        os.dup2(heard.fileno(), 2)
+    with tempfile.TemporaryFile() as captured:
+        os.dup2(captured.fileno(), 2)
 
         def explain(_: int) -> None:
-            text = os.pread(heard.fileno(), 1 << 20, 0).decode(errors="replace")
+            text = os.pread(captured.fileno(), 1 << 20, 0).decode(errors="replace")
             number = place.count or "the"
             why = f"not all of {number} processes came to {place.coordinator} within {timeout} s: start each of them"
             if "different incarnation" in text:

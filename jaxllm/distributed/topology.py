@@ -69,7 +69,7 @@ def parse_mesh(text: str, devices: int, slices: int = 1) -> Shape:
 
 
 def _near(sizes: Mapping[str, int], devices: int) -> str:
-    """A mesh of so many devices that is like this one."""
+    """Text for --mesh with sizes like these whose product is `devices`."""
     used = {axis: size for axis, size in sizes.items() if size > 1}
     for axis in used:
         others = math.prod(size for other, size in used.items() if other != axis)
@@ -91,7 +91,7 @@ def _over(shape: Shape, slices: int, text: str) -> Shape:
 
 
 def slices_of(devices: Sequence[Any], wanted: int = 1) -> list[list[Any]]:
-    """The devices by slice: as they say, else `wanted` equal parts. Raises InputError where slices differ in size."""
+    """The devices by slice, as they report it, else in `wanted` equal parts. Raises InputError if they differ in size."""
     indices: list[Any] = [getattr(device, "slice_index", None) for device in devices]
     if None in indices:
         order = sorted(devices, key=lambda device: (device.process_index, device.id)) if wanted > 1 else list(devices)

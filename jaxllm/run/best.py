@@ -1,4 +1,4 @@
-"""The best step of a run by one number of an evaluation, and early stopping when there is none better for a while."""
+"""The best step of a run by a number of an evaluation, and early stopping."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class Run:
         return json.loads(path.read_text()) if path.exists() else None
 
     def finished(self, steps: int) -> bool:
-        """Whether the run has nothing left to do for so many steps."""
+        """Whether the run has ended, and made at least `steps` steps."""
         return bool((summary := self.summary) and summary.get("finished") and summary["steps"] >= steps)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:

@@ -102,10 +102,10 @@ class Writers(list[Writer]):
         """The terminal, if the run writes to it."""
         return next((writer for writer in self if isinstance(writer, Terminal)), None)
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         """Prints a line on the terminal, if the run writes to it."""
         if self.terminal:
-            self.terminal.say(text)
+            self.terminal.print(text)
 
     def state(self, name: str) -> contextlib.AbstractContextManager[None]:
         """Shows on the terminal what the run does inside the `with` block."""

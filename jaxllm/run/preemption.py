@@ -179,7 +179,7 @@ def _listen(state: _State) -> Callable[[], None]:
     handlers = {signal.SIGTERM: lambda *_: None, signal.SIGINT: on_interrupt}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     fd_before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-    thread = threading.Thread(target=_hear, args=(state, read), daemon=True, name="signals")
+    thread = threading.Thread(target=_handle_signals, args=(state, read), daemon=True, name="signals")
     thread.start()
 
     def close() -> None:
@@ -193,7 +193,7 @@ def _listen(state: _State) -> Callable[[], None]:
     return close
 
 
-def _hear(state: _State, read: int) -> None:
+def _handle_signals(state: _State, read: int) -> None:
     while numbers := os.read(read, 64):
         for number in numbers:
             if number not in (signal.SIGTERM, signal.SIGINT):

@@ -74,7 +74,7 @@ class Terminal:
         lr = "" if rate is None else f"lr {rate:.2e}  "
         self.console.print(f"{head}  loss {loss:.4f}  grad {norm:.2f}  {lr}{pace}  {clock}  {others}")
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         """Prints a line of plain text."""
         self.console.print(text, markup=False)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import optax
@@ -189,7 +191,11 @@ def fit(
     model = model if rules is None else dataclasses.replace(model, rules=rules)
     rows, freeze = data.plan.rows, None
     check_rows(rows, mesh, strategy, microbatches)
-    run = run or _open_run(_Config(_name(loss), _described(optimizer), seed, steps, microbatches), out)
+    again = "the same command goes on"
+    if run is None:
+        config = _Config(_name(loss), _described(optimizer), seed, steps, microbatches)
+        run = open_run("fit", config, out or _new_folder())
+        again = again if out else f"fit(..., out={str(run.folder)!r}) goes on"
     if isinstance(optimizer, OptimConfig):
         freeze = select(model.trained, optimizer.freeze)
         schedule = schedule or make_schedule(optimizer, steps)
@@ -197,7 +203,7 @@ def fit(
     step, layout = prepare(
         model, loss, optimizer, mesh, seed=seed, microbatches=microbatches, strategy=strategy, freeze=freeze
     )
-    # A frozen parameter has no gradient of its own; whether one passes through it is not known here.
+    # 2 FLOPs forward and 4 backward; a gradient that passes through frozen parameters, not known here, is not counted.
     clock = Clock(mesh, 4 * count(model.trained) + 2 * count(model.graphdef.abstract))
     log_path, local = run.folder / "metrics.jsonl", local_rows(mesh, rows)
 
@@ -230,7 +236,7 @@ def fit(
         except (Terminated, Interrupted):
             writers.close()
             if "none" not in log_to and messages.index() == 0:
-                print(f"saved at step {loop.position}; the same command goes on", file=sys.stderr, flush=True)
+                print(f"saved at step {loop.position}; {again}", file=sys.stderr, flush=True)
             raise
         position, params = loop.position, loop.state.params
         if top.step is not None and top.step != position:
@@ -238,9 +244,11 @@ def fit(
     return Fitted(runner.with_params({**frozen, **params}), position, read_jsonl(log_path), clock.compile_s)
 
 
-def _open_run(config: _Config, out: str | None) -> Run:
-    """The run folder of a call without a script."""
-    return open_run("fit", config, out or messages.broadcast(time.strftime("runs/fit-%Y%m%d-%H%M%S")))
+def _new_folder() -> str:
+    """A folder below runs/ that does not exist yet, the same in all processes."""
+    stamp = time.strftime("runs/fit-%Y%m%d-%H%M%S")
+    names = itertools.chain([stamp], (f"{stamp}-{n}" for n in itertools.count(2)))
+    return messages.broadcast(next(name for name in names if not Path(name).exists()))
 
 
 def _name(loss: LossFn) -> str:

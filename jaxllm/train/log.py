@@ -71,7 +71,7 @@ class StepLog:
                     f"{line}; the last good state is saved. Look at these rows, lower --learning-rate, or go on with "
                     "--on-nan skip"
                 )
-            self.writers.say(f"skipped: {line}")
+            self.writers.print(f"skipped: {line}")
 
     def write(self, step: int, learning_rate: float | None, epoch: float) -> None:
         """Writes the means of all steps since the last line."""

@@ -95,8 +95,8 @@ def _finder(graphdef: GraphDef, loss: LossFn, frozen: Collection[str]) -> Any:
         trained = {name: x for name, x in params.items() if name not in frozen}
 
         def row(part: Any) -> jax.Array:
-            alone = jax.tree.map(lambda x: x[None], part)
-            objective = lambda trained: jnp.asarray(value(evaluate(graphdef, loss, trained, kept, alone, None)["loss"]))  # noqa: E731
+            one = jax.tree.map(lambda x: x[None], part)
+            objective = lambda trained: jnp.asarray(value(evaluate(graphdef, loss, trained, kept, one, None)["loss"]))
             found, grads = jax.value_and_grad(objective)(trained)
             return jnp.isfinite(found) & jnp.isfinite(optax.tree.norm(grads))
 

@@ -53,7 +53,7 @@ def find(name: str) -> Optimizer:
 
 
 def is_vector(name: str) -> bool:
-    """Whether a parameter is a bias or the scale of a norm, told by name because stacked ones are matrices too."""
+    """Whether a parameter is a bias or the scale of a norm, by its name because stacked ones are matrices too."""
     return name.rpartition(".")[2] in ("bias", "scale")
 
 

@@ -75,7 +75,7 @@ def prepare(
     step(state, batch, frozen=None) -> (state, metrics). state: a TrainState laid out as `layout.like`, such as
     `init_state` gives; it is donated, so that only the new one can be used afterwards. batch: a Batch or Answers of
     global arrays with a leading row axis, as `put_batch` places them, that `row_multiple(mesh)` times `microbatches`
-    divides. Under pmap (one process, a mesh of `data` alone) the leading axes are [devices, rows per device]
+    divides. Under pmap (one process, a mesh with only the `data` axis) the leading axes are [devices, rows per device]
     instead. frozen: the arrays that `model.frozen` names, in `layout.frozen`. metrics: replicated float32 scalars, as
     in `make_train_step`, which also explains `freeze`. Jitting `make_train_step` yourself would lose the sharding of
     activations: they need the mesh to be set, and the state its output shardings. Raises InputError.
@@ -140,7 +140,7 @@ def open_checkpoints(folder: Any, keep: int, keep_every: int) -> Checkpoints:
     error, opened = None, None
     try:
         opened = Checkpoints(folder, keep, keep_every)
-    except Exception as why:  # each kind of store has errors of its own
+    except Exception as why:  # each kind of file system raises other classes
         error = f"checkpoints cannot be kept in {folder} ({type(why).__name__}: {why})"
     if error := messages.agree(error):
         raise InputError(error)

@@ -69,7 +69,7 @@ def test_lines_are_printed_above_the_bar(live):
     terminal, _, printed = live
     terminal.write(40, LINE)
     terminal.write(40, {"dev/f1": 0.75})
-    terminal.say("skipped: [a] row")
+    terminal.print("skipped: [a] row")
     terminal.close()
     terminal.close()
     shown = [line.rpartition("\x1b[2K")[2] for line in printed.getvalue().split("\n")]  # what was erased is not seen

@@ -1,8 +1,8 @@
 """`fit` as a library calls it: few arguments, no script, any thread, any optimizer."""
 
 import json
-import re
 import threading
+import time
 
 import jax
 import numpy as np
@@ -29,10 +29,11 @@ def short(**changes):
 
 def test_six_arguments_are_enough_and_nothing_is_printed(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(time, "strftime", lambda form: "runs/fit-20260102-030405")
+    (tmp_path / "runs" / "fit-20260102-030405").mkdir(parents=True)
     fitted = short()
     assert capfd.readouterr() == ("", "")
-    [folder] = (tmp_path / "runs").iterdir()
-    assert re.fullmatch(r"fit-\d{8}-\d{6}", folder.name)
+    folder = tmp_path / "runs" / "fit-20260102-030405-2"
     assert fitted.position == 3
     assert fitted.log == read_jsonl(folder / "metrics.jsonl")
     assert fitted.model.mesh.shape["data"] == jax.device_count() == 8

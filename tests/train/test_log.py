@@ -101,7 +101,7 @@ def test_evaluations_are_due_at_multiples_and_at_the_end(tmp_path):
 def test_their_numbers_are_written_and_the_best_step_is_recalled(tmp_path):
     scores = iter([0.5, 0.9, 0.7])
     evals = {
-        "dev": lambda runner: {"f1": next(scores), "params": runner.params["w"]},
+        "dev": lambda runner: {"f1": next(scores), "w": runner.params["w"]},
         "test": lambda runner: {"x": 1.0},
     }
     made = evaluations(tmp_path, evals, best=Best("dev/f1"))
