@@ -91,7 +91,7 @@ def _over(shape: Shape, slices: int, text: str) -> Shape:
 
 
 def slices_of(devices: Sequence[Any], wanted: int = 1) -> list[list[Any]]:
-    """The devices by slice, as they report it, else in `wanted` equal parts. Raises InputError if they differ in size."""
+    """The devices by slice as they report it, else `wanted` equal parts. Raises InputError if they differ in size."""
     indices: list[Any] = [getattr(device, "slice_index", None) for device in devices]
     if None in indices:
         order = sorted(devices, key=lambda device: (device.process_index, device.id)) if wanted > 1 else list(devices)

@@ -96,7 +96,10 @@ def _finder(graphdef: GraphDef, loss: LossFn, frozen: Collection[str]) -> Any:
 
         def row(part: Any) -> jax.Array:
             one = jax.tree.map(lambda x: x[None], part)
-            objective = lambda trained: jnp.asarray(value(evaluate(graphdef, loss, trained, kept, one, None)["loss"]))
+
+            def objective(trained: Params) -> jax.Array:
+                return jnp.asarray(value(evaluate(graphdef, loss, trained, kept, one, None)["loss"]))
+
             found, grads = jax.value_and_grad(objective)(trained)
             return jnp.isfinite(found) & jnp.isfinite(optax.tree.norm(grads))
 
