@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from many import Many
+from many import PATIENCE_S, Many
 
 from jaxllm.checkpoint.store import Checkpoints
 from jaxllm.run.metrics import read_jsonl
@@ -21,7 +21,7 @@ def start(*command):
 
 
 def wait_for_a_line(process, folder):
-    until = time.monotonic() + 120
+    until = time.monotonic() + PATIENCE_S
     while not read_jsonl(folder / "metrics.jsonl"):
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < until
@@ -43,7 +43,7 @@ def test_a_script_saves_says_so_and_ends_with_its_status(tmp_path, number, statu
     process = start(HELPERS / "toy_script.py", "--out", tmp_path, *flags)
     wait_for_a_line(process, tmp_path)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == status, errors
     position = newest(tmp_path)
     assert position >= 5
@@ -62,7 +62,7 @@ def test_a_second_ctrl_c_ends_a_script_that_waits_for_its_data(tmp_path):
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(_REPEAT_S + 1)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
     assert newest(tmp_path) is None
     assert errors == ""
@@ -75,7 +75,7 @@ def test_before_the_first_step_a_script_ends_at_once(tmp_path):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, errors) == (130, "")
     assert newest(tmp_path) is None
 
@@ -109,7 +109,7 @@ def test_a_library_call_saves_and_raises_a_keyboard_interrupt(tmp_path):
         heard = process.stderr.readline()
         assert heard.replace(str(newest(tmp_path)), "0").strip() == line.replace(str(newest(tmp_path)), "0")
     process.send_signal(signal.SIGINT)  # the handler from before `fit` is back
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=PATIENCE_S)
     assert errors == "as before\n"
     assert newest(tmp_path) >= 2
 
