@@ -37,6 +37,7 @@ from jaxllm.recipes import adapters
 from jaxllm.recipes.adapters import LoraFlags
 from jaxllm.recipes.chat_start import start_chat
 from jaxllm.recipes.flags import fit_arguments, loss_arguments, optim_config
+from jaxllm.recipes.pairs import PairFlags, groups_of, layout_of, lines_of, read_pairs, texts_of
 from jaxllm.recipes.reference import Reference, load_start
 from jaxllm.recipes.rows import dropped_of, key_of
 from jaxllm.recipes.script import run as run_script

@@ -1,7 +1,7 @@
-"""The hashes of a checkpoint's files, kept beside them: Orbax restores a flipped bit without a word.
+"""Hashes of a checkpoint's files, stored beside them, because Orbax does not notice a flipped bit when it restores.
 
-The manifest is written when the checkpoint stands, by one process in the background. A checkpoint without one is whole
-all the same (Orbax renames it into place when every process has written its part): the process ended in between.
+Process 0 writes the manifest in the background once the checkpoint is complete. A checkpoint without one is complete
+too, since Orbax renames it into place when every process has written its part; the run ended before the manifest.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from etils import epath
 
 MANIFEST = "manifest.json"
 THREADS = 8
-"""Files read at the same time."""
+"""How many files are read at the same time."""
 
 
 def write(folder: epath.Path) -> None:
@@ -29,9 +29,9 @@ def write(folder: epath.Path) -> None:
 
 
 def check(folder: epath.Path, part: int = 0, parts: int = 1) -> str | None:
-    """What is wrong with the files below `folder`, None if nothing is: every `parts`-th of them, from `part` on.
+    """What is wrong with the files below `folder`, None if nothing is. A checkpoint without a manifest passes.
 
-    A checkpoint that has no manifest passes.
+    Checks every `parts`-th file from number `part` on, so that several processes can share the work.
     """
     if not (folder / MANIFEST).exists():
         return None
@@ -46,7 +46,7 @@ def check(folder: epath.Path, part: int = 0, parts: int = 1) -> str | None:
 
 
 def digest(path: epath.Path) -> tuple[int, str]:
-    """Bytes and SHA-256 of a file."""
+    """The size in bytes and the SHA-256 of a file."""
     size, state = 0, hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 22):

@@ -1,4 +1,4 @@
-"""When a run is saved, and what beside its arrays: all that is needed to go on as if nothing had been."""
+"""When a run is saved, and what is saved beside its arrays so that it continues exactly where it was."""
 
 from __future__ import annotations
 
@@ -19,26 +19,30 @@ from jaxllm.types import TrainState
 
 @dataclasses.dataclass
 class Saver:
-    """Saves every `every` steps and, looked at when a line is logged, after `minutes` (0: never, both)."""
+    """Saves at multiples of `every` and `keep_every`, and `minutes` after the last time (0 for never, each of them)."""
 
     checkpoints: Checkpoints
     mesh: Mesh
     every: int
     minutes: float
-    about: Mapping[str, Any]
-    """The same in every checkpoint: the experiment, its data, the seed."""
+    constants: Mapping[str, Any]
+    """What is the same in every checkpoint: the experiment, its data, the seed."""
     compare: bool = True
-    """First see that devices agree on what they hold in common."""
+    """Check first that devices agree on what they hold in common."""
+    keep_every: int = 0
     _saved: float = dataclasses.field(default_factory=time.monotonic)
 
     def due(self, position: int, logged: bool) -> bool:
-        """Whether to save at this position. All processes call it, and hear the same."""
+        """Whether to save at this position. Minutes count at positions that are logged, to spare communication.
+
+        All processes call this, and all get the same answer.
+        """
         late = False
         if self.minutes and logged:
             late = time.monotonic() - self._saved > 60 * self.minutes
             if jax.process_count() > 1:
                 late = bool(multihost_utils.broadcast_one_to_all(np.asarray(late)))
-        return late or bool(self.every and position % self.every == 0)
+        return late or any(n and position % n == 0 for n in (self.every, self.keep_every))
 
     def save(self, position: int, state: TrainState, meta: Mapping[str, Any], best: int | None) -> None:
         """Saves in the background. meta: what differs from checkpoint to checkpoint. Raises RunError."""
@@ -46,7 +50,7 @@ class Saver:
             leaves = jax.tree_util.tree_leaves_with_path((state.params, state.opt_state))
             named = {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
             replicas.check(named, self.mesh, position)
-        key = jax.random.fold_in(jax.random.key(self.about["seed"]), int(state.step))
+        key = jax.random.fold_in(jax.random.key(self.constants["seed"]), int(state.step))
         random = np.asarray(jax.random.key_data(key)).tolist()
-        self.checkpoints.save(position, state, {**self.about, **meta, "random": random}, best)
+        self.checkpoints.save(position, state, {**self.constants, **meta, "random": random}, best)
         self._saved = time.monotonic()

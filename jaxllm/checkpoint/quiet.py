@@ -1,6 +1,6 @@
-"""Tracebacks beside the one line that says why a checkpoint could not be written.
+"""Suppresses the tracebacks that TensorStore prints after a failed write, beside the one line that gives the reason.
 
-When one write fails Orbax closes its event loop, and TensorStore prints a traceback for each write that ends after it.
+When a write fails, Orbax closes its event loop, and each write that ends after it reports that the loop is closed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ _before: Any = None
 
 
 def quieten() -> None:
-    """From now on they are not printed; whatever else nobody catches is."""
+    """Installs a hook for exceptions that nothing catches; it passes on all but these."""
     global _before
     if sys.unraisablehook is not _hook:
         _before, sys.unraisablehook = sys.unraisablehook, _hook

@@ -1,7 +1,7 @@
-"""Checkpoints by Orbax: asynchronous, in three items (`params`, `opt_state`, `meta`), so each can be read alone.
+"""Saves and restores checkpoints by Orbax, in the background, as three items: `params`, `opt_state` and `meta`.
 
-The folder may be a bucket (gs://...): no path here is taken for a local one. What was written is hashed and checked
-before it is used (`manifest.py`).
+Each item can be read alone. The folder may be a bucket (gs://...): no path here is taken for a local one. What was
+written is hashed, and checked before it is used (`manifest.py`).
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, CustomSteps, EveryNSteps, LatestN
 
 from jaxllm.checkpoint import manifest, quiet
-from jaxllm.checkpoint.retention import Keep
 from jaxllm.distributed import messages
 from jaxllm.types import InputError, Params, RunError, TrainState
 
-logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax reports each file, and what it raises too
+logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs each file, and also every error that it raises
 
 
 class Checkpoints:
     """The checkpoints of one run, named by their position: the number of batches consumed.
 
-    keep: the newest so many stay; `every`: those of positions that it divides stay too (0: none). write: False to read
-    alone, which changes nothing in the folder. Of several processes, each makes one and all call the same methods.
+    keep: how many of the newest stay. every: those at multiples of it stay too (0: none). write: False to read only,
+    and change nothing in the folder. Of several processes, each opens the folder, and all call the same methods.
     """
 
     def __init__(self, folder: str | Path, keep: int = 2, every: int = 0, *, write: bool = True):
@@ -40,7 +40,9 @@ class Checkpoints:
         if "://" not in str(folder):
             self.folder = self.folder.absolute()
         quiet.quieten()
-        self._policy = Keep(keep, every)
+        # `max_to_keep` with `best_fn`, Orbax's own option for the best one, may delete the newest.
+        self._kept = [LatestN(keep), *([EveryNSteps(every)] if every else [])]
+        self._policy = AnyPreservationPolicy(self._kept)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._policy, create=write, read_only=not write, cleanup_tmp_directories=write
         )
@@ -58,13 +60,13 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def problem(self, position: int) -> str | None:
-        """What is wrong with a checkpoint's files, None if they are what was written, as far as is known."""
+        """What is wrong with the files of a checkpoint, None if its manifest agrees with them, or it has none."""
         return messages.agree(manifest.check(self.folder / str(position), messages.index(), messages.count()))
 
     def sound(self) -> int | None:
-        """The newest checkpoint whose files are what was written, None if there is no checkpoint.
+        """The newest checkpoint that is not damaged, None if there is no checkpoint.
 
-        Names those that are not on stderr. Raises InputError if none is sound.
+        Names damaged ones on stderr. Raises InputError if all are.
         """
         found, damaged = None, {}
         for position in reversed(self.positions()):
@@ -76,11 +78,11 @@ class Checkpoints:
         return found
 
     def newest(self, like: TrainState) -> tuple[TrainState, int, dict[str, Any]] | None:
-        """State, position and meta data of the newest sound checkpoint, as by `restore`; None if there is none at all.
+        """State, position and meta data of the newest sound checkpoint; None if there is no checkpoint.
 
-        One that has no manifest, for the process ended too early, is sound if it can be restored. What is damaged is
-        named on stderr and renamed, so that its position can be saved again. Raises InputError if none is sound, or it
-        is another model's.
+        One without a manifest, whose process ended too early, is sound if it can be restored. Damaged ones are named on
+        stderr and renamed, so that their positions can be saved again. Raises InputError if all are damaged, or the
+        newest sound one is of another model.
         """
         restored, damaged = None, {}
         for position in reversed(self.positions()):
@@ -110,13 +112,12 @@ class Checkpoints:
         return restored
 
     def save(self, position: int, state: TrainState, meta: Mapping[str, Any], best: int | None = None) -> None:
-        """Saves in the background, as things are now; a checkpoint of this position that is there stays. `best` is
-        never deleted.
+        """Saves the state in the background, unless the position has a checkpoint already. `best` is never deleted.
 
-        Raises RunError if this cannot be saved, or what was being saved in the background could not.
+        Raises RunError if this one, or the one before it, cannot be written.
         """
         self.wait()
-        self._policy.best = best
+        self._policy.policies = [*self._kept, CustomSteps([] if best is None else [best])]
         if position in self._manager.all_steps():
             return
         opt_state = _flat(state.opt_state)
@@ -136,9 +137,9 @@ class Checkpoints:
         self._sealing = self._sealer.submit(self._seal, position)
 
     def restore(self, position: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """The state saved at a position, onto the shapes and shardings of `like`, and its meta data.
+        """The state saved at a position, sharded as `like`, and its meta data.
 
-        Raises InputError if it is another model's or optimizer's.
+        Raises InputError if it is of another model or optimizer.
         """
         flat, meta = _flat(like.opt_state), self.meta(position)
         self._compare(position, meta, params=like.params, opt_state=flat)
@@ -153,7 +154,7 @@ class Checkpoints:
         return TrainState(step, found.params, opt_state), meta
 
     def params(self, position: int, like: Mapping[str, Any] | None = None) -> Params:
-        """The parameters alone, as `like` says where they are to be. Raises InputError if they are another model's."""
+        """The parameters alone, sharded as `like`. Raises InputError if they are of another model."""
         if like is not None:
             self._compare(position, self.meta(position), params=like)
         return self._manager.restore(position, args=ocp.args.Composite(params=ocp.args.StandardRestore(like))).params
@@ -163,13 +164,13 @@ class Checkpoints:
         return self._manager.restore(position, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
 
     def wait(self) -> None:
-        """Until what is being saved is on disk, with its manifest. Raises RunError if it could not be saved."""
+        """Waits until the last checkpoint and its manifest are written. Raises RunError if they cannot be."""
         sealing, self._sealing = self._sealing, None
         if sealing:
             sealing.result()
 
     def close(self) -> None:
-        """Waits, and lets go of the folder."""
+        """Waits, and closes the folder."""
         try:
             self.wait()
         finally:
@@ -192,7 +193,7 @@ class Checkpoints:
             text = " ".join(str(error).split())
             why = "no space left there" if "No space left" in text or "RESOURCE_EXHAUSTED" in text else text[:300]
             for path in self.folder.glob("*.orbax-checkpoint-tmp*"):
-                with contextlib.suppress(OSError):  # writes that go on; the next start takes it away
+                with contextlib.suppress(OSError):  # some writes still go on; the next start removes it
                     path.rmtree(missing_ok=True)
             there = sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdigit())
             stand = ", ".join(map(str, there)) or "none"
@@ -238,49 +239,52 @@ class Checkpoints:
         (self.folder / str(position)).rename(target)
 
 
+@contextlib.contextmanager
+def reading(folder: str | Path | epath.Path) -> Iterator[Checkpoints]:
+    """The checkpoints of a folder, for reading only. Raises InputError if the folder does not exist."""
+    if not epath.Path(folder).exists():
+        raise InputError(f"{folder}: no checkpoints there")
+    checkpoints = Checkpoints(folder, write=False)
+    try:
+        yield checkpoints
+    finally:
+        checkpoints.close()
+
+
 def newest_sound(run: str | Path) -> int:
     """The newest sound checkpoint of a run folder. Raises InputError if it has none."""
     folder = epath.Path(run) / "checkpoints"
     if folder.exists():
-        checkpoints = Checkpoints(folder, write=False)
-        position = checkpoints.sound()
-        checkpoints.close()
-        if position is not None:
-            return position
+        with reading(folder) as checkpoints:
+            if (position := checkpoints.sound()) is not None:
+                return position
     raise InputError(f"{run} holds no checkpoint yet")
 
 
 def newest_meta(folder: str | Path) -> dict[str, Any]:
     """The meta data of the newest checkpoint in a folder of them, as far as it can be read; empty without one."""
-    if not epath.Path(folder).exists():
-        return {}
-    checkpoints = Checkpoints(folder, write=False)
     try:
-        position = checkpoints.latest()
-        return {} if position is None else checkpoints.meta(position)
-    except (OSError, ValueError):
+        with reading(folder) as checkpoints:
+            position = checkpoints.latest()
+            return {} if position is None else checkpoints.meta(position)
+    except (OSError, ValueError):  # InputError is one
         return {}
-    finally:
-        checkpoints.close()
 
 
 def read_params(run: str | Path, abstract: Mapping[str, jax.ShapeDtypeStruct], position: int | None = None) -> Params:
-    """The parameters of a run folder's checkpoint (the newest sound one by default), placed as `abstract` says.
+    """The parameters of a run folder's checkpoint (the newest sound one by default), sharded as `abstract`.
 
-    Raises InputError if the run has no checkpoint, or that one is damaged or another model's.
+    Raises InputError if the run has no checkpoint, or that one is damaged or of another model.
     """
-    if position is None:
-        position = newest_sound(run)
-    checkpoints = Checkpoints(epath.Path(run) / "checkpoints", write=False)
-    if problem := checkpoints.problem(position):
-        raise InputError(f"checkpoint {position} of {run} is damaged: {problem}")
-    params = checkpoints.params(position, dict(abstract))
-    checkpoints.close()
-    return params
+    position = newest_sound(run) if position is None else position
+    with reading(epath.Path(run) / "checkpoints") as checkpoints:
+        if problem := checkpoints.problem(position):
+            raise InputError(f"checkpoint {position} of {run} is damaged: {problem}")
+        return checkpoints.params(position, dict(abstract))
 
 
 def _shapes(tree: Mapping[str, Any]) -> dict[str, str]:
-    """Arrays by name, in words."""
+    """The dtype and shape of each array, by name."""
     return {name: f"{x.dtype}{list(x.shape)}" for name, x in tree.items()}
 
 

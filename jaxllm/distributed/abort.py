@@ -1,4 +1,4 @@
-"""A handler for the moment when JAX aborts the process, which otherwise ends without a word of ours."""
+"""Calls a handler when JAX aborts the process, so that it can say why before it ends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _handler: Callable[[int], None] | None = None
 
 
 def on_abort(handler: Callable[[int], None] | None) -> Callable[[int], None] | None:
-    """Sets what is called when JAX aborts the process, from a thread of its own; returns the handler before it."""
+    """Sets the handler, None for none; returns the previous one. JAX calls it in the thread that aborts."""
     global _handler
     libc = ctypes.CDLL(None)
     libc.signal.argtypes, libc.signal.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
@@ -22,7 +22,7 @@ def on_abort(handler: Callable[[int], None] | None) -> Callable[[int], None] | N
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int)
 def _abort(number: int) -> None:
-    """Runs within the thread that aborts, and ends the process there."""
+    """Calls the handler and ends the process."""
     if _handler:
         _handler(number)
     os._exit(128 + number)

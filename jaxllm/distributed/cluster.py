@@ -1,7 +1,8 @@
-"""Which of how many processes this is, found from flags or the environment; nothing is connected yet.
+"""Finds the number of processes of a run and the index of this one; connects nothing yet.
 
-The same command starts on every host. Where it runs is found from flags or JAXLLM_COORDINATOR, JAXLLM_PROCESSES and
-JAXLLM_PROCESS_ID, from a TPU pod, from Slurm or from Open MPI.
+The same command starts on every host. The numbers come from flags, or from the variables JAXLLM_COORDINATOR,
+JAXLLM_PROCESSES and JAXLLM_PROCESS_ID, from a TPU pod, from Slurm or from Open MPI. JAX's own detection, which is not
+public, knows no flags, shares of GPUs or errors in one line.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from jaxllm.types import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Of this process among all. coordinator: HOST:PORT, at process 0; None where JAX finds it, with the rest."""
+    """The place of a process in a run. coordinator: HOST:PORT of process 0; None where JAX finds all of this itself."""
 
     coordinator: str | None
     count: int = 0
     index: int = 0
     local_index: int | None = None
-    """Among those of its host."""
+    """Index among the processes of its host."""
     local_count: int | None = None
     hosts: int | None = None
 
@@ -34,7 +35,7 @@ class Place:
 def find(
     environ: Mapping[str, str], coordinator: str = "", processes: int = 0, process_id: int = -1, *, cpu: bool
 ) -> Place | None:
-    """The place of this process, None if it is alone. cpu: JAX will run on CPU. Raises InputError."""
+    """The place of this process, None if it is the only one. cpu: JAX will run on CPU. Raises InputError."""
     coordinator = coordinator or environ.get("JAXLLM_COORDINATOR", "")
     processes = processes or _number(environ, "JAXLLM_PROCESSES", 0)
     process_id = process_id if process_id >= 0 else _number(environ, "JAXLLM_PROCESS_ID", -1)
@@ -58,7 +59,7 @@ def find(
 
 
 def _slurm(environ: Mapping[str, str]) -> Place | None:
-    """A step started by srun; in a mere allocation there are no such processes."""
+    """The place in a step that srun started; an allocation without srun has no such processes."""
     needed = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")
     if any(name not in environ for name in needed):
         return None
@@ -95,9 +96,9 @@ def _on_tpu(environ: Mapping[str, str]) -> bool:
 
 
 def gpus(place: Place, environ: Mapping[str, str]) -> tuple[list[int] | None, list[str]]:
-    """Which of the visible GPUs are this process's (None: all of them), and the names of those.
+    """The indices of the visible GPUs that this process takes (None: all of them), and their names.
 
-    One each, or equal shares, where the processes of a host all see the same.
+    Where all processes of a host see the same GPUs, each takes an equal share.
     """
     visible = environ.get("CUDA_VISIBLE_DEVICES")
     names = [] if visible is None else [x for x in visible.split(",") if x]

@@ -1,4 +1,4 @@
-"""Meshes, and which part of an array lives where.
+"""Meshes of devices, and the sharding of parameters, optimizer state and batches on them.
 
 Axes: data (replicas), fsdp (parameters and batch), tensor (heads, MLP columns, vocabulary), context (sequence), expert.
 All are Auto: the compiler propagates shardings from the arguments of the step.
@@ -34,17 +34,17 @@ def make_mesh(text: str = "", devices: Sequence[jax.Device] | None = None) -> Me
 
 
 def row_multiple(mesh: Mesh) -> int:
-    """What the number of rows in a batch must divide by."""
+    """The number that the rows of a batch must be a multiple of."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
 def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
-    """The whole array on every device."""
+    """The sharding of an array that every device holds whole."""
     return NamedSharding(mesh, P())
 
 
 def specs_of(name: str, rules: Rules) -> list[P]:
-    """The specs of the rules that match the whole name. There is no catch-all: KeyError without one."""
+    """The specs of the rules that match the whole name. Raises KeyError if there is none."""
     if found := [spec for regex, spec in rules if re.fullmatch(regex, name)]:
         return found
     raise KeyError(f"no sharding rule for parameter {name}: add one to the model's SHARDING")
@@ -73,7 +73,7 @@ def shardings(
         shape, specs = tuple(params[name].shape), specs_of(name, rules)
         asked = wants.setdefault(name, [_cuts(name, shape, spec) for spec in specs])
         fits = (spec for spec, cuts in zip(specs, asked, strict=True) if all(_divided(cut, mesh.shape) for cut in cuts))
-        return NamedSharding(mesh, _narrowed(next(fits, specs[0]), shape, tuple(x.shape)))
+        return NamedSharding(mesh, _spec_of_leaf(next(fits, specs[0]), shape, tuple(x.shape)))
 
     placed = jax.tree_util.tree_map_with_path(place, tree)
     _check(list(wants.values()), mesh.shape)
@@ -81,10 +81,10 @@ def shardings(
 
 
 Cut = tuple[int, tuple[str, ...], str]
-"""A number, the axes whose product must divide it, and what it is a number of."""
+"""(a size, the mesh axes whose product must divide it, what it is the size of)."""
 
 Want = list[list[Cut]]
-"""All that must be divided, of which alternatives one will do."""
+"""Alternative lists of cuts, of which one must be possible."""
 
 
 def _cuts(name: str, shape: tuple[int, ...], spec: P) -> list[Cut]:
@@ -97,7 +97,7 @@ def _divided(cut: Cut, sizes: Mapping[str, int]) -> bool:
 
 
 def _check(wants: Sequence[Want], sizes: Mapping[str, int]) -> None:
-    """Raises InputError, one line, where a number is not divided and there is no other way to cut it."""
+    """Raises InputError, in one line, where no alternative divides."""
 
     def met(want: Want, sizes: Mapping[str, int]) -> bool:
         return any(all(_divided(cut, sizes) for cut in cuts) for cuts in want)
@@ -105,7 +105,7 @@ def _check(wants: Sequence[Want], sizes: Mapping[str, int]) -> None:
     wrong = [cut for want in wants if not met(want, sizes) for cut in want[0] if not _divided(cut, sizes)]
     if not wrong:
         return
-    told = {f"{text} over {_product(axes)}={math.prod(sizes[a] for a in axes)}" for _, axes, text in wrong}
+    problems = {f"{text} over {_product(axes)}={math.prod(sizes[a] for a in axes)}" for _, axes, text in wrong}
     devices = math.prod(sizes.values())
     better = []
     for axis in dict.fromkeys(axis for _, axes, _ in wrong for axis in axes if sizes[axis] > 1):
@@ -113,7 +113,7 @@ def _check(wants: Sequence[Want], sizes: Mapping[str, int]) -> None:
         fit = [n for n in range(1, devices + 1) if all(met(want, {**sizes, axis: n}) for want in concerned)]
         if fit:
             better.append(f"{axis} could be {', '.join(map(str, fit))}")
-    raise InputError("the mesh does not divide the model: " + "; ".join([*sorted(told), *better]))
+    raise InputError("the mesh does not divide the model: " + "; ".join([*sorted(problems), *better]))
 
 
 def _product(axes: tuple[str, ...]) -> str:
@@ -121,11 +121,11 @@ def _product(axes: tuple[str, ...]) -> str:
 
 
 def _name(path: Any) -> str:
-    """The parameter that a leaf belongs to: the last string on its path, empty where there is none."""
+    """The name of the parameter that a leaf belongs to: the last string on its path, else empty."""
     return next((key.key for key in reversed(path) if isinstance(getattr(key, "key", None), str)), "")
 
 
-def _narrowed(spec: P, whole: tuple[int, ...], part: tuple[int, ...]) -> P:
+def _spec_of_leaf(spec: P, whole: tuple[int, ...], part: tuple[int, ...]) -> P:
     """The spec of an array of shape `part` that belongs to a parameter of shape `whole`."""
     if len(spec) > len(whole):  # a factored leaf, taken for the largest
         return P()
@@ -137,10 +137,10 @@ def _narrowed(spec: P, whole: tuple[int, ...], part: tuple[int, ...]) -> P:
 
 
 def put_batch(batch: Any, mesh: Mesh, rows: int, local: Sequence[int] | None = None) -> Any:
-    """Numpy rows as global arrays sharded over the mesh: rows, and of arrays named [B, T] also the sequence.
+    """Numpy rows as global arrays, sharded over the mesh by rows, and arrays whose names end in _BT by sequence too.
 
-    rows: of the whole batch. local: which of them `batch` holds, where it does not hold all (see `local_rows`). A
-    sequence that the context axis does not divide is padded with zeros, which are padding in a batch.
+    rows: how many the whole batch has. local: those that `batch` holds, by default all (see `local_rows`). A sequence
+    that the context axis does not divide is padded with zeros, which mean padding in a batch.
     """
     offset = {r: i for i, r in enumerate(range(rows) if local is None else local)}
     context = mesh.shape["context"]
@@ -159,12 +159,3 @@ def local_rows(mesh: Mesh, rows: int) -> list[int]:
     """The rows of a batch that this process's devices hold."""
     index = NamedSharding(mesh, ROWS).addressable_devices_indices_map((rows,))
     return sorted({r for (part,) in filter(None, index.values()) for r in range(rows)[part]})
-
-
-def bytes_per_device(tree: Any) -> Mapping[jax.Device, int]:
-    """Bytes that the arrays of a tree take on each device of this process."""
-    held: dict[jax.Device, int] = {}
-    for x in jax.tree.leaves(tree):
-        for shard in x.addressable_shards:
-            held[shard.device] = held.get(shard.device, 0) + shard.data.nbytes
-    return held

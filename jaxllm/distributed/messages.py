@@ -1,8 +1,8 @@
-"""Short notes between the processes of a run, left with JAX's coordination service: no device takes part.
+"""Short texts that the processes of a run exchange through JAX's coordination service, without using devices.
 
-It stands as soon as `jax.distributed.initialize` has returned, before a device is looked for: `connected` says so. A
-call that came before would hang, or be taken for a broken service and end the process. With one process there is no
-service, and each function gives back what it was given.
+The service works from when `jax.distributed.initialize` returns, before devices are started; then call `connected`. An
+earlier call would hang, or end the process as if the service were broken. With a single process there is no service,
+and each function returns its argument.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from jax._src import distributed  # the service's store has no public door
+from jax._src import distributed  # the store of the service has no public interface
 
 from jaxllm.types import InputError
 
@@ -23,29 +23,29 @@ _connected = threading.Event()
 
 
 def index() -> int:
-    """The number of this process; does not start a device, as `jax.process_index` would."""
+    """The index of this process. Starts no device, as `jax.process_index` would."""
     return distributed.global_state.process_id or 0
 
 
 def count() -> int:
-    """How many processes there are."""
+    """The number of processes."""
     return distributed.global_state.num_processes or 1
 
 
 def connected() -> None:
-    """The processes are connected: from now on there is a store."""
+    """Declares the processes connected: from now on there is a store."""
     _connected.set()
 
 
 def client() -> Any | None:
-    """The store, None where there is one process, or it is not connected yet."""
+    """The key-value store of the service, None with a single process or before it is connected."""
     return distributed.global_state.client if _connected.is_set() else None
 
 
 def exchange(text: str, timeout_s: float = TIMEOUT_S, processes: int = 0) -> list[str]:
-    """The texts of all processes (or of the first so many), by process. All call this, in one order of calls.
+    """The texts of all processes (or of the first `processes`), by index. All call this, in the same order of calls.
 
-    Raises InputError that names the first process which leaves no text in time.
+    Raises InputError that names the first process whose text does not come in time.
     """
     store = client()
     if store is None:
@@ -56,7 +56,7 @@ def exchange(text: str, timeout_s: float = TIMEOUT_S, processes: int = 0) -> lis
 
 
 def broadcast(text: str, timeout_s: float = TIMEOUT_S) -> str:
-    """The text of process 0. Every process calls this, in one order of calls."""
+    """The text of process 0. All processes call this, in the same order of calls."""
     store = client()
     if store is None:
         return text
@@ -67,14 +67,14 @@ def broadcast(text: str, timeout_s: float = TIMEOUT_S) -> str:
 
 
 def agree(error: str | None) -> str | None:
-    """The first error that any process has, None if none has one. Every process calls this, in one order of calls."""
+    """The first error of any process, None if there is none. All processes call this, in the same order of calls."""
     return next(filter(None, exchange(error or "")), None)
 
 
 def beside(look: Callable[[], bool], every_s: float, name: str) -> None:
-    """Calls `look` now and then in a thread, until it returns True, the service is gone or the process ends.
+    """Calls `look` every few seconds in a thread, until it returns True, the service is gone or the process ends.
 
-    A thread that were within the service's code when Python ends would abort the process: so it is stopped before.
+    A thread that is inside the service's code when Python ends would abort the process, so it is stopped before.
     """
     done = threading.Event()
 
@@ -82,7 +82,7 @@ def beside(look: Callable[[], bool], every_s: float, name: str) -> None:
         try:
             while not done.wait(every_s) and not look():
                 pass
-        except Exception:  # JAX's own, of which there is no class: the service is gone, and JAX aborts
+        except Exception:  # JAX has no class for it: the service is gone, and JAX aborts
             return
 
     thread = threading.Thread(target=work, daemon=True, name=name)

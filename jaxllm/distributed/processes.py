@@ -1,4 +1,4 @@
-"""Connects the processes of a run, and finds out whether they can work together before a device is touched."""
+"""Connects the processes of a run, and checks that they fit together before any device is started."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from jaxllm.distributed.cluster import Place, gpus
 from jaxllm.types import InputError
 
 HEARTBEAT_S = 30
-"""JAX takes a process that is silent for so long for dead."""
+"""Seconds of silence after which JAX counts a process as dead."""
 LOCAL_S, REMOTE_S = 60, 300
-"""Seconds in which the processes must have come together: those of one host, those of several."""
+"""Seconds within which all processes must have connected: on one host, and on several."""
 _LOOPBACK_S = 15
-"""Seconds to wait for process 0 at an address which only processes of its own host can mean."""
+"""Seconds to wait for process 0 at a loopback address."""
 
 
 def join(
     place: Place, environ: Mapping[str, str], versions: Mapping[str, str], *, cpu: bool, connected: Callable[[], None]
 ) -> bool:
-    """Connects the processes and checks that they fit together; whether there are several.
+    """Connects the processes and checks that they fit together. Returns whether there are several.
 
-    versions: of packages, which must be the same in all. connected: called once the processes are connected, before
-    they compare. Raises InputError, in all of them, if they do not fit.
+    versions: of packages, which all processes must share. connected: called when the processes are connected, before
+    they are compared. Raises InputError in all processes if they do not fit.
     """
     if place.coordinator:
         _check_address(place)
@@ -55,7 +55,7 @@ def join(
         messages.connected()
         connected()
         note = json.dumps(_note(place, claimed, versions, cpu))
-        there = json.loads(messages.broadcast(note, 60))["processes"]  # one who thinks of more would wait for them
+        there = json.loads(messages.broadcast(note, 60))["processes"]  # a process that expects more would wait for them
         notes = [json.loads(text) for text in messages.exchange(note, 60, there)]
     if problem := disagreement(notes):
         raise InputError(problem)
@@ -74,7 +74,7 @@ def check_devices() -> None:
 
 
 def disagreement(notes: Sequence[Mapping[str, Any]]) -> str | None:
-    """What keeps processes with these notes (`_note`) from working together, in one line; None if nothing does."""
+    """Why processes with these notes (`_note`) cannot work together, in one line; None if they can."""
     first = notes[0]
     for i, note in enumerate(notes):
         here, there = f"process {i} ({note['host']})", f"process 0 ({first['host']})"
@@ -103,7 +103,7 @@ def disagreement(notes: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def _note(place: Place, claimed: Sequence[str], versions: Mapping[str, str], cpu: bool) -> dict[str, Any]:
-    """What the processes compare."""
+    """What the processes compare about each other."""
     return {
         "host": socket.gethostname(), "processes": place.count or messages.count(), "gpus": list(claimed),
         "platform": "cpu" if cpu else "gpu" if claimed else "other", "code": _code(), "versions": dict(versions),
@@ -112,12 +112,12 @@ def _note(place: Place, claimed: Sequence[str], versions: Mapping[str, str], cpu
 
 
 def _command(argv: Sequence[str]) -> str:
-    """The arguments but for the number of the process."""
+    """The arguments without the index of the process."""
     return re.sub(r"--process[-_]id(=|\s+)\S+\s?", "", " ".join(argv)).strip()
 
 
 def _code() -> str:
-    """A hash of this package's files and of the script."""
+    """A hash of the files of this package and of the script."""
     state = hashlib.sha256()
     script = Path(sys.argv[0])
     for path in [*sorted(Path(__file__).parents[1].rglob("*.py")), *([script] if script.suffix == ".py" else [])]:
@@ -178,14 +178,14 @@ def _initialize(place: Place, devices: list[int] | None, timeout: int) -> None:
 
 @contextlib.contextmanager
 def _in_one_line(place: Place, timeout: int) -> Iterator[None]:
-    """Within, JAX aborts the process when others do not come: that becomes one line and status 2."""
+    """Turns JAX's abort, when other processes do not connect in time, into one line and exit status 2."""
     sys.stderr.flush()
     terminal = os.dup(2)
-    with tempfile.TemporaryFile() as heard:
-        os.dup2(heard.fileno(), 2)
+    with tempfile.TemporaryFile() as captured:
+        os.dup2(captured.fileno(), 2)
 
         def explain(_: int) -> None:
-            text = os.pread(heard.fileno(), 1 << 20, 0).decode(errors="replace")
+            text = os.pread(captured.fileno(), 1 << 20, 0).decode(errors="replace")
             number = place.count or "the"
             why = f"not all of {number} processes came to {place.coordinator} within {timeout} s: start each of them"
             if "different incarnation" in text:

@@ -1,4 +1,4 @@
-"""Whether devices that should hold the same numbers do: a chip that computes wrong says nothing itself."""
+"""Checks that devices which should hold the same numbers do, to find a chip that computes wrongly."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from jaxllm.types import RunError
 
 
 def check(arrays: Mapping[str, jax.Array], mesh: Mesh, step: int) -> None:
-    """Raises RunError that names an array, and the devices whose copy of a part of it is another than most have.
+    """Raises RunError that names an array, and the devices whose copy of a part differs from most other copies.
 
-    Every process calls this. Arrays of which no two devices hold the same part are not looked at.
+    All processes call this. Arrays of which no two devices hold the same part are not checked.
     """
     groups = {name: _copies(x, mesh) for name, x in arrays.items()}
     named = {name: arrays[name] for name, found in groups.items() if found}
@@ -41,7 +41,7 @@ def check(arrays: Mapping[str, jax.Array], mesh: Mesh, step: int) -> None:
 
 
 def _copies(x: jax.Array, mesh: Mesh) -> list[list[int]]:
-    """The devices, by their place in the mesh, that hold the same part, for each part held more than once."""
+    """For each part that several devices hold, the positions of these devices in the mesh."""
     place = {device: i for i, device in enumerate(mesh.devices.flat)}
     groups: dict[str, list[int]] = {}
     for device, index in x.sharding.devices_indices_map(x.shape).items():
@@ -51,7 +51,7 @@ def _copies(x: jax.Array, mesh: Mesh) -> list[list[int]]:
 
 @functools.lru_cache(maxsize=4)
 def _sums(mesh: Mesh, specs: tuple[tuple[str, P], ...]) -> Any:
-    """A checksum of each device's part of each array, [devices, arrays], the same in every process."""
+    """Computes a checksum of each device's part of each array, as [devices, arrays], replicated."""
 
     def local(parts: Mapping[str, jax.Array]) -> jax.Array:
         return jnp.stack([_checksum(parts[name]) for name, _ in specs])[None]
@@ -61,6 +61,6 @@ def _sums(mesh: Mesh, specs: tuple[tuple[str, P], ...]) -> Any:
 
 
 def _checksum(x: jax.Array) -> jax.Array:
-    """Its bits as a sum of uint32: any one that flips changes it."""
+    """The sum of its bits as uint32, which any flipped bit changes."""
     bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}"))
     return jnp.sum(bits.astype(jnp.uint32), dtype=jnp.uint32)

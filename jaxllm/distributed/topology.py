@@ -1,7 +1,7 @@
-"""From the text of --mesh to devices on a grid: fast links within a slice, slow ones between slices.
+"""Parses --mesh and arranges the devices in a grid, with fast links within a slice and slow ones between slices.
 
-A slice is what the devices say (`slice_index`, TPUs), or where they do not say, one of equal parts of the devices in
-the order of their processes: a host of GPUs.
+TPUs report their slice (`slice_index`). Elsewhere the devices, in the order of their processes, are divided into equal
+slices, such as hosts with GPUs.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from jaxllm.types import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """Sizes of all axes: over slices, and within each."""
+    """The sizes of all axes: across slices, and within each slice."""
 
     across: Mapping[str, int]
     within: Mapping[str, int]
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Of the whole mesh."""
+        """The sizes of the whole mesh."""
         return {axis: self.across[axis] * self.within[axis] for axis in AXES}
 
 
@@ -69,7 +69,7 @@ def parse_mesh(text: str, devices: int, slices: int = 1) -> Shape:
 
 
 def _near(sizes: Mapping[str, int], devices: int) -> str:
-    """A mesh of so many devices that is like this one."""
+    """Text for --mesh with sizes like these whose product is `devices`."""
     used = {axis: size for axis, size in sizes.items() if size > 1}
     for axis in used:
         others = math.prod(size for other, size in used.items() if other != axis)
@@ -91,13 +91,13 @@ def _over(shape: Shape, slices: int, text: str) -> Shape:
 
 
 def slices_of(devices: Sequence[Any], wanted: int = 1) -> list[list[Any]]:
-    """The devices by slice: as they say, else `wanted` equal parts. Raises InputError where slices differ in size."""
-    told: list[Any] = [getattr(device, "slice_index", None) for device in devices]
-    if None in told:
+    """The devices by slice as they report it, else `wanted` equal parts. Raises InputError if they differ in size."""
+    indices: list[Any] = [getattr(device, "slice_index", None) for device in devices]
+    if None in indices:
         order = sorted(devices, key=lambda device: (device.process_index, device.id)) if wanted > 1 else list(devices)
         size = len(order) // wanted
         return [order[i * size : (i + 1) * size] for i in range(wanted)]
-    parts = [[d for d, i in zip(devices, told, strict=True) if i == one] for one in sorted(set(told))]
+    parts = [[d for d, i in zip(devices, indices, strict=True) if i == one] for one in sorted(set(indices))]
     if len(lengths := {len(part) for part in parts}) > 1:
         raise InputError(f"the slices have {sorted(lengths)} devices: a mesh wants as many in each")
     return parts

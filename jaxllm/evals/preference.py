@@ -12,7 +12,7 @@ from jaxllm.data.preference.answers import Answer, AnswerBatches, AnswerRows, Gr
 from jaxllm.distributed.mesh import row_multiple
 from jaxllm.evals.generate import Sampling, generate
 from jaxllm.evals.logps import answer_logps
-from jaxllm.run.metrics import Sums
+from jaxllm.run.sums import Sums
 from jaxllm.train.forward import Runner
 from jaxllm.types import LossFn, Metrics, Numbers
 

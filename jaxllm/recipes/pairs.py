@@ -14,6 +14,7 @@ from jaxllm.models.heads import trunk_of
 from jaxllm.recipes import rows
 from jaxllm.recipes.chat_start import ChatFlags
 from jaxllm.recipes.rows import Split, check, hold_out, open_rows
+from jaxllm.recipes.start import Start
 
 
 @dataclasses.dataclass(frozen=True)

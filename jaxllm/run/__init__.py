@@ -1,1 +1,1 @@
-"""What a run leaves in its folder, and how it survives failures."""
+"""The folder of a run, its metrics, and how it survives signals, hangs and lost processes."""

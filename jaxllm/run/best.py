@@ -1,4 +1,4 @@
-"""Which step of a run is the best one, and for how long there was none better."""
+"""The best step of a run by a number of an evaluation, and early stopping."""
 
 from __future__ import annotations
 
@@ -12,17 +12,24 @@ from jaxllm.types import InputError, Numbers
 
 @dataclasses.dataclass
 class Best:
-    """The best step by one number of one evaluation, such as `dev/f1`; without a metric there is none."""
+    """The best step by a metric such as `dev/f1`. Without a metric no step is the best, and none stops the run."""
 
     metric: str = ""
     mode: str = "max"
+    patience: int = 0
+    """Evaluations without a better one after which the run stops, 0 for never."""
     step: int | None = None
     stale: int = 0
-    """Evaluations since then that were not better."""
+    """Evaluations since the best one."""
     _score: float = math.nan
 
+    @property
+    def stop(self) -> bool:
+        """Whether patience has run out."""
+        return bool(self.patience) and self.stale >= self.patience
+
     def add(self, step: int, numbers: Numbers) -> None:
-        """Takes an evaluation into account. Raises InputError if it did not give the number."""
+        """Compares an evaluation with the best one. Raises InputError if it lacks the metric."""
         if not self.metric:
             return
         if self.metric not in numbers:
@@ -34,20 +41,22 @@ class Best:
             self.stale += 1
 
     def recall(self, lines: Iterable[Mapping[str, Any]], kept: Collection[int]) -> None:
-        """Takes the evaluations of metrics.jsonl into account; only a step whose checkpoint is kept can be the best."""
+        """Adds the evaluations of metrics.jsonl. Only a step whose checkpoint is kept can be the best."""
         for line in lines:
             if self.metric in line:
                 x = line[self.metric] if line["step"] in kept else None
                 self.add(line["step"], {self.metric: math.nan if x is None else x})
 
 
-def parse_best(text: str | None, evals: Iterable[str]) -> Best:
-    """`"dev/f1:max"` as a Best with nothing seen. Raises InputError for anything else, or an unknown evaluation."""
+def parse_best(text: str | None, evals: Iterable[str], patience: int = 0) -> Best:
+    """`"dev/f1:max"` as a Best. Raises InputError for anything else, and for an unknown evaluation."""
     if not text:
+        if patience:
+            raise InputError("--early-stopping needs --best, such as dev/f1:max, to know what is better")
         return Best()
     metric, _, mode = text.partition(":")
     evaluation, _, number = metric.partition("/")
     if mode not in ("max", "min") or not number or evaluation not in evals:
         known = ", ".join(evals) or "none here"
         raise InputError(f"--best {text}: give EVALUATION/NUMBER:max or :min; evaluations: {known}")
-    return Best(metric, mode)
+    return Best(metric, mode, patience)

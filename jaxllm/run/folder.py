@@ -1,20 +1,18 @@
-"""The run folder: config.json, summary.json, report.png, and the rules by which a run continues."""
+"""The folder of a run: config.json, summary.json, report.png, and the rules by which a run continues in it."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxllm.distributed import messages
-from jaxllm.run.lock import hold
 from jaxllm.run.metrics import read_jsonl
 from jaxllm.types import InputError
 
@@ -22,14 +20,14 @@ PACKAGES = ("jaxllm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tra
 
 
 def operational(default: Any) -> Any:
-    """A config field that does not define the experiment: it may change when a run continues."""
+    """A config field that may change when a run continues, because it does not define the experiment."""
     if isinstance(default, tuple | str | int | float | bool | type(None)):
         return dataclasses.field(default=default, metadata={"operational": True})
     return dataclasses.field(default_factory=lambda: default, metadata={"operational": True})
 
 
 def split_config(config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A config's fields (JSON values): those that define the experiment, and the operational ones."""
+    """The fields of a config as JSON values: those that define the experiment, and the operational ones."""
     defining: dict[str, Any] = {}
     rest: dict[str, Any] = {}
     for field in dataclasses.fields(config):
@@ -40,7 +38,7 @@ def split_config(config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One run's folder."""
+    """A run: its folder and what config.json says of it."""
 
     folder: Path
     config: Mapping[str, Any]
@@ -49,23 +47,22 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Any] | None:
-        """summary.json, None before the end."""
+        """summary.json, None before the run has ended."""
         path = self.folder / "summary.json"
         return json.loads(path.read_text()) if path.exists() else None
 
     def finished(self, steps: int) -> bool:
-        """Whether the run has nothing left to do for so many steps."""
+        """Whether the run has ended, and made at least `steps` steps."""
         return bool((summary := self.summary) and summary.get("finished") and summary["steps"] >= steps)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Writes summary.json whole or not at all; of several processes the first."""
-        if messages.index() > 0:
-            return
-        write_json(self.folder / "summary.json", summary)
+        """Writes summary.json; only process 0 does."""
+        if messages.index() == 0:
+            write_json(self.folder / "summary.json", summary)
 
 
 def open_run(script: str, config: Any, out: str | None) -> Run:
-    """Creates the run's folder, or finds it and checks that this is the same experiment.
+    """The run in a new folder, or in an existing one of the same experiment. Writes nothing.
 
     Raises InputError that names each defining field which differs from the folder's config.json. `steps` may differ.
     """
@@ -87,7 +84,7 @@ def open_run(script: str, config: Any, out: str | None) -> Run:
 
 
 def differences(there: Mapping[str, Any], run: Run) -> list[str]:
-    """In what another config.json is of another experiment. `steps` may differ, and a field may be new."""
+    """The fields in which another config.json is of another experiment. `steps` may differ, and a field may be new."""
     here = run.config
     found = [f"script {there['script']!r} there, {here['script']!r} here"] if differ(there, here, "script") else []
     other, own = there.get("config", {}), here["config"]
@@ -104,7 +101,7 @@ def differ(there: Mapping[str, Any], here: Mapping[str, Any], name: str) -> bool
 
 
 def read_config(path: Path) -> tuple[str, dict[str, Any]]:
-    """The script and the fields of a run's config.json. Raises InputError if it is none."""
+    """The script and the fields of a run's config.json. Raises InputError for any other file."""
     try:
         there = json.loads(path.read_text())
         return there["script"], dict(there["config"])
@@ -112,23 +109,8 @@ def read_config(path: Path) -> tuple[str, dict[str, Any]]:
         raise InputError(f"{path}: not a run's config.json ({type(error).__name__}: {error})") from None
 
 
-@contextlib.contextmanager
-def claim(run: Run) -> Iterator[None]:
-    """Holds the run's folder, which it makes. Raises InputError where that cannot be, or another process is there."""
-    error = None
-    if messages.index() == 0:
-        try:
-            run.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as why:
-            error = f"--out {run.folder}: cannot write there ({why.strerror}); give another folder"
-    if error := messages.agree(error):
-        raise InputError(error)
-    with hold(run.folder):
-        yield
-
-
 def start_run(run: Run) -> None:
-    """Writes config.json: from now on the folder belongs to this experiment. Of several processes the first writes."""
+    """Writes config.json, from when on the folder belongs to this experiment; only process 0 does."""
     if messages.index() > 0:
         return
     try:
@@ -139,14 +121,14 @@ def start_run(run: Run) -> None:
 
 
 def write_json(path: Path, x: Any) -> None:
-    """Writes JSON whole or not at all."""
+    """Writes a JSON file whole or not at all."""
     partial = path.with_name(path.name + ".tmp")
     partial.write_text(json.dumps(x, indent=2) + "\n")
     os.replace(partial, path)
 
 
 def report(folder: Path) -> None:
-    """Draws report.png from metrics.jsonl: the curves of the run; of several processes the first."""
+    """Draws the curves in metrics.jsonl as report.png; only process 0 does."""
     if messages.index() > 0:
         return
     import matplotlib
@@ -178,7 +160,7 @@ def report(folder: Path) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that matter."""
+    """The versions of the packages that decide a run's results."""
     return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 

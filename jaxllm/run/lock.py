@@ -1,7 +1,8 @@
-"""One run at a time in a folder: a file that says who is there.
+"""A lock file that lets one run at a time use a folder, and names the process that holds it.
 
-On one host the kernel frees the lock of a process that ends, however it ends. A lock that another host left, where its
-kernel may not be asked, counts as abandoned when nobody has touched it for a while.
+The kernel frees the lock of a process of this host when it ends. The lock of another host, which the kernel here may
+not know, counts as abandoned when it has not been touched for a while: that, and the name of the holder in the error,
+are why this is not the package `filelock`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from jaxllm.types import InputError
 
 LOCK = "lock"
 TOUCH_S = 10.0
-"""Seconds between the signs of life of a holder."""
+"""Seconds after which a holder touches its lock again."""
 ABANDONED_S = 35.0
 """A lock of another host that is older than this is taken over."""
 
@@ -40,16 +41,17 @@ _to_the_end = False
 
 
 def keep_to_the_end() -> None:
-    """From now on locks are held until the process ends: a script writes into the folder after `fit` too."""
+    """Holds all locks until the process ends, for a script that still writes into the folder after `fit`."""
     global _to_the_end
     _to_the_end = True
 
 
 @contextlib.contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Holds the folder, which exists. Of several processes the first does, and each of them calls this.
+    """Creates the folder and holds its lock inside the `with` block; nested calls in one process are fine.
 
-    May be nested within a process. Raises InputError that names the host and the process that has it.
+    All processes call this; process 0 takes the lock. Raises InputError that names the host and the process which holds
+    the folder, or says why it cannot be written.
     """
     error = None
     path = folder.absolute() / LOCK
@@ -68,7 +70,7 @@ def hold(folder: Path) -> Iterator[None]:
 
 
 def release_all() -> None:
-    """Lets go of every folder: for a process that is about to end."""
+    """Releases every lock, for a process that is about to end."""
     for path in list(_held):
         _held[path].users = 1
         _release(path)
@@ -80,9 +82,12 @@ def _take(path: Path) -> None:
         return
     while True:
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
-            raise InputError(f"--out {path.parent}: cannot write there ({error.strerror})") from None
+            raise InputError(
+                f"--out {path.parent}: cannot write there ({error.strerror}); give another folder"
+            ) from None
         try:
             free = _flock(file)
             holder = _read(file)
@@ -91,7 +96,7 @@ def _take(path: Path) -> None:
                     f"{path.parent} is in use by process {holder.get('pid', '?')} on {holder.get('host', '?')}: "
                     f"wait for it, or give another --out (if that process is gone, remove {path})"
                 )
-            if _same(file, path):  # else its holder removed it in between
+            if _same(file, path):  # otherwise its holder has removed it in between
                 break
         except BaseException:
             os.close(file)
@@ -146,7 +151,7 @@ def _who() -> dict[str, object]:
 
 
 def _started(pid: int) -> str | None:
-    """When a process of this host began, so that one number used twice is not taken for one process."""
+    """When a process of this host started, to tell apart two processes that had the same number."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19]}"
@@ -155,7 +160,7 @@ def _started(pid: int) -> str | None:
 
 
 def _abandoned(path: Path, holder: dict[str, object]) -> bool:
-    """Whether the holder of a lock that could be had is gone."""
+    """Whether the process that holds a lock has ended, where the kernel did not say so."""
     here = _who()
     if holder.get("host") == here["host"] and isinstance(pid := holder.get("pid"), int):
         return _started(pid) is None or _started(pid) != holder.get("started")
@@ -174,7 +179,7 @@ def _abandoned(path: Path, holder: dict[str, object]) -> bool:
 
 
 def _age(path: Path) -> float:
-    """Seconds since the lock was touched, by the clock of its file system."""
+    """Seconds since the lock was touched, by the clock of the file system."""
     probe = path.with_name(f"{LOCK}.{socket.gethostname()}.{os.getpid()}")
     probe.write_text("")
     now = probe.stat().st_mtime

@@ -1,122 +1,31 @@
-"""Where the numbers of a run go: metrics.jsonl always, the terminal, TensorBoard or Weights & Biases if wanted."""
+"""Writes the numbers of a run: to metrics.jsonl always, to the terminal, TensorBoard or Weights & Biases if asked."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import math
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import jax
-import numpy as np
-import rich.console
-from jax.experimental import multihost_utils
-from jax.sharding import Mesh
-
 from jaxllm.distributed import messages
-from jaxllm.types import InputError, Mean, Metrics, terms
-
-PEAK_FLOPS = {
-    "TPU v3": 61.5e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU7x": 2307e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-    "NVIDIA B200": 2250e12,
-}
-"""Dense bfloat16 FLOP/s of a device by the beginning of its kind, from the makers' data sheets."""
-
-
-def peak_flops(device: jax.Device) -> float | None:
-    """What the chip can do, None where it is not known."""
-    kinds = [kind for kind in PEAK_FLOPS if device.device_kind.startswith(kind)]
-    return PEAK_FLOPS[max(kinds, key=len)] if kinds else None
-
-
-class Sums:
-    """Metrics of several steps, added in float64 on the host; `state` survives a checkpoint exactly."""
-
-    def __init__(self, state: Mapping[str, list[list[float]]] | None = None):
-        self.state: dict[str, list[list[float]]] = {name: [list(t) for t in s] for name, s in (state or {}).items()}
-
-    def add(self, metrics: Metrics) -> None:
-        """Adds the metrics of one step, fetched from the device."""
-        for name, metric in metrics.items():
-            found = [[float(weight), float(mean.total), float(mean.count)] for weight, mean in terms(metric)]
-            kept = self.state.setdefault(name, [[weight, 0.0, 0.0] for weight, _, _ in found])
-            for sums, (_, total, count) in zip(kept, found, strict=True):
-                sums[1] += total
-                sums[2] += count
-
-    def values(self) -> dict[str, float]:
-        """The mean of each metric."""
-        return {name: sum(w * Mean(t, c).value() for w, t, c in sums) for name, sums in self.state.items()}
-
-
-class Clock:
-    """Tokens per second of training alone: compiling, evaluating and saving are not counted."""
-
-    def __init__(self, mesh: Mesh, flops_per_token: float):
-        self.compile_s = 0.0
-        self._began = self._lap = time.monotonic()
-        self._tokens = self._pending = 0
-        self._waited = 0.0
-        self.total = 0
-        """Real tokens that the run has seen, over all processes, up to the last `sync`."""
-        peak = peak_flops(mesh.devices.flat[0])
-        self._peak = peak and peak * mesh.size / flops_per_token
-
-    def count(self, batch: Any) -> None:
-        segments = getattr(batch, "batch", batch).segments_BT
-        self._pending += int(np.count_nonzero(segments))
-
-    def sync(self) -> None:
-        """Adds up what the processes have counted; each of them calls this."""
-        new, self._pending = self._pending, 0
-        if jax.process_count() > 1:
-            new = int(np.sum(multihost_utils.process_allgather(np.int32(new))))
-        self._tokens, self.total = self._tokens + new, self.total + new
-
-    def compiled(self) -> None:
-        """The first step is done; what it took is no measure of speed."""
-        self.compile_s = time.monotonic() - self._began
-        self.sync()
-        self._tokens, self._waited, self._lap = 0, 0.0, time.monotonic()
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        began = time.monotonic()
-        yield
-        self._waited += time.monotonic() - began
-
-    def lap(self) -> dict[str, float | None]:
-        """Since the last call; None where nothing was timed."""
-        self.sync()
-        now, tokens = time.monotonic(), self._tokens
-        speed = tokens / (now - self._lap - self._waited) if tokens else None
-        self._tokens, self._waited, self._lap = 0, 0.0, now
-        return {"tokens_per_s": speed, "mfu": speed / self._peak if speed and self._peak else None}
+from jaxllm.run.terminal import Terminal
+from jaxllm.types import InputError
 
 
 class Writer(Protocol):
-    """One place that numbers go to."""
+    """Writes numbers to one place."""
 
     def write(self, step: int, numbers: Mapping[str, Any]) -> None:
-        """One line of numbers."""
+        """Writes the numbers of a step."""
 
     def close(self) -> None:
-        """No more lines follow."""
+        """Ends writing."""
 
 
 class Jsonl:
-    """metrics.jsonl: a line per logged step. Opened at a position, it forgets the lines that come after it."""
+    """metrics.jsonl: a line per logged step. Opening it at a position removes the lines of later steps."""
 
     def __init__(self, path: Path, position: int):
         kept = read_jsonl(path, position)
@@ -135,7 +44,7 @@ class Jsonl:
 
 
 def read_jsonl(path: Path, position: int | None = None) -> list[dict[str, Any]]:
-    """The whole lines of a metrics file, up to a step. A last line cut short by a crash is dropped."""
+    """The lines of a metrics file up to a step. A last line that a crash cut short is dropped."""
     lines = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
@@ -143,40 +52,6 @@ def read_jsonl(path: Path, position: int | None = None) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return [line for line in lines if position is None or line["step"] <= position]
-
-
-class Terminal:
-    """A readable line per logged step, with the time left."""
-
-    def __init__(self, steps: int, start: int, console: rich.console.Console | None = None):
-        self.console = console or rich.console.Console(soft_wrap=True, highlight=False)
-        self._steps, self._start, self._began = steps, start, time.monotonic()
-
-    def write(self, step: int, numbers: Mapping[str, Any]) -> None:
-        head = f"step {step:>{len(str(self._steps))}}/{self._steps}"
-        shown = ("loss", "grad_norm", "learning_rate", "tokens_per_s")
-        if "loss" not in numbers:
-            wanted = ("f1", "precision", "recall", "loss", "accuracy", "perplexity", "accuracies", "margins")
-            own = {k: k.partition("/")[2].removeprefix("rewards/") for k in numbers}  # dev/rewards/margins: margins
-            parts = [f"{k} {x:.4f}" for k, x in numbers.items() if own[k] in wanted]
-            self.console.print(f"[bold]{head}  {'  '.join(parts)}[/bold]")
-            return
-        loss, norm, rate, speed = (numbers.get(k) for k in shown)
-        left = (time.monotonic() - self._began) / max(1, step - self._start) * (self._steps - step)
-        others = "  ".join(f"{k} {x:.4g}" for k, x in numbers.items() if "/" in k and isinstance(x, float))
-        pace = f"{speed:,.0f} tokens/s" if speed else "compiling done"
-        clock = f"{int(left // 60)}:{int(left % 60):02d} left"
-        self.console.print(f"{head}  loss {loss:.4f}  grad {norm:.2f}  lr {rate:.2e}  {pace}  {clock}  {others}")
-
-    def close(self) -> None:
-        pass
-
-
-def say(writers: Sequence[Writer], text: str) -> None:
-    """A line for who watches: on the terminal, where there is one."""
-    for writer in writers:
-        if isinstance(writer, Terminal):
-            writer.console.print(text, markup=False)
 
 
 class TensorBoard:
@@ -215,23 +90,54 @@ class WandB:
         self._run.finish()
 
 
+class Writers(list[Writer]):
+    """The writers of a run, used as one."""
+
+    def write(self, step: int, numbers: Mapping[str, Any]) -> None:
+        for writer in self:
+            writer.write(step, numbers)
+
+    @property
+    def terminal(self) -> Terminal | None:
+        """The terminal, if the run writes to it."""
+        return next((writer for writer in self if isinstance(writer, Terminal)), None)
+
+    def print(self, text: str) -> None:
+        """Prints a line on the terminal, if the run writes to it."""
+        if self.terminal:
+            self.terminal.print(text)
+
+    def state(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """Shows on the terminal what the run does inside the `with` block."""
+        return self.terminal.state(name) if self.terminal else contextlib.nullcontext()
+
+    def close(self) -> None:
+        for writer in self:
+            writer.close()
+
+
 LOG_TO = ("terminal", "none", "jsonl", "tensorboard", "wandb")
+
+
+def on_terminal(log_to: Sequence[str]) -> bool:
+    """Whether this process shows the run on the terminal: process 0 does, unless `none` or `jsonl` is named."""
+    return messages.index() == 0 and not {"none", "jsonl"} & set(log_to)
 
 
 def open_writers(
     log_to: Sequence[str], folder: Path, *, position: int, steps: int, config: Mapping[str, Any]
-) -> list[Writer]:
-    """The writers of a run: metrics.jsonl always; the terminal unless `none` or `jsonl` is named.
+) -> Writers:
+    """The writers of a run, of which only process 0 has any: metrics.jsonl always, and those of `log_to`.
 
-    Of several processes only the first has any.
+    Raises InputError for an extra that is not installed.
     """
     if messages.index() > 0:
-        return []
-    writers: list[Writer] = [Jsonl(folder / "metrics.jsonl", position)]
-    if not {"none", "jsonl"} & set(log_to):
-        writers.append(Terminal(steps, position))
+        return Writers()
+    writers = Writers([Jsonl(folder / "metrics.jsonl", position)])
     if "tensorboard" in log_to:
         writers.append(TensorBoard(folder, position))
     if "wandb" in log_to:
         writers.append(WandB(folder, config))
+    if on_terminal(log_to):  # last: it starts a thread that draws the bar
+        writers.append(Terminal(steps, position))
     return writers

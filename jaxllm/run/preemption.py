@@ -1,11 +1,12 @@
-"""SIGTERM: what was trained is saved and the process ends with status 143, all processes of a run together.
+"""SIGTERM and Ctrl-C: a run saves its state and ends with status 143 or 130, in all of its processes together.
 
-A script hears it from its start, by a thread of its own, so that a compilation does not delay it. Before the first step
-nothing is owed and the process ends at once. From then on the loop is asked to stop, and does at the next point, a step
-or a batch of an evaluation, that all processes agree on: the first that none of them has passed.
+A script listens from its start, in a separate thread, so that a compilation does not delay it. Before the first step
+there is nothing to save and the process ends at once. From then on the loop stops at the next point (a step, or a batch
+of an evaluation) that no process has passed yet. A second Ctrl-C ends the process at once. In a library call, such as
+from a notebook, Ctrl-C stays a KeyboardInterrupt, raised after saving.
 
-JAX has such an agreement too, but takes SIGTERM over for it, counts steps alone, and compares for equality with a
-counter that Orbax sets back from the thread which saves; so it is switched off (`processes.py`).
+JAX has such an agreement too, but it takes over SIGTERM, counts steps only, and compares for equality with a counter
+that Orbax resets from its saving thread; so it is switched off (`processes.py`).
 """
 
 from __future__ import annotations
@@ -15,46 +16,67 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from types import FrameType
 
 from jaxllm.distributed import messages
 from jaxllm.run import lock
 
-STATUS = 143
+STATUS = 128 + signal.SIGTERM
 """What a shell reports of a process that SIGTERM ended."""
-_KEY = "jaxllm/sigterm/"
+_KEY = "jaxllm/stop/"
 _POLL_S = 0.3
-_PATIENCE_S = 30.0
+_AGREE_S = 30.0
+_REPEAT_S = 1.0
+"""A SIGINT that follows another one sooner is the same Ctrl-C: the terminal sends it, and a launcher passes it on."""
 
 
 class Terminated(SystemExit):
-    """SIGTERM came; the state is saved."""
+    """SIGTERM, or Ctrl-C in a script: the run stops here."""
 
-    def __init__(self) -> None:
-        super().__init__(STATUS)
+    def __init__(self, status: int = STATUS) -> None:
+        super().__init__(status)
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in a library call: the run stops here."""
 
 
 class _State:
-    """Of this process."""
+    """The signals of this process, and the point at which the run stops."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.asked = threading.Event()
-        self.listening = self.script = self.owed = False
+        self.status = STATUS
+        self.listening = self.script = self.unsaved = False
+        self.interrupted_at = 0.0
         self.point = 0
         self.stop: int | None = None
+
+    def ask(self, status: int) -> None:
+        """The first signal decides the exit status."""
+        if not self.asked.is_set():
+            self.status = status
+            self.asked.set()
+
+    def is_second_interrupt(self) -> bool:
+        now, first = time.monotonic(), self.interrupted_at
+        self.interrupted_at = first or now
+        return bool(first) and now - first > _REPEAT_S
 
 
 _state = _State()
 
 
-def asked() -> bool:
-    """Whether SIGTERM has come to this process, or to another of the run."""
-    return _state.asked.is_set()
+def status() -> int | None:
+    """143 if SIGTERM, 130 if Ctrl-C has come to any process of the run, else None."""
+    return _state.status if _state.asked.is_set() else None
 
 
 def reached() -> bool:
-    """Whether to save and stop now. All processes call this at the same points of the program, and hear the same."""
+    """Whether to save and stop now. All processes call this at the same points of the program; all get one answer."""
     with _state.lock:
         _state.point += 1
         if messages.client() is None:
@@ -62,32 +84,49 @@ def reached() -> bool:
         return _state.stop is not None and _state.point >= _state.stop
 
 
-def owe() -> None:
-    """A step was taken: from now on SIGTERM waits for it to be saved."""
-    with _state.lock:
-        _state.owed = True
+def stop() -> None:
+    """Raises Terminated, or Interrupted after a Ctrl-C outside of a script."""
+    raise Interrupted if _state.status != STATUS and not _state.script else Terminated(_state.status)
 
 
-def settle() -> None:
-    """All that was trained is saved. Raises Terminated if SIGTERM has come."""
+def check() -> None:
+    """`stop` if the point is `reached`."""
+    if reached():
+        stop()
+
+
+def step_taken() -> None:
+    """From now on there is something to save before a signal ends the process."""
     with _state.lock:
-        _state.owed = False
+        _state.unsaved = True
+
+
+def all_saved() -> None:
+    """There is nothing to save any more. Stops here if a signal has come."""
+    with _state.lock:
+        _state.unsaved = False
     if _state.asked.is_set():
-        raise Terminated
+        stop()
 
 
 @contextlib.contextmanager
 def listening() -> Iterator[None]:
-    """Hears SIGTERM within, unless a script does already. Only in the main thread can it be heard."""
+    """Listens for signals inside the `with` block, unless a script does so already.
+
+    Python lets only the main thread handle signals; in any other thread nothing changes.
+    """
     global _state
-    if _state.listening or threading.current_thread() is not threading.main_thread():
+    if _state.listening:
         try:
             yield
         finally:
             with _state.lock:
-                _state.owed = False
+                _state.unsaved = False
         return
     _state = _State()
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     _state.listening = True
     close = _listen(_state)
     try:
@@ -98,25 +137,27 @@ def listening() -> Iterator[None]:
 
 
 def listen_to_the_end() -> None:
-    """Hears SIGTERM from now on; before the first step, and when all is saved, it ends the process at once."""
+    """Listens until the process ends; a signal ends it at once while there is nothing to save."""
     if not _state.listening and threading.current_thread() is threading.main_thread():
         _state.listening = _state.script = True
         _listen(_state)
 
 
 def connect() -> None:
-    """Passes SIGTERM on between processes, once they are connected: what comes to one comes to all."""
+    """Once the processes are connected: a signal that comes to one of them comes to all."""
     if messages.client() is None:
         return
-    messages.beside(lambda: _agree(_state), _POLL_S, "sigterm")
+    messages.beside(lambda: _agree(_state), _POLL_S, "stop")
     if _state.asked.is_set():
         _pass_on()
 
 
 def leave(status: int) -> None:
-    """Ends the process without waiting for anything that may hang; the process that the others depend on goes last."""
+    """Ends the process without waiting for anything that may hang; process 0, on which the others depend, goes last."""
     sys.stdout.flush()
     sys.stderr.flush()
+    if os.isatty(1):  # erase the bar, which also hides the cursor
+        os.write(1, b"\r\x1b[2K\x1b[?25h")
     lock.release_all()
     if (store := messages.client()) is not None:
         with contextlib.suppress(Exception):
@@ -127,17 +168,24 @@ def leave(status: int) -> None:
 
 
 def _listen(state: _State) -> Callable[[], None]:
-    """Starts to hear; what is returned stops it."""
+    """Starts the listening thread; returns the function that stops it."""
+
+    def on_interrupt(signum: int, frame: FrameType | None) -> None:
+        if not state.script and (state.is_second_interrupt() or not state.unsaved):
+            signal.default_int_handler(signum, frame)
+
     read, write = os.pipe()
     os.set_blocking(write, False)
-    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    handlers = {signal.SIGTERM: lambda *_: None, signal.SIGINT: on_interrupt}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     fd_before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-    thread = threading.Thread(target=_hear, args=(state, read), daemon=True, name="signals")
+    thread = threading.Thread(target=_handle_signals, args=(state, read), daemon=True, name="signals")
     thread.start()
 
     def close() -> None:
         signal.set_wakeup_fd(fd_before)
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: it was not set by Python
         os.close(write)
         thread.join()
         os.close(read)
@@ -145,43 +193,48 @@ def _listen(state: _State) -> Callable[[], None]:
     return close
 
 
-def _hear(state: _State, read: int) -> None:
+def _handle_signals(state: _State, read: int) -> None:
     while numbers := os.read(read, 64):
-        if signal.SIGTERM not in numbers:
-            continue
-        state.asked.set()
-        if messages.client() is not None:
-            _pass_on()
-            continue
-        with state.lock:
-            if state.script and not state.owed:
-                leave(STATUS)
+        for number in numbers:
+            if number not in (signal.SIGTERM, signal.SIGINT):
+                continue
+            state.ask(128 + number)
+            if number == signal.SIGINT and state.script and state.is_second_interrupt():
+                leave(state.status)
+            if messages.client() is not None:
+                _pass_on()
+                continue
+            with state.lock:
+                if state.script and not state.unsaved:
+                    leave(state.status)
 
 
 def _pass_on() -> None:
-    with contextlib.suppress(Exception):  # the others are gone: they need no telling
-        messages.client().key_value_set(f"{_KEY}{messages.index()}", "", allow_overwrite=True)  # type: ignore[union-attr]
+    with contextlib.suppress(Exception):  # the others are gone already
+        key = f"{_KEY}{messages.index()}"
+        messages.client().key_value_set(key, str(_state.status), allow_overwrite=True)  # type: ignore[union-attr]
 
 
 def _agree(state: _State) -> bool:
-    """Looks whether SIGTERM has come to any process; then settles where all of them stop, and returns True."""
+    """Looks whether a signal has come to any process; then agrees with all of them where to stop, and returns True."""
     store = messages.client()
     assert store is not None
-    if not store.key_value_dir_get(_KEY):
+    signals = store.key_value_dir_get(_KEY)
+    if not signals:
         return False
-    state.asked.set()
-    with state.lock:  # the loop passes no point meanwhile
-        here = str(state.point) if state.owed or not state.script else "none"
+    state.ask(int(signals[0][1]))
+    with state.lock:  # the loop passes no point in the meantime
+        here = str(state.point) if state.unsaved or not state.script else "none"
         try:
             store.key_value_set(f"jaxllm/point/{messages.index()}", here)
             points = [
-                store.blocking_key_value_get(f"jaxllm/point/{process}", int(_PATIENCE_S * 1000))
+                store.blocking_key_value_get(f"jaxllm/point/{process}", int(_AGREE_S * 1000))
                 for process in range(messages.count())
             ]
         except Exception:
             print("error: the processes cannot agree where to stop; the last checkpoint stands", file=sys.stderr)
-            leave(STATUS)
-        if "none" in points:  # without that process nothing can be saved, or all of it is
-            leave(STATUS)
+            leave(state.status)
+        if "none" in points:  # without that process nothing can be saved, or all of it is saved
+            leave(state.status)
         state.stop = max(map(int, points)) + 1
     return True

@@ -1,4 +1,4 @@
-"""Losses that stand out from those before them."""
+"""Detects spikes: losses far above those of the steps before."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Iterable
 
 WINDOW = 64
 LEAST = 16
-"""Losses that must have been seen before one can stand out."""
+"""Losses that are needed before one can be a spike."""
 
 
 class Spikes:
-    """Says which losses lie above the last `WINDOW` by more than these lie apart, and by a tenth.
+    """Detects losses above the largest of the last `WINDOW` by more than their range, and by more than a tenth.
 
-    So a noisy loss may be noisy, and one that falls steeply at first raises no alarm. `state` survives a checkpoint.
+    So neither noise nor a steep fall at the start counts as a spike. `state` survives a checkpoint.
     """
 
     def __init__(self, state: Iterable[float] = ()):
@@ -22,12 +22,12 @@ class Spikes:
 
     @property
     def state(self) -> list[float]:
-        """What has been seen, as far as it matters."""
+        """The last losses."""
         return list(self._window)
 
     def add(self, loss: float) -> float | None:
-        """Takes the loss of a step into account: the largest one before it if it is a spike, else None."""
-        if not math.isfinite(loss):  # that is another alarm's
+        """Adds the loss of a step. If it is a spike, returns the largest one before it, else None."""
+        if not math.isfinite(loss):  # NonfiniteReporter reports it
             return None
         seen = list(self._window)
         self._window.append(loss)

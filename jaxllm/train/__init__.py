@@ -1,1 +1,1 @@
-"""The step, the loop around it, and what it leaves behind."""
+"""The train step, the optimizers, and the training loop."""

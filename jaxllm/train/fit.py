@@ -1,41 +1,46 @@
-"""The training loop, and nothing else."""
+"""The training loop: step, log, evaluate, save."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import itertools
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import jax
+import optax
 from jax.sharding import Mesh
 
 from jaxllm.checkpoint.policy import Saver
 from jaxllm.data.loader import Loader
-from jaxllm.distributed import mesh as meshes
 from jaxllm.distributed import messages
-from jaxllm.params import ModelSpec, count, materialize, select
+from jaxllm.distributed.mesh import local_rows, make_mesh
+from jaxllm.params import ModelSpec, Rules, count, materialize, select
 from jaxllm.run import preemption, watchdog
 from jaxllm.run.best import parse_best
-from jaxllm.run.folder import Run, claim, start_run
-from jaxllm.run.metrics import Clock, Sums, Writer, open_writers, read_jsonl, say
-from jaxllm.run.preemption import Terminated
-from jaxllm.run.spikes import Spikes
+from jaxllm.run.clock import Clock
+from jaxllm.run.folder import Run, open_run, operational, start_run
+from jaxllm.run.lock import hold
+from jaxllm.run.metrics import LOG_TO, on_terminal, open_writers, read_jsonl
+from jaxllm.run.preemption import Interrupted, Terminated
+from jaxllm.run.terminal import spinner
+from jaxllm.train.evaluation import Eval, Evaluations
 from jaxllm.train.forward import Runner
-from jaxllm.train.nonfinite import Blame
+from jaxllm.train.log import StepLog
+from jaxllm.train.nonfinite import NonfiniteReporter, NotFinite
 from jaxllm.train.optim import OptimConfig, make_optimizer, make_schedule
-from jaxllm.train.setup import begin, check_rows, compile_step, lay_out, open_checkpoints, put
-from jaxllm.train.step import make_train_step
-from jaxllm.types import InputError, LossFn, Numbers, RunError, value
-
-Eval = Callable[[Runner], Numbers]
-"""An evaluation: a function of the model, with its batches inside, that returns numbers by name."""
+from jaxllm.train.schedules import Schedule
+from jaxllm.train.setup import check_rows, open_checkpoints, prepare, put, restore_or_init
+from jaxllm.train.step import StepFn
+from jaxllm.types import InputError, LossFn, Params, TrainState, nearest
 
 
 @dataclasses.dataclass(frozen=True)
 class Fitted:
-    """What a run ends with: the model at the best step if one was asked for, else at the last."""
+    """The result of a run: the model at the best step if one was asked for, else at the last."""
 
     model: Runner
     position: int
@@ -46,12 +51,86 @@ class Fitted:
     """Seconds until the first step was done, 0 where none was taken."""
 
 
-class NotFinite(RunError, FloatingPointError):
-    """The loss or its gradient is not finite; the last good state is saved."""
+@dataclasses.dataclass(frozen=True)
+class _Config:
+    """config.json of a run that no script describes."""
+
+    loss: str
+    optimizer: dict[str, Any] | str
+    seed: int
+    steps: int
+    microbatches: int = operational(1)
 
 
-class _Interrupted(Exception):
-    """SIGTERM came within an evaluation."""
+@dataclasses.dataclass
+class _Loop:
+    """A run in progress: its state after `position` batches, and what each step is handed to."""
+
+    state: TrainState
+    position: int
+    frozen: Params
+    step: StepFn
+    place: Callable[[Any], Any]
+    """Puts the rows of this process on the mesh."""
+    log: StepLog
+    log_every: int
+    evaluations: Evaluations
+    saver: Saver
+    schedule: Schedule | None
+    steps_per_epoch: int
+    owed: bool = False
+    """Whether the evaluation after `position` is due and not done, which a checkpoint notes."""
+
+    @property
+    def params(self) -> Params:
+        return {**self.frozen, **self.state.params}
+
+    def run(self, batches: Iterator[Any], steps: int) -> None:
+        """Trains to `steps`. Where the run must stop earlier, saves and raises NotFinite, Terminated or Interrupted."""
+        try:
+            if self.owed:
+                self.evaluate()
+            while self.position < steps and not self.evaluations.best.stop:
+                watchdog.step(self.position + 1)
+                batch = next(batches)
+                self.log.count(batch)
+                self.state, metrics = self.step(self.state, self.place(batch), self.frozen)
+                self.position += 1
+                self.log.add(self.position, batch, metrics)
+                preemption.step_taken()
+                watchdog.step_taken()
+
+                last, stop = self.position == steps, preemption.reached()
+                logged = last or self.position % self.log_every == 0
+                self.owed = self.evaluations.due(self.position, last)
+                save = self.saver.due(self.position, logged) or last or stop
+                if logged or self.owed or save:
+                    self.log.collect(self.params)
+                if logged:
+                    rate = None if self.schedule is None else float(self.schedule(self.state.step - 1))
+                    self.log.write(self.position, rate, self.position / self.steps_per_epoch)
+                if stop:  # before an evaluation, which may take longer than there is left
+                    preemption.stop()
+                if self.owed:
+                    self.evaluate()
+                if save or self.evaluations.best.stop or self.evaluations.best.step == self.position:
+                    self.save()
+            self.saver.checkpoints.wait()
+        except (NotFinite, Terminated, Interrupted):
+            self.save()
+            self.saver.checkpoints.wait()
+            raise
+
+    def evaluate(self) -> None:
+        """Evaluates the state."""
+        self.evaluations.run(self.position, self.params)
+        self.owed = False
+
+    def save(self) -> None:
+        """Saves the state in the background."""
+        with self.log.clock.paused(), self.log.writers.state("saving"), watchdog.paused():
+            meta = {**self.log.state(), "owed": self.owed}
+            self.saver.save(self.position, self.state, meta, self.evaluations.best.step)
 
 
 def fit(
@@ -59,12 +138,15 @@ def fit(
     *,
     loss: LossFn,
     data: Loader,
-    optimizer: OptimConfig,
-    run: Run,
-    mesh: Mesh,
+    optimizer: OptimConfig | optax.GradientTransformation,
     steps: int,
-    seed: int,
     evals: Mapping[str, Eval] | None = None,
+    run: Run | None = None,
+    out: str | None = None,
+    mesh: Mesh | None = None,
+    rules: Rules | None = None,
+    schedule: Schedule | None = None,
+    seed: int = 0,
     head: tuple[str, ...] = (),
     strategy: str = "jit",
     microbatches: int = 1,
@@ -84,161 +166,95 @@ def fit(
 ) -> Fitted:
     """Trains to `steps`, continuing from the run's newest sound checkpoint if there is one.
 
-    model: what it calls frozen is the step's third argument, all else is trained and saved. evals: name -> evaluation,
-    run every `eval_every` steps and at the end (0: at the end only), logged as name/number. head: patterns of the
-    parameters that `head_learning_rate` is for. best: "dev/f1:max" keeps the best step beside the newest `keep` and
-    those at multiples of `keep_every`. early_stopping: stop after so many evaluations without a better `best` (0:
-    never). checkpoint_every, checkpoint_minutes: between checkpoints, beside that of the end (0: none). checkpoints:
-    their folder or bucket, by default below the run's. hang_timeout: seconds after which a step that does not end ends
-    the process (0: never). check_replicas: compare what devices hold in common at each checkpoint.
-    Raises InputError, RunError (what was saved stands) and, when SIGTERM came and the state is saved, Terminated.
-    """
-    evals = evals or {}
-    top = parse_best(best, evals)
-    if early_stopping and not best:
-        raise InputError("--early-stopping needs --best, such as dev/f1:max, to know what is better")
-    rows = data.plan.rows
-    check_rows(rows, mesh, strategy, microbatches)
-    schedule = make_schedule(optimizer, steps)
-    transform = make_optimizer(optimizer, model.trained, schedule, head=head)
-    freeze = select(model.trained, optimizer.freeze)
-    step = make_train_step(
-        model.graphdef, loss, transform, seed=seed, microbatches=microbatches,
-        axis="data" if strategy == "pmap" else None, freeze=freeze,
-    )  # fmt: skip
-    layout = lay_out(model, transform, mesh)
-    train = compile_step(step, strategy, mesh, layout.params, layout.opt_state)
-    # A frozen parameter has no gradient of its own; whether one passes through it is not known here.
-    clock = Clock(mesh, 4 * count(model.trained) + 2 * count(model.graphdef.abstract))
-    log_path, local = run.folder / "metrics.jsonl", meshes.local_rows(mesh, rows)
+    model: the parameters that it calls frozen are neither trained nor saved. optimizer: a configuration, or an optax
+    transformation. schedule: updates -> learning rate, instead of the configuration's; beside an optax transformation
+    it is only logged (null without it). evals: name -> evaluation, run every `eval_every` steps and at the end (0: at
+    the end only), logged as name/number. run: the folder of a script's run; without one, `out` names the folder, by
+    default a new one below runs/. mesh: by default all devices on `data`. rules: sharding rules instead of the model's.
+    head: patterns of the parameters that `head_learning_rate` is for. on_nan: "stop" at a step that is not finite, or
+    "skip" it. checkpoint_every, checkpoint_minutes: between checkpoints, beside the one at the end (0: none).
+    checkpoints: their folder or bucket, by default below the run's. best: "dev/f1:max" keeps the best step, beside the
+    newest `keep` and the multiples of `keep_every`. early_stopping: stop after so many evaluations without a better
+    `best` (0: never). hang_timeout: seconds after which a step that does not end ends the process (0: never).
+    check_replicas: compare at each checkpoint what devices hold in common. log_to: ("none",) prints nothing;
+    metrics.jsonl is always written. Signals are handled only in the main thread.
 
-    with preemption.listening(), contextlib.ExitStack() as leaving:
-        leaving.enter_context(claim(run))
+    Raises InputError; RunError, such as NotFinite (what was saved stands); and once the state is saved, Terminated
+    (SIGTERM, or Ctrl-C in a script) or Interrupted (a KeyboardInterrupt: Ctrl-C elsewhere).
+    """
+    evals = dict(evals or {})
+    top = parse_best(best, evals, early_stopping)
+    for flag, names, known in (("--on-nan", [on_nan], ("stop", "skip")), ("--log-to", log_to, LOG_TO)):
+        if unknown := next((name for name in names if name not in known), None):
+            raise InputError(f"{flag} {unknown}: {nearest(unknown, known)}")
+    mesh = make_mesh() if mesh is None else mesh
+    model = model if rules is None else dataclasses.replace(model, rules=rules)
+    rows, freeze = data.plan.rows, None
+    check_rows(rows, mesh, strategy, microbatches)
+    again = "the same command goes on"
+    if run is None:
+        config = _Config(_name(loss), _described(optimizer), seed, steps, microbatches)
+        run = open_run("fit", config, out or _new_folder())
+        again = again if out else f"fit(..., out={str(run.folder)!r}) goes on"
+    if isinstance(optimizer, OptimConfig):
+        freeze = select(model.trained, optimizer.freeze)
+        schedule = schedule or make_schedule(optimizer, steps)
+        optimizer = make_optimizer(optimizer, model.trained, schedule, head=head)
+    step, layout = prepare(
+        model, loss, optimizer, mesh, seed=seed, microbatches=microbatches, strategy=strategy, freeze=freeze
+    )
+    # 2 FLOPs forward and 4 backward; a gradient that passes through frozen parameters, not known here, is not counted.
+    clock = Clock(mesh, 4 * count(model.trained) + 2 * count(model.graphdef.abstract))
+    log_path, local = run.folder / "metrics.jsonl", local_rows(mesh, rows)
+
+    with preemption.listening(), contextlib.ExitStack() as stack:
+        stack.enter_context(hold(run.folder))
         start_run(run)
         store = open_checkpoints(checkpoints or run.folder / "checkpoints", keep, keep_every)
-        leaving.callback(store.close)
-        state, start, meta = begin(model, transform, layout, store, run, data, seed)
-        frozen = materialize(model, layout.frozen, seed)
-        about = {"run": run.config, "data": data.fingerprint(), "seed": seed, "mesh": dict(mesh.shape)}
-        saver = Saver(store, mesh, checkpoint_every, checkpoint_minutes, about, check_replicas)
-        clock.total = meta.get("tokens", 0)
+        stack.callback(store.close)
+        with spinner("reading") if on_terminal(log_to) else contextlib.nullcontext():
+            state, start, meta = restore_or_init(model, optimizer, layout, store, run, data, seed)
+            frozen = materialize(model, layout.frozen, seed)
         writers = open_writers(log_to, run.folder, position=start, steps=steps, config=run.config)
-        for writer in writers:
-            leaving.callback(writer.close)
-        log = json.loads(messages.broadcast(json.dumps(_evaluations(read_jsonl(log_path, start), evals))))
-        top.recall(log, store.positions())
-        sums, spikes = Sums(meta.get("sums")), Spikes(meta.get("spikes", ()))
-        position = start
-
-        def between() -> None:
-            watchdog.step(position)
-            if preemption.reached():
-                raise _Interrupted
-
-        runner = Runner(model.graphdef, {**frozen, **state.params}, mesh, between=between)
-
-        def assess() -> None:
-            with clock.paused():
-                model_now = runner.with_params({**frozen, **state.params})
-                numbers: dict[str, float] = {}
-                try:
-                    for name, evaluation in evals.items():
-                        between()
-                        numbers |= {f"{name}/{key}": x for key, x in evaluation(model_now).items()}
-                except _Interrupted:
-                    save(owed=True)
-                    raise Terminated from None
-                _write(writers, position, numbers)
-            top.add(position, numbers)
-
-        def save(owed: bool = False) -> None:
-            with clock.paused(), watchdog.paused():
-                clock.sync()
-                now = {"sums": sums.state, "owed": owed, "tokens": clock.total, "spikes": spikes.state}
-                saver.save(position, state, now, top.step)
-                if owed:
-                    store.wait()
-
-        if meta.get("owed") and not any(line["step"] == start for line in log):
-            assess()
-        ended = bool(early_stopping) and top.stale >= early_stopping
-        todo = range(0) if ended else range(start + 1, steps + 1)
-        batches = data.iterate(start, steps, local) if todo else iter(())
-        pending: list[Any] = []
-        blame = Blame(model.graphdef, loss, model.frozen, data.plan, mesh, local, run.folder, start)
-        leaving.callback(blame.close)
-        for position in todo:
-            if position == start + 2:  # the first is compiled
-                leaving.enter_context(watchdog.loop(hang_timeout))
-            watchdog.step(position)
-            batch = next(batches)
-            clock.count(batch)
-            state, metrics = train(state, put(batch, mesh, rows, local, strategy), frozen)
-            pending.append((batch, metrics))
-            if position == start + 1:
-                jax.block_until_ready(metrics)
-                clock.compiled()
-                preemption.owe()
-            last, stop = position == steps, preemption.reached()
-            logged = position % log_every == 0 or last
-            evaluate = bool(evals and (last or (eval_every and position % eval_every == 0)))
-            due = saver.due(position, logged) or last or stop or bool(keep_every and position % keep_every == 0)
-            if logged or evaluate or due:
-                fetched = jax.device_get(pending)
-                pending.clear()
-                for number, (batch, one) in enumerate(fetched, start=position + 1 - len(fetched)):
-                    sums.add(one)
-                    x = float(value(one["loss"]))
-                    if (before := spikes.add(x)) is not None:
-                        _write(writers, number, {"spike/loss": x, "spike/before": before})
-                    if not float(value(one["skipped"])):
-                        continue
-                    said = blame(number, batch, one, {**frozen, **state.params})
-                    if on_nan == "stop":
-                        save(owed=evaluate)
-                        raise NotFinite(
-                            f"{said}; the last good state is saved. Look at these rows, lower --learning-rate, or go "
-                            "on with --on-nan skip"
-                        )
-                    say(writers, f"skipped: {said}")
-            if logged:
-                _log(writers, position, sums.values(), float(schedule(state.step - 1)), clock, data)
-                sums = Sums()
-            if stop:  # an evaluation may take longer than there is left
-                save(owed=evaluate)
-                store.wait()
-                raise Terminated
-            if evaluate:
-                assess()
-                ended = bool(early_stopping) and top.stale >= early_stopping
-            if due or ended or top.step == position:
-                save()
-            if ended:
-                break
-        store.wait()
-        preemption.settle()
+        stack.callback(writers.close)
+        nonfinite = NonfiniteReporter(model.graphdef, loss, model.frozen, data.plan, mesh, local, run.folder, start)
+        stack.callback(nonfinite.close)
+        runner = Runner(model.graphdef, {**frozen, **state.params}, mesh)
+        evaluations = Evaluations(evals, eval_every, runner, top, writers, clock)
+        evaluated = evaluations.recall(log_path, start, store.positions())
+        constants = {"run": run.config, "data": data.fingerprint(), "seed": seed, "mesh": dict(mesh.shape)}
+        loop = _Loop(
+            state, start, frozen, step, lambda batch: put(batch, mesh, rows, local, strategy),
+            StepLog(writers, clock, nonfinite, on_nan == "skip", meta), log_every, evaluations,
+            Saver(store, mesh, checkpoint_every, checkpoint_minutes, constants, check_replicas, keep_every),
+            schedule, data.plan.steps, owed=bool(meta.get("owed")) and not evaluated,
+        )  # fmt: skip
+        try:
+            with watchdog.loop(hang_timeout):
+                loop.run(data.iterate(start, steps, local) if start < steps else iter(()), steps)
+            preemption.all_saved()
+        except (Terminated, Interrupted):
+            writers.close()
+            if "none" not in log_to and messages.index() == 0:
+                print(f"saved at step {loop.position}; {again}", file=sys.stderr, flush=True)
+            raise
+        position, params = loop.position, loop.state.params
         if top.step is not None and top.step != position:
-            position = top.step
-            state = dataclasses.replace(state, params=store.params(position, layout.like.params))
-    runner = dataclasses.replace(runner, params={**frozen, **state.params}, between=lambda: None)
-    return Fitted(runner, position, read_jsonl(log_path), clock.compile_s)
+            position, params = top.step, store.params(top.step, layout.like.params)
+    return Fitted(runner.with_params({**frozen, **params}), position, read_jsonl(log_path), clock.compile_s)
 
 
-def _evaluations(lines: Iterable[Mapping[str, Any]], evals: Iterable[str]) -> list[Mapping[str, Any]]:
-    """The lines that evaluations left."""
-    known = tuple(f"{name}/" for name in evals)
-    return [line for line in lines if any(key.startswith(known) for key in line)]
+def _new_folder() -> str:
+    """A folder below runs/ that does not exist yet, the same in all processes."""
+    stamp = time.strftime("runs/fit-%Y%m%d-%H%M%S")
+    names = itertools.chain([stamp], (f"{stamp}-{n}" for n in itertools.count(2)))
+    return messages.broadcast(next(name for name in names if not Path(name).exists()))
 
 
-def _write(writers: Sequence[Writer], position: int, numbers: Mapping[str, Any]) -> None:
-    for writer in writers:
-        writer.write(position, numbers)
+def _name(loss: LossFn) -> str:
+    name = getattr(loss, "name", getattr(loss, "__name__", type(loss).__name__))
+    return " ".join([name, *(f"{key}={x}" for key, x in getattr(loss, "arguments", {}).items())])
 
 
-def _log(
-    writers: Sequence[Writer], position: int, numbers: dict[str, float], rate: float, clock: Clock, data: Loader
-) -> None:
-    skipped = numbers.pop("skipped")
-    epoch = position / data.plan.steps
-    line = {**numbers, "learning_rate": rate, "epoch": epoch, **clock.lap(), "tokens": clock.total}
-    _write(writers, position, {**line, "skipped": skipped} if skipped else line)
+def _described(optimizer: OptimConfig | optax.GradientTransformation) -> dict[str, Any] | str:
+    return dataclasses.asdict(optimizer) if isinstance(optimizer, OptimConfig) else "an optax transformation"

@@ -1,4 +1,4 @@
-"""A model with its parameters on a mesh, to be run on batches: what evaluations get."""
+"""The model as evaluations get it: its parameters on a mesh, and a method that runs functions of it on batches."""
 
 from __future__ import annotations
 
@@ -19,35 +19,36 @@ Forward = Callable[[Any, Any], Any]
 
 @dataclasses.dataclass(frozen=True)
 class Runner:
-    """Runs pure functions of a model. One compilation per function and batch shape, kept for the life of `compiled`."""
+    """Runs pure functions of a model. Each compiles once per batch shape, and is kept in `compiled`."""
 
     graphdef: GraphDef
     params: Params
     mesh: Mesh
     compiled: dict[Forward, Any] = dataclasses.field(default_factory=dict)
     between: Callable[[], None] = lambda: None
-    """Called before each batch: what it raises ends an evaluation there."""
+    """Called before each batch, and may end the evaluation by raising."""
 
     def map(self, fn: Forward, batches: Iterable[Any]) -> Iterator[Any]:
-        """`fn(model, batch)` for each batch of numpy rows, in order, as numpy: the same on any mesh.
+        """Yields `fn(model, batch)` as numpy arrays for each batch of numpy rows, in order.
 
-        The number of rows must divide by the mesh (`row_multiple`). Batch n + 1 is under way while n is looked at.
+        Results do not depend on the mesh. `row_multiple(mesh)` must divide the rows of a batch. Batch n + 1 is computed
+        while the caller uses the result of n.
         """
         if fn not in self.compiled:
             run = lambda params, batch: fn(bind(self.graphdef, params), batch)  # noqa: E731
             self.compiled[fn] = jax.jit(run, out_shardings=replicated(self.mesh))
-        ahead = None
+        running = None
         for batch in batches:
             self.between()
             rows = jax.tree.leaves(batch)[0].shape[0]
             with jax.set_mesh(self.mesh):
                 following = self.compiled[fn](self.params, put_batch(batch, self.mesh, rows))
-            if ahead is not None:
-                yield jax.device_get(ahead)
-            ahead = following
-        if ahead is not None:
-            yield jax.device_get(ahead)
+            if running is not None:
+                yield jax.device_get(running)
+            running = following
+        if running is not None:
+            yield jax.device_get(running)
 
     def with_params(self, params: Params) -> Runner:
-        """The same model with other parameters, sharing what is compiled."""
+        """The same model with other parameters, sharing the compiled functions."""
         return dataclasses.replace(self, params=params)

@@ -1,4 +1,4 @@
-"""When a step's loss or gradient is not finite: which of its terms, and which rows of its batch, are to blame."""
+"""Finds which terms of the loss, and which rows of the batch, made a step's loss or gradient not finite."""
 
 from __future__ import annotations
 
@@ -18,55 +18,59 @@ from jaxllm.distributed.mesh import put_batch, replicated
 from jaxllm.params import GraphDef
 from jaxllm.run.metrics import Jsonl
 from jaxllm.train.step import evaluate
-from jaxllm.types import LossFn, Metrics, Params, terms, value
+from jaxllm.types import LossFn, Metrics, Params, RunError, terms, value
 
 SKIPPED = "skipped.jsonl"
 """In a run's folder: one line per step that was not finite."""
 
 _EXAMINED = 8
-"""How many steps of a process have their rows looked at; where more go wrong, rows are not what is wrong."""
+"""Steps whose rows are examined; where more steps fail, single rows are not the cause."""
 _SHOWN = 8
-"""How many rows a line names."""
+"""Rows that a message names."""
 
 
-class Blame:
-    """Examines the steps of a run that were not finite, says of each what was wrong in a line, and notes it in a file.
+class NotFinite(RunError, FloatingPointError):
+    """The loss or its gradient is not finite; the last good state is saved."""
 
-    What it finds of rows is found one row at a time, without dropout, at the parameters as they are then.
+
+class NonfiniteReporter:
+    """Describes each step that was not finite in one line, and records it in skipped.jsonl.
+
+    Rows are examined one at a time, without dropout, at the parameters that follow the last step.
     """
 
     def __init__(
         self, graphdef: GraphDef, loss: LossFn, frozen: Collection[str], plan: Steps, mesh: Mesh, local: Sequence[int],
         folder: Path, position: int,
     ):  # fmt: skip
-        """local: the rows of a batch that this process has. position: steps that the run has made already."""
+        """local: the rows of a batch that this process has. position: batches that the run has consumed already."""
         self._plan, self._mesh, self._local, self._left = plan, mesh, local, _EXAMINED
         self._path, self._position = folder / SKIPPED, position
         self._log = Jsonl(self._path, position) if self._path.exists() and not jax.process_index() else None
         self._find = jax.jit(_finder(graphdef, loss, frozen), out_shardings=replicated(mesh))
 
     def __call__(self, step: int, batch: Any, metrics: Metrics, params: Params) -> str:
-        """What was wrong with a step of this batch (numpy rows of this process) and these metrics, in a line."""
+        """The line for a step. batch: the numpy rows of this process. metrics: of the step, fetched from the device."""
         wrong = not_finite(metrics)
         note: dict[str, Any] = {"terms": wrong}
-        said = f"step {step} is not finite: {', '.join(wrong) or 'its update'}"
+        line = f"step {step} is not finite: {', '.join(wrong) or 'its update'}"
         if self._left:
             self._left -= 1
             at = put_batch(batch, self._mesh, self._plan.rows, self._local)
             finite_B, bad = jax.device_get(self._find(params, at))
-            dealt = self._plan.step(step - 1)
+            planned = self._plan.step(step - 1)
             rows = np.flatnonzero(~finite_B).tolist()
-            held = [dealt[row] if row < len(dealt) else [] for row in rows]
+            examples = [planned[row] if row < len(planned) else [] for row in rows]
             broken = sorted(name for name, x in bad.items() if x)
-            note |= {"rows": rows, "examples": held, "parameters": broken}
-            said += "; " + _describe(rows, held, len(finite_B), broken)
+            note |= {"rows": rows, "examples": examples, "parameters": broken}
+            line += "; " + _describe(rows, examples, len(finite_B), broken)
         if not jax.process_index():
             self._log = self._log or Jsonl(self._path, self._position)
             self._log.write(step, note)
-        return said
+        return line
 
     def close(self) -> None:
-        """No more steps follow."""
+        """Closes skipped.jsonl."""
         if self._log is not None:
             self._log.close()
 
@@ -91,8 +95,11 @@ def _finder(graphdef: GraphDef, loss: LossFn, frozen: Collection[str]) -> Any:
         trained = {name: x for name, x in params.items() if name not in frozen}
 
         def row(part: Any) -> jax.Array:
-            alone = jax.tree.map(lambda x: x[None], part)
-            objective = lambda trained: jnp.asarray(value(evaluate(graphdef, loss, trained, kept, alone, None)["loss"]))  # noqa: E731
+            one = jax.tree.map(lambda x: x[None], part)
+
+            def objective(trained: Params) -> jax.Array:
+                return jnp.asarray(value(evaluate(graphdef, loss, trained, kept, one, None)["loss"]))
+
             found, grads = jax.value_and_grad(objective)(trained)
             return jnp.isfinite(found) & jnp.isfinite(optax.tree.norm(grads))
 
@@ -101,12 +108,13 @@ def _finder(graphdef: GraphDef, loss: LossFn, frozen: Collection[str]) -> Any:
     return find
 
 
-def _describe(rows: Sequence[int], held: Sequence[Any], count: int, broken: Sequence[str]) -> str:
+def _describe(rows: Sequence[int], examples: Sequence[Any], count: int, broken: Sequence[str]) -> str:
     if broken:
         return f"the parameters are not finite themselves: {', '.join(broken[:_SHOWN])}"
     if not rows:
         return f"each of its {count} rows is finite by itself, so it is their sum, or the parameters of that step"
-    named = [f"row {row} (examples {', '.join(map(str, own)) or 'none'})" for row, own in zip(rows, held, strict=True)]
+    pairs = zip(rows, examples, strict=True)
+    named = [f"row {row} (examples {', '.join(map(str, own)) or 'none'})" for row, own in pairs]
     more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
     whole = f"all {count} rows: " if len(rows) == count else ""
     return whole + ", ".join(named[:_SHOWN]) + more

@@ -1,4 +1,4 @@
-"""From a configuration to an optimizer: what is clipped, decayed and frozen, and which rate moves what."""
+"""Builds an optimizer from a configuration, with clipping, weight decay, freezing and learning rates by parameter."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from jaxllm.train.schedules import Schedule
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    """How to optimise."""
+    """The optimizer, its hyperparameters and its learning-rate schedule."""
 
     optimizer: str = "adamw"
-    """A name in optimizers.py."""
+    """A name in `optimizers.OPTIMIZERS`."""
     learning_rate: float = 5e-5
     """At the peak of the schedule."""
     schedule: str = "linear"
@@ -32,23 +32,23 @@ class OptimConfig:
     final_learning_rate: float = 0.0
     """At the end of the schedule, as a share of the peak."""
     weight_decay: float = 0.01
-    """Decoupled (Loshchilov and Hutter 2017); biases and norms are spared."""
+    """Decoupled (Loshchilov and Hutter 2017); not applied to biases and norms."""
     beta1: float = 0.9
-    """Decay of the first moment; of adafactor, which has none, nothing; how near y is to x in schedule_free_adamw."""
+    """Decay of the first moment (adafactor has none); in schedule_free_adamw the weight of x in y."""
     beta2: float = 0.999
-    """Decay of the second moment, and of lion's only one; adafactor's follows from the step."""
+    """Decay of the second moment, and of lion's only moment; adafactor derives its own from the step."""
     eps: float = 1e-8
     """Added to the root of the second moment."""
     max_grad_norm: float = 1.0
     """Clip the gradient's global norm to this; 0 for no clipping."""
     head_learning_rate: float | None = None
-    """Peak learning rate of the head's parameters, if another."""
+    """Peak learning rate of the head's parameters, if it differs."""
     freeze: tuple[str, ...] = ()
-    """Patterns of parameters to leave as they are: `embeddings.*`, `blocks[:4].*`, `!classifier.*` (all but it)."""
+    """Patterns of parameters not to train: `embeddings.*`, `blocks[:4].*`, `!classifier.*` (all but the classifier)."""
 
 
 def make_schedule(config: OptimConfig, steps: int) -> Schedule:
-    """The learning rate over a run of so many steps. Raises InputError."""
+    """The learning rate over a run of `steps`. Raises InputError."""
     return schedules.schedule(
         config.schedule, peak=config.learning_rate, steps=steps, warmup=config.warmup, floor=config.final_learning_rate
     )
@@ -57,10 +57,10 @@ def make_schedule(config: OptimConfig, steps: int) -> Schedule:
 def make_optimizer(
     config: OptimConfig, params: Abstract, schedule: Schedule, *, head: tuple[str, ...] = ()
 ) -> optax.GradientTransformation:
-    """The optimizer of this name with clipping, decay by name, freezing and a head of its own learning rate.
+    """The optimizer with clipping, weight decay, freezing, and the head's learning rate.
 
-    head: patterns of the head's parameters. The train step gives what is frozen no gradient, so it does not count in
-    the norm; parameters frozen whole have no moments. Raises InputError.
+    head: patterns of the head's parameters. The train step gives frozen parameters no gradient, so they do not count in
+    the norm; a parameter that is frozen as a whole has no moments. Raises InputError.
     """
     kind = optimizers.find(config.optimizer)
     frozen = select(params, config.freeze)
@@ -76,7 +76,7 @@ def make_optimizer(
         optax.add_decayed_weights(config.weight_decay, mask=lambda tree: {name: decayed[name] for name in tree}),
     ]
     moving += [_scaled(ratios)] if len(set(ratios.values())) > 1 else []
-    # Weight decay would move what has no gradient.
+    # Weight decay would move a slice that has no gradient.
     moving += [optax.stateless(lambda updates, params: mask(updates, slices))] if slices else []
     moving.append(optax.scale_by_learning_rate(schedule))
     clip = [_clipped(config.max_grad_norm)] if config.max_grad_norm else []
@@ -88,7 +88,7 @@ def make_optimizer(
 
 
 def _clipped(most: float) -> optax.GradientTransformation:
-    """`optax.clip_by_global_norm` by one factor for all: XLA:CPU keeps no copy of gradients that were multiplied."""
+    """`optax.clip_by_global_norm` as one multiplication, which spares XLA:CPU a copy of the gradients."""
 
     def clip(updates: Any, params: Any) -> Any:
         norm = optax.tree.norm(updates)
@@ -99,10 +99,10 @@ def _clipped(most: float) -> optax.GradientTransformation:
 
 
 def mask(updates: Mapping[str, Any], slices: Mapping[str, slice]) -> dict[str, Any]:
-    """Zeroes updates, or gradients, on slices of the leading axis."""
+    """Sets updates, or gradients, to zero on slices of the leading axis."""
 
     def one(name: str, x: Any) -> Any:
-        if name not in slices or not isinstance(x, jax.Array):  # optax marks what a transform does not see
+        if name not in slices or not isinstance(x, jax.Array):  # optax masks what a transformation does not see
             return x
         kept = np.ones(x.shape[0], np.float32)
         kept[slices[name]] = 0.0

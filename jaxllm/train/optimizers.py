@@ -1,8 +1,7 @@
-"""Optimizers by name: how each turns gradients into directions.
+"""Optimizers by name: how each turns gradients into update directions.
 
-Clipping, decay, freezing and learning rates are the same for all and stand in `optim.py`. Blocks are stacked, so
-whatever an optimizer does to a matrix as a whole it does to the last two axes, and each layer (and each expert) is
-treated as if it stood alone.
+Clipping, weight decay, freezing and learning rates are common to all, in `optim.py`. Blocks are stacked, so what an
+optimizer does to a whole matrix it does here to the last two axes: each layer, and each expert, as if it were alone.
 
 | name                | moments kept                                   | paper                                         |
 |---------------------|------------------------------------------------|-----------------------------------------------|
@@ -12,7 +11,7 @@ treated as if it stood alone.
 | muon                | one of matrices in blocks, else as adamw       | Jordan et al. 2024; for scale Liu et al. 2025 |
 | schedule_free_adamw | the second, and the iterate beside its average | Defazio et al. 2024                           |
 
-A learning rate means about the same to all but lion, whose updates are all signs: it wants a third to a tenth of it.
+One learning rate suits all of them but lion, which needs a third to a tenth of it, as its updates are signs.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from jaxllm.train.schedules import Schedule
 from jaxllm.types import InputError, Params, nearest
 
 MOMENTUM = 0.95
-"""Muon's, with Nesterov's step."""
+"""Of Muon, with Nesterov's step."""
 
 MUON_RMS = 0.2
 """Root mean square of Muon's updates at learning rate 1: about AdamW's (Liu et al. 2025, section 2.2)."""
@@ -37,8 +36,8 @@ MUON_RMS = 0.2
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """direction: (beta1, beta2, eps) -> the transformation of gradients. around: what encloses the whole update, a
-    function of (that transformation, the schedule, beta1)."""
+    """direction: (beta1, beta2, eps) -> the transformation of gradients. around: (the transformation with weight decay
+    and learning rate, the schedule, beta1) -> the whole update."""
 
     direction: Callable[[float, float, float], optax.GradientTransformation]
     around: Callable[[optax.GradientTransformation, Schedule, float], optax.GradientTransformation] = (
@@ -54,20 +53,23 @@ def find(name: str) -> Optimizer:
 
 
 def is_vector(name: str) -> bool:
-    """Whether a parameter is a bias or the scale of a norm (stacked, these are matrices too)."""
+    """Whether a parameter is a bias or the scale of a norm, by its name because stacked ones are matrices too."""
     return name.rpartition(".")[2] in ("bias", "scale")
 
 
 def own_axes(name: str, x: Any) -> tuple[int, ...]:
-    """The axes of one layer's, or expert's, part of a parameter: one of a vector, two of a matrix."""
+    """The axes of a parameter within one layer or expert: the last one of a vector, the last two of a matrix."""
     return tuple(range(-min(x.ndim, 1 if is_vector(name) else 2), 0))
 
 
 def clip_rms(threshold: float) -> optax.GradientTransformation:
-    """Scales each update down to a root mean square of `threshold` (Shazeer and Stern 2018, section 6)."""
+    """Scales each update down to a root mean square of `threshold` (Shazeer and Stern 2018, section 6).
+
+    `optax.clip_by_block_rms` would take the mean over all layers of a stack.
+    """
 
     def one(name: str, x: Any) -> Any:
-        if not isinstance(x, jax.Array):  # optax marks what a transformation does not see
+        if not isinstance(x, jax.Array):  # optax masks what a transformation does not see
             return x
         rms = jnp.sqrt(jnp.mean(jnp.square(x), axis=own_axes(name, x), keepdims=True))
         return x / jnp.broadcast_to(jnp.maximum(1.0, rms / threshold), x.shape)
@@ -76,7 +78,7 @@ def clip_rms(threshold: float) -> optax.GradientTransformation:
 
 
 class Moments(NamedTuple):
-    """Adam's state; of a step that is skipped it is what it was before."""
+    """The state of `adam`, which a skipped step leaves as it was."""
 
     count: jax.Array  # type: ignore[assignment]
     mu: Any
@@ -84,10 +86,10 @@ class Moments(NamedTuple):
 
 
 def adam(beta1: float, beta2: float, eps: float) -> optax.GradientTransformationExtraArgs:
-    """`optax.scale_by_adam` (Kingma and Ba 2014, algorithm 1), whose update takes `ok`: false keeps the state.
+    """`optax.scale_by_adam` (Kingma and Ba 2014, algorithm 1) whose update takes `ok`; if false, it keeps the state.
 
-    The update is computed from the moments that are kept. Were they chosen afterwards, XLA:CPU would copy the old ones
-    before it overwrites them: half of the optimizer's time and memory.
+    With optax's, the step would choose between old and new moments after the update, and XLA:CPU would copy the old
+    ones first: half of the optimizer's time and memory.
     """
 
     def init(params: Any) -> Moments:
@@ -108,12 +110,12 @@ def adam(beta1: float, beta2: float, eps: float) -> optax.GradientTransformation
 
 
 def _adafactor(beta1: float, beta2: float, eps: float) -> optax.GradientTransformation:
-    """Without momentum, and without the scale of each parameter (section 8), so that rates are those of the others."""
+    """Without momentum, and without scaling by parameter (section 8), so that learning rates are as for the others."""
     return optax.chain(optax.scale_by_factored_rms(), clip_rms(1.0))
 
 
 def _muon(beta1: float, beta2: float, eps: float) -> optax.GradientTransformation:
-    """Matrices inside blocks are made orthogonal; embeddings, heads, norms and biases take AdamW's direction."""
+    """Orthogonal updates of matrices inside blocks; AdamW's of embeddings, heads, norms and biases."""
     matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
 
     def labels(tree: Mapping[str, Any]) -> dict[str, str]:
@@ -133,7 +135,7 @@ def _muon(beta1: float, beta2: float, eps: float) -> optax.GradientTransformatio
 
 
 class Averaging(NamedTuple):
-    """State of `averaged`: the iterate z, the weight of the average, the updates made, the largest rate so far."""
+    """The state of `averaged`: z, the sum of weights, the number of updates, the largest rate so far, and beta."""
 
     z: Any
     total: jax.Array
@@ -146,9 +148,9 @@ class Averaging(NamedTuple):
 def averaged(moving: optax.GradientTransformation, schedule: Schedule, beta: float) -> optax.GradientTransformation:
     """Schedule-free learning (Defazio et al. 2024, equations 3 to 5): the parameters are the average x of the iterates.
 
-    `moving` moves z by the gradient at y = beta x + (1 - beta) z, which `gradient_at` gives; then x moves towards z by
-    the weight of the step, the square of the largest rate so far, over the sum of the weights. So what is evaluated,
-    saved and exported is x.
+    `moving` updates z by the gradient at y = beta x + (1 - beta) z, which `gradient_at` gives. Then x moves towards z
+    by the weight of the step (the square of the largest rate so far) over the sum of weights. So the parameters that
+    are evaluated, saved and exported are x; `optax.contrib.schedule_free` keeps y as the parameters.
     """
 
     def init(params: Any) -> Averaging:
@@ -170,7 +172,7 @@ def averaged(moving: optax.GradientTransformation, schedule: Schedule, beta: flo
 
 
 def gradient_at(opt_state: Any, params: Params) -> Params:
-    """Where the gradient is to be taken: at the parameters, unless the optimizer averages them."""
+    """Where to take the gradient: at y if the optimizer averages (`averaged`), else at the parameters."""
     is_averaging = lambda node: isinstance(node, Averaging)  # noqa: E731
     for node in jax.tree.leaves(opt_state, is_leaf=is_averaging):
         if is_averaging(node):
@@ -180,7 +182,7 @@ def gradient_at(opt_state: Any, params: Params) -> Params:
 
 
 def _between(state: Averaging, params: Mapping[str, Any]) -> dict[str, Any]:
-    """y; exactly x where z has not moved, as in what is frozen."""
+    """y; exactly x where z equals x, as in frozen parameters."""
     return {
         name: x + (1 - state.beta.astype(z.dtype)) * (z - x) if isinstance(z := state.z[name], jax.Array) else z
         for name, x in params.items()
@@ -196,4 +198,4 @@ OPTIMIZERS: dict[str, Optimizer] = {
         lambda beta1, beta2, eps: optax.scale_by_rms(beta2, eps, eps_in_sqrt=False, bias_correction=True), averaged
     ),
 }
-"""What `--optimizer` names."""
+"""The names that `--optimizer` takes."""

@@ -1,4 +1,4 @@
-"""Learning rates over a run."""
+"""Learning-rate schedules by name, with linear warm-up."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import optax
 from jaxllm.types import InputError, nearest
 
 Schedule = Callable[[Any], Any]
-"""Number of updates made -> learning rate."""
+"""(number of updates made) -> learning rate, traceable."""
 
 SCHEDULES: dict[str, Callable[[float, int, float], Schedule]] = {
     "constant": lambda peak, steps, floor: optax.constant_schedule(peak),
@@ -21,16 +21,16 @@ SCHEDULES: dict[str, Callable[[float, int, float], Schedule]] = {
         [int(0.8 * steps)],
     ),
 }
-"""What follows the warm-up, over the steps left: (peak, steps, share of the peak at the end) -> schedule.
+"""(peak, steps after warm-up, final rate as a share of the peak) -> the schedule after warm-up.
 
 wsd holds the peak for four fifths of the steps and then decays linearly (Hu et al. 2024, MiniCPM)."""
 
 
 def schedule(name: str, *, peak: float, steps: int, warmup: float, floor: float) -> Schedule:
-    """Linear warm-up, then the schedule of this name, over so many steps.
+    """Linear warm-up, then the schedule of this name, over a run of `steps`.
 
-    warmup: steps, or below 1 a share of all. floor: share of the peak at the end. Raises InputError for an unknown
-    name, and a warm-up longer than the run.
+    warmup: steps, or below 1 a share of all. floor: the final rate as a share of the peak. Raises InputError for an
+    unknown name, and for a warm-up longer than the run.
     """
     if name not in SCHEDULES:
         raise InputError(f"--schedule {name}: {nearest(name, SCHEDULES)}")
@@ -40,6 +40,6 @@ def schedule(name: str, *, peak: float, steps: int, warmup: float, floor: float)
     after = SCHEDULES[name](peak, steps - rising, floor)
     if not rising:
         return after
-    # The first update already moves: it uses 1/warmup of the peak, not 0.
+    # The rate of the first update is peak / warmup, not 0, so that it already moves the parameters.
     rise = lambda count: peak * (count + 1) / rising  # noqa: E731
     return optax.join_schedules([rise, after], [rising])

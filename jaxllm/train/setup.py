@@ -1,4 +1,12 @@
-"""What a run begins with: the step, compiled for its mesh, and the state, new or that of a checkpoint."""
+"""The compiled train step, the layout of its arrays on a mesh, and the state that a run starts from.
+
+`prepare` and `init_state` are all that a training loop of your own needs:
+
+    step, layout = prepare(model, loss, optax.adamw(1e-4), mesh)
+    state = init_state(model, optax.adamw(1e-4), layout)
+    for batch in batches:
+        state, metrics = step(state, put_batch(batch, mesh, rows))
+"""
 
 from __future__ import annotations
 
@@ -17,13 +25,13 @@ from jaxllm.distributed import mesh as meshes
 from jaxllm.distributed import messages
 from jaxllm.params import ModelSpec, materialize
 from jaxllm.run.folder import Run, differences
-from jaxllm.train.step import StepFn
-from jaxllm.types import InputError, TrainState
+from jaxllm.train.step import StepFn, make_train_step
+from jaxllm.types import InputError, LossFn, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where everything lives: shardings of the parameters that are trained, of those that are not, of the optimizer."""
+    """The sharding of every array of a run: trained parameters, frozen parameters, optimizer state."""
 
     mesh: Mesh
     params: Mapping[str, Any]
@@ -34,14 +42,17 @@ class Layout:
 
     @property
     def like(self) -> TrainState:
-        """The state as shapes that know where they belong."""
-        step = jax.ShapeDtypeStruct((), jnp.int32, sharding=meshes.replicated(self.mesh))
-        opt_state = jax.tree.map(_placed, self.opt_shapes, self.opt_state)
-        return TrainState(step, {n: _placed(x, self.params[n]) for n, x in self.trained.items()}, opt_state)  # type: ignore[misc]
+        """The state as shapes, dtypes and shardings."""
+        shapes = TrainState(jax.ShapeDtypeStruct((), jnp.int32), dict(self.trained), self.opt_shapes)  # type: ignore[arg-type]
+        shardings = TrainState(meshes.replicated(self.mesh), dict(self.params), self.opt_state)
+        return jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), shapes, shardings)
 
 
 def lay_out(model: ModelSpec, transform: optax.GradientTransformation, mesh: Mesh) -> Layout:
-    """Raises InputError that lists every axis of the mesh which does not divide what it shards."""
+    """The layout by the model's sharding rules.
+
+    Raises InputError that lists every axis of the mesh which does not divide what it shards.
+    """
     at = meshes.shardings(model.graphdef.abstract, mesh, model.rules, limits=model.graphdef.limits)
     trained = model.trained
     shapes = jax.eval_shape(transform.init, trained)
@@ -55,8 +66,37 @@ def lay_out(model: ModelSpec, transform: optax.GradientTransformation, mesh: Mes
     )
 
 
+def prepare(
+    model: ModelSpec, loss: LossFn, transform: optax.GradientTransformation, mesh: Mesh, *, seed: int = 0,
+    microbatches: int = 1, strategy: str = "jit", freeze: Mapping[str, slice] | None = None,
+) -> tuple[StepFn, Layout]:  # fmt: skip
+    """The train step of a model, compiled for a mesh at its first call, and the layout of its arrays.
+
+    step(state, batch, frozen=None) -> (state, metrics). state: a TrainState laid out as `layout.like`, such as
+    `init_state` gives; it is donated, so that only the new one can be used afterwards. batch: a Batch or Answers of
+    global arrays with a leading row axis, as `put_batch` places them, that `row_multiple(mesh)` times `microbatches`
+    divides. Under pmap (one process, a mesh with only the `data` axis) the leading axes are [devices, rows per device]
+    instead. frozen: the arrays that `model.frozen` names, in `layout.frozen`. metrics: replicated float32 scalars, as
+    in `make_train_step`, which also explains `freeze`. Jitting `make_train_step` yourself would lose the sharding of
+    activations: they need the mesh to be set, and the state its output shardings. Raises InputError.
+    """
+    axis = "data" if strategy == "pmap" else None
+    step = make_train_step(
+        model.graphdef, loss, transform, seed=seed, microbatches=microbatches, axis=axis, freeze=freeze
+    )
+    layout = lay_out(model, transform, mesh)
+    return compile_step(step, strategy, mesh, layout.params, layout.opt_state), layout
+
+
+def init_state(model: ModelSpec, transform: optax.GradientTransformation, layout: Layout, seed: int = 0) -> TrainState:
+    """The state before the first step: parameters loaded or initialised, each array created in its own sharding."""
+    params = materialize(model, layout.params, seed)
+    opt_state = jax.jit(transform.init, out_shardings=layout.opt_state)(params)
+    return TrainState(jax.device_put(jnp.zeros((), jnp.int32), meshes.replicated(layout.mesh)), params, opt_state)
+
+
 def compile_step(step: StepFn, strategy: str, mesh: Mesh, params_at: Any, opt_at: Any) -> StepFn:
-    """The step under jit with shardings, or under pmap over the data axis; the state alone is donated."""
+    """The step under jit with shardings, or under pmap over the data axis; only the state is donated."""
     if strategy == "pmap":
         over = jax.pmap(
             step, axis_name="data", in_axes=(None, 0, None), out_axes=None,
@@ -68,26 +108,23 @@ def compile_step(step: StepFn, strategy: str, mesh: Mesh, params_at: Any, opt_at
     compiled = jax.jit(step, donate_argnums=0, out_shardings=(at, everywhere))
 
     def on_mesh(state: TrainState, batch: Any, frozen: Any = None) -> tuple[TrainState, Any]:
-        with jax.set_mesh(mesh):  # which attention and the chunked head cut themselves along
+        with jax.set_mesh(mesh):  # attention and the chunked head read it to shard what they compute
             return compiled(state, batch, frozen)
 
     return on_mesh
 
 
-def begin(
+def restore_or_init(
     model: ModelSpec, transform: optax.GradientTransformation, layout: Layout, checkpoints: Checkpoints, run: Run,
     data: Loader, seed: int,
 ) -> tuple[TrainState, int, dict[str, Any]]:  # fmt: skip
-    """The state to begin with, how many batches it has seen, and what was saved beside it.
+    """The state to start from, how many batches it has seen, and the meta data that was saved with it.
 
     Raises InputError if the newest checkpoint is of another model, experiment or data set.
     """
     found = checkpoints.newest(layout.like)
     if found is None:
-        params = materialize(model, layout.params, seed)
-        opt_state = jax.jit(transform.init, out_shardings=layout.opt_state)(params)
-        step = jax.device_put(jnp.zeros((), jnp.int32), meshes.replicated(layout.mesh))
-        return TrainState(step, params, opt_state), 0, {}
+        return init_state(model, transform, layout, seed), 0, {}
     _, position, meta = found
     where = f"checkpoint {position} of {checkpoints.folder}"
     if differs := differences(meta.get("run", {}), run):
@@ -103,7 +140,7 @@ def open_checkpoints(folder: Any, keep: int, keep_every: int) -> Checkpoints:
     error, opened = None, None
     try:
         opened = Checkpoints(folder, keep, keep_every)
-    except Exception as why:  # each kind of store has errors of its own
+    except Exception as why:  # each kind of file system raises other classes
         error = f"checkpoints cannot be kept in {folder} ({type(why).__name__}: {why})"
     if error := messages.agree(error):
         raise InputError(error)
@@ -127,11 +164,7 @@ def check_rows(rows: int, mesh: Mesh, strategy: str, microbatches: int) -> None:
 
 
 def put(batch: Any, mesh: Mesh, rows: int, local: Sequence[int], strategy: str) -> Any:
-    """The rows of this process as the step wants them."""
+    """The rows of this process as the step takes them."""
     if strategy == "pmap":
         return jax.tree.map(lambda x: x.reshape(len(mesh.local_devices), -1, *x.shape[1:]), batch)
     return meshes.put_batch(batch, mesh, rows, local)
-
-
-def _placed(x: Any, sharding: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)

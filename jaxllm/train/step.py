@@ -1,9 +1,9 @@
-"""The train step, a pure function of (state, batch); and the forward pass of evaluations.
+"""The train step, a pure function of (state, batch).
 
-The step sums counts first, over microbatches and the pmap axis, then accumulates the gradient of the sum of
-weight x total / count. So a mean is over the whole batch however it is cut: on one device, sharded, under pmap and in
-microbatches the loss and the gradients are the same. The first pass costs nothing, for counts depend on the data alone
-and the compiler removes the forward pass from them.
+The step first sums counts over microbatches and the pmap axis, then accumulates the gradient of the sum of
+weight x total / count. So each mean is over the whole batch, and the loss and its gradient are the same on one device,
+sharded, under pmap and in microbatches. The first pass costs nothing: counts depend on the data alone, so the compiler
+removes the forward pass from it.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from jaxllm.types import Batch, InputError, LossFn, Mean, Metrics, Params, Terms
 StepFn = Callable[..., tuple[TrainState, Metrics]]
 
 
-class _Listening:
-    """A model that notes the metrics of its own, so that a loss cannot drop them."""
+class _Recorder:
+    """A model that records its own metrics (`aux`), so that a loss cannot drop them."""
 
     def __init__(self, model: Any):
         self._model = model
-        self.noted: Metrics = {}
+        self.recorded: Metrics = {}
 
     def hidden(self, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, Metrics]:
         hidden_BTD, aux = self._model.hidden(batch, key)
         for name, metric in aux.items():
-            before = self.noted.get(name)
-            self.noted[name] = metric if before is None else _add(before, metric)
+            before = self.recorded.get(name)
+            self.recorded[name] = metric if before is None else _add(before, metric)
         return hidden_BTD, aux
 
     def __getattr__(self, name: str) -> Any:
@@ -44,11 +44,11 @@ class _Listening:
 def evaluate(
     graphdef: GraphDef, loss: LossFn, params: Params, frozen: Params | None, batch: Any, key: jax.Array | None
 ) -> Metrics:
-    """The loss's metrics of a batch, with the model's own added to its objective."""
-    model = _Listening(bind(graphdef, {**(frozen or {}), **params}))
+    """The metrics that the loss gives for a batch, with the model's own metrics added to them and to "loss"."""
+    model = _Recorder(bind(graphdef, {**(frozen or {}), **params}))
     metrics = dict(loss(model, batch, key))
     objective = terms(metrics["loss"])
-    for name, metric in model.noted.items():
+    for name, metric in model.recorded.items():
         metrics[name] = metric
         objective += terms(metric)
     return {**metrics, "loss": objective}
@@ -64,12 +64,13 @@ def make_train_step(
     axis: str | None = None,
     freeze: Mapping[str, slice] | None = None,
 ) -> StepFn:
-    """step(state, batch, frozen=None) -> (state, metrics), for the caller to jit with shardings or to pmap over `axis`.
+    """step(state, batch, frozen=None) -> (state, metrics), to be jitted with shardings, or pmapped over `axis`.
 
-    batch: a tree of arrays with a leading row axis that `microbatches` divides. frozen: parameters neither trained nor
-    saved. freeze: parameters of the state, or slices of their leading axis, that get no gradient. metrics: the loss's
-    own, "grad_norm" (before clipping) and "skipped": a step whose loss or gradient is not finite keeps the old state
-    and counts 1 there. Raises InputError for a loss that couples the examples of a batch when the batch would be cut.
+    `prepare` in setup.py does either. batch: a tree of arrays with a leading row axis that `microbatches` divides.
+    frozen: parameters that are neither trained nor saved. freeze: parameters of the state, or slices of their leading
+    axis, that get no gradient. metrics: those of the loss, "grad_norm" (before clipping) and "skipped": 1 for a step
+    whose loss or gradient is not finite, which leaves the state as it was. Raises InputError for a loss that couples
+    the examples of a batch, if the batch would be split.
     """
     if getattr(loss, "couples_batch", False) and (microbatches > 1 or axis is not None):
         name = getattr(loss, "name", getattr(loss, "__name__", "this loss"))
@@ -83,9 +84,9 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         if axis is not None:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis))
-        parts = jax.tree.map(lambda x: _cut(x, microbatches), batch)
+        parts = jax.tree.map(lambda x: _split(x, microbatches), batch)
         index = jnp.arange(microbatches)
-        weights: dict[str, tuple[float, ...]] = {}  # of the terms of each metric, noted while tracing
+        weights: dict[str, tuple[float, ...]] = {}  # of the terms of each metric, set while tracing
 
         def sums_of(params: Params, part: Any, i: jax.Array) -> dict[str, list[Mean]]:
             metrics = evaluate(graphdef, loss, params, frozen, part, jax.random.fold_in(key, i))
@@ -121,11 +122,11 @@ def make_train_step(
         grads = mask({n: grads.get(n, jnp.zeros_like(x)) for n, x in state.params.items()}, freeze or {})
         metrics: Metrics = {name: _join(weights[name], means) for name, means in sums.items()}
         norm = optax.tree.norm(grads)
-        # A gradient that is not finite has a norm that is not; a loss that is not finite is looked at itself.
+        # A gradient that is not finite has a norm that is not finite; a loss need not have such a gradient.
         ok = jnp.isfinite(norm) & jnp.isfinite(sum(mean.total for mean in sums["loss"]))
         updates, opt_state = update(grads, state.opt_state, state.params, ok=ok)
         new = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state)
-        kept = lambda x: isinstance(x, Moments)  # noqa: E731  (adam has seen to them)
+        kept = lambda x: isinstance(x, Moments)  # noqa: E731  (adam has done it)
         new = jax.tree.map(lambda old, x: x if kept(x) else jnp.where(ok, x, old), state, new, is_leaf=kept)
         one = jnp.ones((), jnp.float32)
         return new, {**metrics, "grad_norm": Mean(norm, one), "skipped": Mean(1.0 - ok.astype(jnp.float32), one)}
@@ -133,15 +134,15 @@ def make_train_step(
     return step
 
 
-def _cut(x: jax.Array, parts: int) -> jax.Array:
-    """Rows as [parts, rows of a part]: every parts-th row, so that rows sharded over devices stay where they are."""
+def _split(x: jax.Array, parts: int) -> jax.Array:
+    """[rows, ...] as [parts, rows of a part, ...]: every parts-th row, so that rows stay on their devices."""
     if x.shape[0] % parts:
         raise ValueError(f"{x.shape[0]} rows do not divide into {parts} microbatches")
     return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
 
 
 def _add(a: Mean | Terms, b: Mean | Terms) -> Terms:
-    """The same metric of two calls of a model."""
+    """The sum of one metric over two calls of a model."""
     return tuple((weight, x + y) for (weight, x), (_, y) in zip(terms(a), terms(b), strict=True))
 
 

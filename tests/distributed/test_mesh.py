@@ -12,7 +12,6 @@ from jax.sharding import PartitionSpec as P
 
 from jaxllm.axes import AXES
 from jaxllm.distributed.mesh import (
-    bytes_per_device,
     local_rows,
     make_mesh,
     put_batch,
@@ -38,6 +37,14 @@ FAMILIES = {
         ("O", "X"), transform=True, transform_bias=True,
     ),
 }  # fmt: skip
+
+
+def bytes_per_device(tree):
+    held = {}
+    for x in jax.tree.leaves(tree):
+        for shard in x.addressable_shards:
+            held[shard.device] = held.get(shard.device, 0) + shard.data.nbytes
+    return held
 
 
 def abstract(config):

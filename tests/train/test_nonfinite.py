@@ -12,7 +12,7 @@ from toy_run import STEPS, Data, corpus, go, saved, toy
 from jaxllm.distributed.mesh import make_mesh, shardings
 from jaxllm.losses.tokens import cross_entropy
 from jaxllm.run.metrics import read_jsonl
-from jaxllm.train.nonfinite import SKIPPED, Blame, not_finite
+from jaxllm.train.nonfinite import SKIPPED, NonfiniteReporter, not_finite
 from jaxllm.types import Mean
 
 
@@ -74,7 +74,7 @@ def blame(folder, params=None, loss=cross_entropy):
     spec, plan = toy(0.0), corpus().plan
     at = shardings(spec.graphdef.abstract, mesh, spec.rules)
     params = {n: jax.device_put(x, at[n]) for n, x in (params or jax.jit(spec.init)(jax.random.key(0))).items()}
-    one = Blame(spec.graphdef, loss, frozenset({"kernel"}), plan, mesh, list(range(plan.rows)), folder, 0)
+    one = NonfiniteReporter(spec.graphdef, loss, frozenset({"kernel"}), plan, mesh, list(range(plan.rows)), folder, 0)
     return lambda batch, metrics: one(1, batch, metrics, params)
 
 

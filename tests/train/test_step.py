@@ -12,8 +12,8 @@ from jaxllm.distributed.mesh import make_mesh, put_batch, replicated, shardings
 from jaxllm.losses import resolve
 from jaxllm.losses.tokens import cross_entropy
 from jaxllm.params import bind, materialize, select
-from jaxllm.train.fit import compile_step
 from jaxllm.train.optim import OptimConfig, make_optimizer
+from jaxllm.train.setup import compile_step
 from jaxllm.train.step import make_train_step
 from jaxllm.types import Mean, TrainState, value
 

@@ -12,7 +12,7 @@ from jaxllm.distributed.mesh import make_mesh, put_batch, replicated, shardings
 from jaxllm.losses import resolve, tokens
 from jaxllm.models import decoder
 from jaxllm.params import describe
-from jaxllm.train.fit import compile_step
+from jaxllm.train.setup import compile_step
 from jaxllm.train.step import make_train_step
 from jaxllm.types import TrainState, value
 
