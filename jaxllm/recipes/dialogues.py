@@ -7,10 +7,12 @@ from collections.abc import Iterator
 
 from jaxllm.data.builtin import questions
 from jaxllm.data.chat import rows as instructions
+from jaxllm.data.chat.encode import prompt_of_text, prompt_tokens
 from jaxllm.data.chat.examples import CUTS, examples
 from jaxllm.data.chat.rows import Dialogue
 from jaxllm.data.packing import Example
 from jaxllm.data.report import Report
+from jaxllm.evals.answers import Question
 from jaxllm.recipes.chat_start import ChatFlags
 from jaxllm.recipes.rows import check, hold_out, open_rows
 from jaxllm.recipes.start import Start
@@ -76,6 +78,21 @@ def examples_of(split: Split, config: DialogueFlags, begin: Start) -> list[Examp
         split.dialogues, begin.tokenizer, config.max_length, where=split.places.__getitem__, report=split.report,
         cut=config.cut, prompts=config.train_on == "all",
     )  # fmt: skip
+
+
+def questions_of(split: Split, begin: Start, count: int, room: int) -> list[Question]:
+    """`count` dialogues of a split, evenly spaced; of them those that ask something and leave `room` in the context."""
+    found: list[Question] = []
+    for dialogue in split.dialogues[:: max(1, len(split.dialogues) // max(1, count))][:count]:
+        if dialogue.messages:
+            *asked, last = dialogue.messages
+            one = Question(prompt_tokens(asked, begin.tokenizer), asked[-1]["content"], last["content"])
+        else:
+            prompt = prompt_of_text(dialogue.prompt, begin.tokenizer)
+            one = Question(prompt, dialogue.prompt, dialogue.completion)
+        if one.text and len(one.prompt) + room <= begin.config.max_positions:
+            found.append(one)
+    return found
 
 
 def lines_of(splits: dict[str, Split]) -> list[tuple[str, str]]:

@@ -9,13 +9,14 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import ner as script
+import ner as script
 from jaxllm import hf
-from jaxllm.cli import tag
+from jaxllm.cli import tag as command
 from jaxllm.data.builtin import ner as builtin
 from jaxllm.data.packing import collate
 from jaxllm.data.tagging import examples as ner_data
 from jaxllm.distributed import mesh as meshes
+from jaxllm.evals.tag import tag
 from jaxllm.params import bind, materialize
 from jaxllm.recipes.script import input_errors, parse
 from jaxllm.run.metrics import read_jsonl
@@ -115,7 +116,7 @@ def test_transformers_loads_the_export_with_the_same_logits_and_tags(trained):
     real = encoded["attention_mask"].numpy().astype(bool)
     assert np.abs(logits - wanted)[real].max() < 1e-4
 
-    found = tag.tag(Runner(opened.spec.graphdef, params, mesh), tokenizer, opened.config.labels, texts, 128)
+    found = tag(Runner(opened.spec.graphdef, params, mesh), tokenizer, opened.config.labels, texts, 128)
     pipe = pipeline("token-classification", model=theirs, tokenizer=tokenizer, aggregation_strategy="simple")
     for ours, entities in zip(found, pipe(texts), strict=True):
         assert [(e["entity_group"], e["word"], e["start"], e["end"]) for e in ours] == [
@@ -125,7 +126,7 @@ def test_transformers_loads_the_export_with_the_same_logits_and_tags(trained):
 
 
 def test_tag_prints_json_with_offsets(trained, capsys):
-    tag.main(tag.Config(str(trained), ("Ada Lovelace moved to Paris.",), json=True))
+    command.main(command.Config(str(trained), ("Ada Lovelace moved to Paris.",), json=True))
     line = json.loads(capsys.readouterr().out)
     assert line["text"] == "Ada Lovelace moved to Paris."
     assert all(0 <= e["start"] < e["end"] <= len(line["text"]) for e in line["entities"])

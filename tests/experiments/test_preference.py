@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import preference as script
+import preference as script
 from jaxllm.recipes.script import input_errors, parse
 from jaxllm.run.metrics import read_jsonl
 

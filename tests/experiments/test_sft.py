@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from experiments import sft as script
+import sft as script
 from jaxllm.data.builtin import questions
 from jaxllm.recipes.script import input_errors, parse
 from jaxllm.run.metrics import read_jsonl

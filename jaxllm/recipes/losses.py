@@ -1,0 +1,33 @@
+"""The loss that the flags of preference tuning name, checked against the flags that it needs."""
+
+from __future__ import annotations
+
+from jaxllm.losses import Loss, Mixture, names, resolve
+from jaxllm.losses.objective import PreferenceLoss
+from jaxllm.losses.reward import read_rewards
+from jaxllm.losses.unpaired import UnpairedLoss
+from jaxllm.recipes.flags import Common, loss_arguments
+from jaxllm.types import InputError
+
+
+def find_preference_loss(config: Common, reference: str) -> Loss | Mixture:
+    """The loss with its arguments, as `--loss` and `--loss-args` name it.
+
+    reference: `--reference`, cached or live. Raises InputError for a loss that is not for preferences, that wants the
+    reference otherwise, or that the other flags would cut.
+    """
+    loss = resolve(config.loss or "", **loss_arguments(config.loss_args))
+    parts = [loss.function] if isinstance(loss, Loss) else [part for _, part, _ in loss.parts]
+    of_tokens = config.loss in names() and not isinstance(parts[0], PreferenceLoss | UnpairedLoss)
+    if of_tokens or any(getattr(part, "of_tokens", False) for part in parts):
+        raise InputError(f"--loss {config.loss} is a loss of tokens, which have no rivals: use experiments/sft.py")
+    if any(getattr(part, "read", None) is read_rewards for part in parts):
+        raise InputError(f"--loss {config.loss} is a loss of rewards: use experiments/reward.py")
+    if reference not in ("cached", "live"):
+        raise InputError(f"--reference {reference}: give cached or live")
+    if "kl" in loss.needs and reference == "cached":
+        raise InputError(f"--loss {config.loss} reads the reference's whole distributions: add --reference live")
+    if loss.couples_batch and (config.microbatches > 1 or config.strategy == "pmap"):
+        cut = "--strategy pmap" if config.strategy == "pmap" else f"--microbatches {config.microbatches}"
+        raise InputError(f"--loss {config.loss} depends on the whole batch at once, which {cut} cuts: leave it out")
+    return loss
