@@ -14,7 +14,7 @@ from jaxllm.run.metrics import read_jsonl
 
 pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[bench]'")
 pytest.importorskip("trl", reason="TRL is not installed: pip install -e '.[bench]'")
-from peers import trl_tuning
+import trl_tuning
 
 WORDS = ["red", "green", "blue", "round", "flat", "long", "short", "old", "new", "warm", "cold", "soft", "hard"]
 SHAPE = Shape(vocab_size=400, width=32, depth=2, heads=4, kv_heads=2, mlp_width=48, max_positions=128)
