@@ -10,9 +10,9 @@ Each is known here in one of these ways; one that is not fails the test, with it
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import importlib
-import json
 import os
 import re
 import shutil
@@ -25,6 +25,7 @@ from typing import Any
 
 import pytest
 from documented import ROOT, Command, commands, commands_of
+from named_files import FILES, LINKS, RUNS, link, write
 
 from jaxllm.models.decoder import PRESETS
 from jaxllm.recipes.script import parse
@@ -77,57 +78,6 @@ DATA = (
 """Fields of the configurations that name what is read."""
 
 
-def rows(kind: str, count: int) -> str:
-    """JSON lines of small rows."""
-    made = {
-        "text": lambda i: {"text": f"A book of {i} pages, read on day {i}. " * 4},
-        "asked": lambda i: {"instruction": f"Is it {i}?", "input": "", "output": f"Yes, it is {i}."},
-        "pair": lambda i: {"prompt": f"Is it {i}?", "chosen": f" Yes, {i}.", "rejected": f" No, {i + 1}."},
-        "compared": lambda i: {"instruction": f"Is it {i}?", "input": "", "chosen": f"Yes, {i}.", "rejected": "No."},
-    }[kind]
-    return "".join(json.dumps(made(i)) + "\n" for i in range(count))
-
-
-def as_list(lines: str) -> str:
-    return json.dumps([json.loads(line) for line in lines.splitlines()])
-
-
-SENTENCES = "Ada\tB-person\nLovelace\tI-person\nwrites\tO\n\nin\tO\nParis\tB-location\n\n" * 20
-LOSS = """import jax
-from jaxllm.losses.preference import preference_loss
-
-@preference_loss
-def margin(p, *, beta=0.1):
-    return -jax.nn.log_sigmoid(beta * p.delta_B - p.margin_B)
-"""
-SHAPE = {"vocab_size": 300, "width": 16, "depth": 1, "heads": 2, "mlp_width": 24, "max_positions": 1024, "tied": True}
-TEXTS = {
-    "model.json": json.dumps(SHAPE), "my_losses.py": LOSS, "books.jsonl": rows("text", 60),
-    "shakespeare.txt": "To be, or not to be: that is the question.\n" * 200, "SHAKESPEARE": "O Romeo, Romeo!\n" * 400,
-    **dict.fromkeys(("chats.jsonl", "instructions.jsonl"), rows("asked", 40)),
-    **dict.fromkeys(("SFT", "alpaca.json"), as_list(rows("asked", 40))), "PREFERENCE": as_list(rows("compared", 40)),
-    **dict.fromkeys(("pairs.jsonl", "more_pairs.jsonl"), rows("pair", 40)),
-    **{f"{folder}/{split}.conll": SENTENCES for folder in ("wnut17", "path/to/wnut17", "WNUT17")
-       for split in ("train", "dev")},
-}  # fmt: skip
-"""Files that commands name, small."""
-
-RUNS = {
-    "runs/pretrain-1a2b3c4d": "pretrain.py --model model.json --vocab-size 300 --dataset books.jsonl --sample-tokens 0",
-    "runs/sft-1a2b3c4d": "sft.py --model runs/pretrain-1a2b3c4d --dataset chats.jsonl --lora-rank 2 --samples 0",
-    "runs/reward-1a2b3c4d": "reward.py --model runs/pretrain-1a2b3c4d --dataset pairs.jsonl",
-    "runs/ner-1a2b3c4d": "ner.py --dataset wnut17 --vocab-size 300",
-}
-"""Runs that commands name, and how they are made."""
-
-LINKS = {
-    "runs/three_stages/sft": "runs/sft-1a2b3c4d", "RUN": "runs/ner-1a2b3c4d", "mine": "runs/pretrain-1a2b3c4d/hf",
-    "path/to/llama": "runs/pretrain-1a2b3c4d/hf", "path/to/MiniLM": "runs/ner-1a2b3c4d/hf",
-    "MINILM": "runs/ner-1a2b3c4d/hf",
-}  # fmt: skip
-"""Other names of these."""
-
-FILES = {"code.parquet", *TEXTS, *RUNS, *LINKS}
 PEERS_ONLY = {"all-MiniLM-L6-v2", "tinyshakespeare.txt", "path/to/sft.json", "path/to/preference.json"}
 """What is named by commands alone that are not run here."""
 
@@ -158,7 +108,8 @@ def config_of(words: list[str]) -> Any:
     if name == "custom_loss.py":  # its flags are made where it is run
         return tuple(argv)
     assert module is not None, f"{name} has no Config"
-    return module.read(argv) if name == "verify-resume" else parse(module.Config, argv)
+    with contextlib.chdir(ROOT):  # documents name files of the clone as from its folder
+        return module.read(argv) if name == "verify-resume" else parse(module.Config, argv)
 
 
 def named(words: list[str]) -> list[str]:
@@ -235,12 +186,6 @@ def short(command: Command) -> list[str]:
 RUNNABLE = [command for command in COMMANDS if is_run(plain(command))]
 
 
-@pytest.fixture(autouse=True)
-def clone(monkeypatch):
-    """Documents name files of the clone as from its folder."""
-    monkeypatch.chdir(ROOT)
-
-
 def test_commands_are_found_where_documents_have_them():
     text = "a\n```bash\npython a.py \\\n    --b 'c d'  # why\npip x && python e.py\n```\n    python not.py\n"
     found = [(one.line, one.words) for one in commands_of("x.md", text)]
@@ -290,7 +235,7 @@ def test_a_launcher_says_what_it_would_do(command):
     more = ["--repo", "https://example.org/jaxllm.git"] if first == "python" else []
     at = words.index("--") if "--" in words else len(words)
     argv = [sys.executable if first == "python" else first, *words[:at], "--dry-run", *more, *words[at:]]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "first" in done.stdout
 
@@ -335,13 +280,8 @@ def run(environment: Path, folder: Path, words: list[str]) -> str:
 @pytest.fixture(scope="session")
 def world(environment, tmp_path_factory) -> Path:
     """A folder with all that commands name, and the clone's folder of scripts."""
-    import pyarrow.parquet
-
     folder = tmp_path_factory.mktemp("documented") / "world"
-    for name, text in TEXTS.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
-    pyarrow.parquet.write_table(pyarrow.table({"text": ["def f(x):\n    return x\n"] * 40}), folder / "code.parquet")
+    write(folder)
     (folder / "experiments").symlink_to(ROOT / "experiments")
     for name, text in RUNS.items():
         script, *flags = text.split()
@@ -354,14 +294,10 @@ def world(environment, tmp_path_factory) -> Path:
 
 
 def place(world: Path, number: int, words: list[str]) -> Path:
-    """A new folder beside the world with what the words name of it, for a command that writes into its folder."""
+    """A new folder beside the world with all that is in it, but for what the command itself writes."""
     folder = world.parent / f"command-{number}"
-    written = words[4] if words[1:4] == ["-m", "jaxllm", "convert"] else ""
-    for name in ["experiments", *sorted(FILES)]:
-        part = re.compile(rf"(^|=){re.escape(name)}($|[/:])|^{re.escape(str(Path(name).parent))}$")
-        if name != written and any(part.search(word) for word in words if word != written):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).symlink_to(world / name)
+    written = {words[4]} if words[1:4] == ["-m", "jaxllm", "convert"] else set()
+    link(folder, world, {"experiments", *FILES} - written)
     return folder
 
 
