@@ -25,7 +25,7 @@ from typing import Any
 
 import pytest
 from documented import ROOT, Command, commands, commands_of
-from named_files import FILES, LINKS, RUNS, link, write
+from named_files import CAPITALS, FILES, LINKS, RUNS, link, write
 
 from jaxllm.models.decoder import PRESETS
 from jaxllm.recipes.script import parse
@@ -49,7 +49,7 @@ NOT_RUN = {
 TINY = {"--model": "model.json", "--vocab-size": "300"}
 SHORT: dict[str, tuple[dict[str, str], str]] = {
     "ner.py": ({"--dataset": "wnut17"}, "--steps 2 --vocab-size 300"),
-    "pretrain.py": ({**TINY, "--dataset": "books.jsonl"}, "--steps 2 --sample-tokens 2"),
+    "pretrain.py": ({**TINY, "--dataset": "books.jsonl"}, "--steps 2 --warmup 0 --sample-tokens 2"),
     "sft.py": ({**TINY, "--dataset": "chats.jsonl"}, "--steps 2 --samples 2 --sample-tokens 2"),
     "preference.py": ({**TINY, "--dataset": "pairs.jsonl"}, "--steps 2 --samples 2 --sample-tokens 2"),
     "reward.py": ({**TINY, "--dataset": "pairs.jsonl"}, "--steps 2"),
@@ -83,9 +83,9 @@ PEERS_ONLY = {"all-MiniLM-L6-v2", "tinyshakespeare.txt", "path/to/sft.json", "pa
 
 
 def plain(command: Command) -> list[str]:
-    """Its words, with `python` whatever its path, a seed for S, and without the dots that stand for more flags."""
+    """Its words, with `python` whatever its path, without dots for more flags, and something for names in capitals."""
     words = [re.sub(r"^\.venv/bin/", "", word) for word in command.words if word != "..."]
-    return ["0" if word == "S" and words[i - 1] == "--seed" else word for i, word in enumerate(words)]
+    return [re.sub(rf"^({'|'.join(CAPITALS)})(?=$|/)", lambda name: CAPITALS[name[1]], word) for word in words]
 
 
 def program(words: list[str]) -> tuple[str, types.ModuleType | None, list[str]]:
@@ -294,10 +294,11 @@ def world(environment, tmp_path_factory) -> Path:
 
 
 def place(world: Path, number: int, words: list[str]) -> Path:
-    """A new folder beside the world with all that is in it, but for what the command itself writes."""
+    """A new folder beside the world with what is in it, of the other names those that the words name to be read."""
     folder = world.parent / f"command-{number}"
-    written = {words[4]} if words[1:4] == ["-m", "jaxllm", "convert"] else set()
-    link(folder, world, {"experiments", *FILES} - written)
+    read = words[:5] if words[1:4] == ["-m", "jaxllm", "convert"] else words
+    others = {name for name in LINKS if any(re.search(rf"(^|=){name}($|/)", word) for word in read)}
+    link(folder, world, {"experiments", *FILES} - LINKS.keys() | others)
     return folder
 
 

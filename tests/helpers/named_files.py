@@ -1,4 +1,4 @@
-"""The small files and runs that stand for those which commands of the documents name: pairs.jsonl, MINILM, RUN."""
+"""The small files and runs that stand for those which commands of the documents name, and for names in capitals."""
 
 from __future__ import annotations
 
@@ -36,12 +36,11 @@ def margin(p, *, beta=0.1):
 SHAPE = {"vocab_size": 300, "width": 16, "depth": 1, "heads": 2, "mlp_width": 24, "max_positions": 1024, "tied": True}
 TEXTS = {
     "model.json": json.dumps(SHAPE), "my_losses.py": LOSS, "books.jsonl": rows("text", 60),
-    "shakespeare.txt": "To be, or not to be: that is the question.\n" * 200, "SHAKESPEARE": "O Romeo, Romeo!\n" * 400,
+    "shakespeare.txt": "To be, or not to be: that is the question.\n" * 200,
     **dict.fromkeys(("chats.jsonl", "instructions.jsonl"), rows("asked", 40)),
-    **dict.fromkeys(("SFT", "alpaca.json"), as_list(rows("asked", 40))), "PREFERENCE": as_list(rows("compared", 40)),
     **dict.fromkeys(("pairs.jsonl", "more_pairs.jsonl"), rows("pair", 40)),
-    **{f"{folder}/{split}.conll": SENTENCES for folder in ("wnut17", "path/to/wnut17", "WNUT17")
-       for split in ("train", "dev")},
+    "alpaca.json": as_list(rows("asked", 40)), "preference.json": as_list(rows("compared", 40)),
+    **{f"{folder}/{split}.conll": SENTENCES for folder in ("wnut17", "path/to/wnut17") for split in ("train", "dev")},
 }  # fmt: skip
 """Files that commands name, small."""
 
@@ -54,11 +53,16 @@ RUNS = {
 """Runs that commands name, and how they are made."""
 
 LINKS = {
-    "runs/three_stages/sft": "runs/sft-1a2b3c4d", "RUN": "runs/ner-1a2b3c4d", "mine": "runs/pretrain-1a2b3c4d/hf",
+    "runs/three_stages/sft": "runs/sft-1a2b3c4d", "mine": "runs/pretrain-1a2b3c4d/hf",
     "path/to/llama": "runs/pretrain-1a2b3c4d/hf", "path/to/MiniLM": "runs/ner-1a2b3c4d/hf",
-    "MINILM": "runs/ner-1a2b3c4d/hf",
 }  # fmt: skip
 """Other names of these."""
+
+CAPITALS = {
+    "SFT": "alpaca.json", "PREFERENCE": "preference.json", "SHAKESPEARE": "shakespeare.txt", "WNUT17": "wnut17",
+    "MINILM": "path/to/MiniLM", "RUN": "runs/ner-1a2b3c4d", "S": "0",
+}  # fmt: skip
+"""What is put for names in capitals, which the documents explain: paths, and a seed."""
 
 FILES = {"code.parquet", *TEXTS, *RUNS, *LINKS}
 """All of them."""
