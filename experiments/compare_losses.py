@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import functools
 import json
 import math
 import statistics
@@ -25,9 +24,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from scipy.stats import t
 
-from experiments import preference
+import preference
 from jaxllm.losses import resolve
+from jaxllm.recipes.losses import find_preference_loss
 from jaxllm.recipes.script import run as run_script
 from jaxllm.types import InputError
 
@@ -74,7 +75,7 @@ def settle(config: Config) -> tuple[Config, list[preference.Config]]:
         for seed in config.seeds:
             out = str(Path(config.out) / f"{_slug(loss)}-{seed}")
             run = preference.Config(**{**shared, "loss": loss, "loss_args": own, "seed": seed, "out": out})
-            preference.find_loss(preference.settle(run))
+            find_preference_loss(run, run.reference)
             runs.append(run)
     return config, runs
 
@@ -98,27 +99,8 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     mean = statistics.fmean(values)
     if len(values) < 2:
         return mean, 0.0
-    return mean, student(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-
-
-@functools.lru_cache
-def student(degrees: int) -> float:
-    """The 97.5% quantile of Student's t with so many degrees of freedom, by bisection of its distribution."""
-    scale = math.exp(math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2)) / math.sqrt(degrees * math.pi)
-
-    def half(t: float, steps: int = 2000) -> float:
-        """The probability of [0, t], by Simpson's rule over the angle whose tangent is x / sqrt(degrees)."""
-        angle = math.atan(t / math.sqrt(degrees))
-        width = angle / steps
-        f = lambda a: math.cos(a) ** (degrees - 1)  # noqa: E731
-        inner = sum((4 if i % 2 else 2) * f(i * width) for i in range(1, steps))
-        return scale * math.sqrt(degrees) * width / 3 * (f(0) + inner + f(angle))
-
-    low, high = 0.0, 20.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if half(middle) < 0.475 else (low, middle)
-    return low
+    quantile = float(t.ppf(0.975, len(values) - 1))
+    return mean, quantile * statistics.stdev(values) / math.sqrt(len(values))
 
 
 Found = Mapping[str, Mapping[str, list[float]]]

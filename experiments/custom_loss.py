@@ -48,7 +48,21 @@ def entropy_bonus(model, batch, key=None, *, bonus=0.01):
 
 
 if __name__ == "__main__":
-    from jaxllm.cli.check_loss import Config, main
+    import dataclasses
 
-    for name in ("confident", "margin", "entropy_bonus"):
-        main(Config(f"{__file__}:{name}"))
+    from jaxllm.cli import check_loss
+    from jaxllm.recipes.script import run
+
+    @dataclasses.dataclass(frozen=True)
+    class Config:
+        """Runs the losses of this file on small random data, as check-loss does, and prints what holds."""
+
+        losses: tuple[str, ...] = ("confident", "margin", "entropy_bonus")
+        """Which of them."""
+
+    def main(config: Config) -> None:
+        """Checks and prints."""
+        for name in config.losses:
+            check_loss.main(check_loss.Config(f"{__file__}:{name}"))
+
+    run(main, Config)

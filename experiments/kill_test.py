@@ -31,12 +31,12 @@ from typing import Annotated, Any
 
 import numpy as np
 import tyro
-from victim import PATIENCE_S, STEPS, Look, Victim, differences
 
 from jaxllm.checkpoint import compare
 from jaxllm.checkpoint.store import Checkpoints
 from jaxllm.recipes.script import run as run_script
 from jaxllm.types import InputError
+from victim import PATIENCE_S, STEPS, Look, Victim, differences
 
 PHASES = ("start-up", "compiling", "training", "saving", "evaluating")
 

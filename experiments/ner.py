@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 from jaxllm import hf
-from jaxllm.cli.tag import show, tag_words
 from jaxllm.data.builtin import ner as builtin
 from jaxllm.data.loader import EvalBatches, lengths, loader, token_dropout
 from jaxllm.data.packing import make_plan
@@ -31,9 +30,11 @@ from jaxllm.data.tagging import examples as ner
 from jaxllm.data.tagging import schemes
 from jaxllm.distributed.mesh import row_multiple
 from jaxllm.evals import ner as ner_eval
+from jaxllm.evals.tag import show, tag_words
 from jaxllm.models import encoder
 from jaxllm.models.heads import TaggerConfig, describe_model
 from jaxllm.recipes.flags import Common, fit_arguments, optim_config, token_loss
+from jaxllm.recipes.recipe import fill_in
 from jaxllm.recipes.rows import open_rows
 from jaxllm.recipes.script import run as run_script
 from jaxllm.recipes.session import open_session
@@ -139,8 +140,7 @@ def start(config: Config, data: Data) -> Start:
 
 def settle(config: Config) -> Config:
     """Fills in what was not given from the recipe for these weights."""
-    recipe = RECIPES["scratch" if config.model in PRESETS else "pretrained"]
-    return dataclasses.replace(config, **{name: x for name, x in recipe.items() if getattr(config, name) is None})
+    return fill_in(config, RECIPES, PRESETS)
 
 
 def main(config: Config) -> None:

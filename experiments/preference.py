@@ -30,14 +30,15 @@ from jaxllm.data.packing import make_plan
 from jaxllm.data.preference.answers import AnswerBatches, AnswerRows, Group, add_mismatched
 from jaxllm.distributed.mesh import row_multiple
 from jaxllm.evals.preference import drift, evaluator, log_ratios
-from jaxllm.losses import Loss, resolve
-from jaxllm.models.decoder import PRESETS
+from jaxllm.losses import Loss
 from jaxllm.models.teacher import add_teacher
 from jaxllm.recipes import adapters
 from jaxllm.recipes.adapters import LoraFlags
 from jaxllm.recipes.chat_start import start_chat
-from jaxllm.recipes.flags import fit_arguments, loss_arguments, optim_config
+from jaxllm.recipes.flags import fit_arguments, optim_config
+from jaxllm.recipes.losses import find_preference_loss
 from jaxllm.recipes.pairs import PairFlags, groups_of, layout_of, lines_of, read_pairs, texts_of
+from jaxllm.recipes.recipe import fill_in
 from jaxllm.recipes.reference import Reference, load_start
 from jaxllm.recipes.rows import dropped_of, key_of
 from jaxllm.recipes.script import run as run_script
@@ -81,26 +82,7 @@ class Config(PairFlags, LoraFlags):
 
 def settle(config: Config) -> Config:
     """Fills in what was not given from the recipe for these weights."""
-    scratch = config.model in PRESETS or config.model.endswith(".json")
-    recipe = RECIPES["scratch" if scratch else "adapters" if config.lora_rank or config.lora_from else "pretrained"]
-    return dataclasses.replace(config, **{name: x for name, x in recipe.items() if getattr(config, name) is None})
-
-
-def find_loss(config: Config) -> Loss:
-    """The loss with its arguments. Raises InputError for one that is not for preferences or wants a live reference."""
-    loss = resolve(config.loss or "", **loss_arguments(config.loss_args))
-    if loss.kind == "tokens":
-        raise InputError(f"--loss {config.loss} is a loss of tokens, which have no rivals: use experiments/sft.py")
-    if loss.kind == "rewards":
-        raise InputError(f"--loss {config.loss} is a loss of rewards: use experiments/reward.py")
-    if config.reference not in ("cached", "live"):
-        raise InputError(f"--reference {config.reference}: give cached or live")
-    if "kl" in loss.needs and config.reference == "cached":
-        raise InputError(f"--loss {config.loss} reads the reference's whole distributions: add --reference live")
-    if loss.couples_batch and (config.microbatches > 1 or config.strategy == "pmap"):
-        cut = "--strategy pmap" if config.strategy == "pmap" else f"--microbatches {config.microbatches}"
-        raise InputError(f"--loss {config.loss} depends on the whole batch at once, which {cut} cuts: leave it out")
-    return loss
+    return fill_in(config, RECIPES)
 
 
 def fitting(groups: list[Group], loss: Loss, config: Config) -> list[Group]:
@@ -116,7 +98,7 @@ def fitting(groups: list[Group], loss: Loss, config: Config) -> list[Group]:
 def main(config: Config) -> None:
     """Reads, scores by the reference, trains, evaluates, shows and exports."""
     config = settle(config)
-    loss = find_loss(config)
+    loss = find_preference_loss(config, config.reference)
     session = open_session("preference", config)
     console, mesh, multiple = session.console, session.mesh, row_multiple(session.mesh)
     splits = read_pairs(config)

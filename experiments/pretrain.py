@@ -24,13 +24,13 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from jaxllm.cli.generate import continue_text, encode
 from jaxllm.data.text.documents import Documents, open_documents, parse_weight
 from jaxllm.data.text.rows import Concatenated, Packed, Rows, TextBatches, text_loader
 from jaxllm.data.text.token_cache import Corpus, Marks, open_corpus
 from jaxllm.distributed.mesh import row_multiple
 from jaxllm.evals import loss as loss_eval
 from jaxllm.evals.generate import Sampling
+from jaxllm.evals.text import continue_text, encode
 from jaxllm.recipes.flags import fit_arguments, optim_config, token_loss
 from jaxllm.recipes.script import run as run_script
 from jaxllm.recipes.session import open_session

@@ -27,12 +27,12 @@ from jaxllm.data.preference.answers import AnswerBatches, AnswerRows
 from jaxllm.distributed.mesh import row_multiple
 from jaxllm.evals.preference import evaluator
 from jaxllm.losses import resolve
-from jaxllm.models.decoder import PRESETS
 from jaxllm.recipes import adapters
 from jaxllm.recipes.adapters import LoraFlags
 from jaxllm.recipes.chat_start import start_chat
 from jaxllm.recipes.flags import fit_arguments, loss_arguments, optim_config
 from jaxllm.recipes.pairs import PairFlags, groups_of, layout_of, lines_of, read_pairs, texts_of
+from jaxllm.recipes.recipe import fill_in
 from jaxllm.recipes.rows import dropped_of, key_of
 from jaxllm.recipes.script import run as run_script
 from jaxllm.recipes.session import open_session
@@ -67,9 +67,7 @@ class Config(PairFlags, LoraFlags):
 
 def settle(config: Config) -> Config:
     """Fills in what was not given from the recipe for these weights."""
-    scratch = config.model in PRESETS or config.model.endswith(".json")
-    recipe = RECIPES["scratch" if scratch else "adapters" if config.lora_rank or config.lora_from else "pretrained"]
-    return dataclasses.replace(config, **{name: x for name, x in recipe.items() if getattr(config, name) is None})
+    return fill_in(config, RECIPES)
 
 
 def main(config: Config) -> None:

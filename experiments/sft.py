@@ -23,20 +23,18 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from jaxllm.data.chat.encode import prompt_of_text, prompt_tokens
 from jaxllm.data.chat.rows import Dialogue
 from jaxllm.data.chat.templates import end_ids
 from jaxllm.data.loader import EvalBatches, lengths, loader
 from jaxllm.data.packing import Example, make_plan
 from jaxllm.distributed.mesh import row_multiple
 from jaxllm.evals import answers
-from jaxllm.evals.answers import Question
-from jaxllm.models.decoder import PRESETS
 from jaxllm.recipes import adapters
 from jaxllm.recipes.adapters import LoraFlags
 from jaxllm.recipes.chat_start import start_chat
-from jaxllm.recipes.dialogues import DialogueFlags, examples_of, lines_of, read_dialogues, texts_of
+from jaxllm.recipes.dialogues import DialogueFlags, examples_of, lines_of, questions_of, read_dialogues, texts_of
 from jaxllm.recipes.flags import fit_arguments, optim_config, token_loss
+from jaxllm.recipes.recipe import fill_in
 from jaxllm.recipes.rows import Split, dropped_of, key_of
 from jaxllm.recipes.script import run as run_script
 from jaxllm.recipes.session import open_session
@@ -81,24 +79,7 @@ class Config(DialogueFlags, LoraFlags):
 
 def settle(config: Config) -> Config:
     """Fills in what was not given from the recipe for these weights."""
-    scratch = config.model in PRESETS or config.model.endswith(".json")
-    recipe = RECIPES["scratch" if scratch else "adapters" if config.lora_rank or config.lora_from else "pretrained"]
-    return dataclasses.replace(config, **{name: x for name, x in recipe.items() if getattr(config, name) is None})
-
-
-def questions_of(split: Split[Dialogue], begin: Start, count: int, room: int) -> list[Question]:
-    """`count` dialogues of a split, evenly spaced; of them those that ask something and leave `room` in the context."""
-    found: list[Question] = []
-    for dialogue in split.rows[:: max(1, len(split.rows) // max(1, count))][:count]:
-        if dialogue.messages:
-            *asked, last = dialogue.messages
-            one = Question(prompt_tokens(asked, begin.tokenizer), asked[-1]["content"], last["content"])
-        else:
-            prompt = prompt_of_text(dialogue.prompt, begin.tokenizer)
-            one = Question(prompt, dialogue.prompt, dialogue.completion)
-        if one.text and len(one.prompt) + room <= begin.config.max_positions:
-            found.append(one)
-    return found
+    return fill_in(config, RECIPES)
 
 
 def evaluation(

@@ -25,7 +25,9 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
-from experiments import preference, pretrain, sft
+import preference
+import pretrain
+import sft
 from jaxllm.data.builtin import preferences
 from jaxllm.data.chat.rows import Dialogue
 from jaxllm.data.chat.templates import end_ids
@@ -35,8 +37,9 @@ from jaxllm.distributed.mesh import make_mesh, row_multiple
 from jaxllm.evals import answers
 from jaxllm.evals.preference import likelier
 from jaxllm.recipes.chat_start import ChatFlags, start_chat
-from jaxllm.recipes.dialogues import read_dialogues
+from jaxllm.recipes.dialogues import questions_of, read_dialogues
 from jaxllm.recipes.flags import check
+from jaxllm.recipes.losses import find_preference_loss
 from jaxllm.recipes.pairs import PairFlags, groups_of, layout_of, read_pairs
 from jaxllm.recipes.reference import load_start
 from jaxllm.recipes.rows import Split
@@ -64,7 +67,7 @@ class Config:
     """chatml, plain, or a .jinja file; by default the tokenizer's own, and plain where it has none."""
     out: str = "runs/three_stages"
     """Folder of the three runs, and of stages.json with numbers and answers."""
-    pretrain_steps: int = pretrain.DEMO_STEPS
+    pretrain_steps: int = pretrain.settle(pretrain.Config()).steps
     """Of the first stage."""
     sft_epochs: float = 2.0
     """Of the second."""
@@ -130,7 +133,7 @@ def stages(config: Config, preferences: str) -> list[Stage]:
     ]  # fmt: skip
     check(sft.settle(found[1].config))
     check(preference.settle(found[2].config))
-    preference.find_loss(preference.settle(found[2].config))
+    find_preference_loss(found[2].config, found[2].config.reference)
     return found
 
 
@@ -154,7 +157,7 @@ def ask(model: str, config: Config, dev: Split[Dialogue], preferences: str) -> d
     )
     begin = start_chat(flags, [], "")
     runner = load_start(begin, make_mesh(), config.seed)
-    found = sft.questions_of(dev, begin, config.questions, config.answer_tokens)
+    found = questions_of(dev, begin, config.questions, config.answer_tokens)
     if not found:
         raise InputError(f"--dataset {config.dataset}: nothing in its dev split asks a question that fits the model")
     said = answers.answer(runner, found, begin.tokenizer, end_ids(begin.tokenizer), config.answer_tokens)

@@ -24,12 +24,12 @@ COMMANDS = {
 def main() -> None:
     """Finds the command's module in `jaxllm.cli` and runs its `main` on its `Config`."""
     command = sys.argv[1] if len(sys.argv) > 1 else "--help"
-    if command in ("-h", "--help"):
-        print("usage: python -m jaxllm COMMAND [--help]\n")
-        for name, meaning in COMMANDS.items():
-            print(f"  {name:<18} {meaning}")
-        return
     with input_errors():
+        if command in ("-h", "--help"):
+            print("usage: python -m jaxllm COMMAND [--help]\n")
+            for name, meaning in COMMANDS.items():
+                print(f"  {name:<18} {meaning}")
+            return
         if command not in COMMANDS:
             near = difflib.get_close_matches(command, COMMANDS, 1) or sorted(COMMANDS)
             raise InputError(f"there is no command {command!r}; did you mean {near[0]!r}? (see --help)")

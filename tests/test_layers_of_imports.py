@@ -41,20 +41,29 @@ FILES = {
 }
 
 
-def imports(source: str) -> set[str]:
-    """The modules of this project that a file imports, also within functions."""
+SCRIPTS = {path.stem for path in (ROOT / "experiments").glob("*.py")}
+
+
+def whole(name: str, folder: str) -> str:
+    """The module that a name means in a file of a folder: scripts import one another by their bare names."""
+    return f"experiments.{name}" if folder == "experiments" and name.split(".")[0] in SCRIPTS else name
+
+
+def imports(source: str, folder: str = "jaxllm") -> set[str]:
+    """The modules of this project that a file of a folder imports, also within functions."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            found |= {whole(alias.name, folder) for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
             # `from a.b import c` is the module a.b.c if there is one.
-            found |= {inner if (inner := f"{node.module}.{a.name}") in FILES else node.module for a in node.names}
+            outer = whole(node.module, folder)
+            found |= {inner if (inner := f"{outer}.{a.name}") in FILES else outer for a in node.names}
     return {name for name in found if name.split(".")[0] in ("jaxllm", "experiments")}
 
 
-GRAPH = {module: imports(path.read_text()) for module, path in FILES.items()}
+GRAPH = {module: imports(path.read_text(), module.split(".")[0]) for module, path in FILES.items()}
 
 
 def test_there_is_something_to_look_at():
@@ -62,6 +71,9 @@ def test_there_is_something_to_look_at():
     assert "jaxllm.train.optim" in GRAPH["jaxllm.train.fit"]
     text = "def f():\n    from jaxllm.distributed import mesh as m\n    import jaxllm.hf.io\n    import jax"
     assert imports(text) == {"jaxllm.distributed.mesh", "jaxllm.hf.io"}
+    assert imports("import sft\nfrom ner import main", "experiments") == {"experiments.sft", "experiments.ner"}
+    assert imports("import sft") == set()
+    assert "experiments.preference" in GRAPH["experiments.compare_losses"]
 
 
 @pytest.mark.parametrize("module", FILES)
@@ -86,3 +98,36 @@ def test_data_runs_no_jax(module):
 @pytest.mark.parametrize("module", [name for name in FILES if name.startswith("jaxllm.losses")])
 def test_losses_know_no_model_and_no_data_format(module):
     assert not [name for name in GRAPH[module] if name.startswith(("jaxllm.models", "jaxllm.data", "jaxllm.train"))]
+
+
+def taken(source: str) -> set[str]:
+    """What a script takes from other scripts of its folder and from the commands of jaxllm.cli."""
+    tree, found, modules = ast.parse(source), set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules |= {a.asname or a.name for a in node.names if a.name in RUNNABLE}
+        elif isinstance(node, ast.ImportFrom) and node.module == "jaxllm.cli":
+            modules |= {a.asname or a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module in RUNNABLE or node.module.startswith("jaxllm.cli.")):
+            found |= {a.name for a in node.names}
+    return found | {
+        node.attr for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules
+    }  # fmt: skip
+
+
+RUNNABLE = {name for name in SCRIPTS if "__main__" in (ROOT / "experiments" / f"{name}.py").read_text()}
+
+
+@pytest.mark.parametrize("script", sorted(SCRIPTS))
+def test_a_script_runs_others_and_takes_nothing_else_from_them(script):
+    assert taken("import sft\nsft.main(sft.Config())\nfrom jaxllm.cli.tag import show") == {"main", "Config", "show"}
+    more = taken((ROOT / "experiments" / f"{script}.py").read_text()) - {"Config", "main", "settle"}
+    assert not more, f"{script}.py takes {', '.join(sorted(more))}: what is shared belongs in jaxllm/recipes or evals"
+
+
+def test_no_test_loads_a_script_under_a_second_name():
+    """Scripts import one another by bare names, and so do tests: as experiments.sft, sft would be loaded again."""
+    for path in (ROOT / "tests").rglob("*.py"):
+        names = {n.module or "" for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom)}
+        assert not [name for name in names if name.split(".")[0] == "experiments"], path

@@ -19,9 +19,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
-from hf_ner import Sentence, fail, read_conll
 from seqeval.metrics import f1_score, precision_score, recall_score
 from transformers import AutoModelForTokenClassification, AutoTokenizer
+
+from hf_ner import Sentence, fail, read_conll
 
 
 @dataclasses.dataclass(frozen=True)

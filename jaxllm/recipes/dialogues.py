@@ -7,9 +7,11 @@ from collections.abc import Iterator
 
 from jaxllm.data.builtin import questions
 from jaxllm.data.chat import rows as instructions
+from jaxllm.data.chat.encode import prompt_of_text, prompt_tokens
 from jaxllm.data.chat.examples import CUTS, examples
 from jaxllm.data.chat.rows import Dialogue
 from jaxllm.data.packing import Example
+from jaxllm.evals.answers import Question
 from jaxllm.recipes import rows
 from jaxllm.recipes.chat_start import ChatFlags
 from jaxllm.recipes.rows import Split, check, hold_out, open_rows
@@ -60,3 +62,16 @@ def examples_of(split: Split[Dialogue], config: DialogueFlags, begin: Start) -> 
 def lines_of(splits: dict[str, Split[Dialogue]]) -> list[tuple[str, str]]:
     """Lines that describe the data: how many dialogues each split has, and which were left out or cut."""
     return rows.lines_of(splits, "dialogues")
+def questions_of(split: Split[Dialogue], begin: Start, count: int, room: int) -> list[Question]:
+    """`count` dialogues of a split, evenly spaced; of them those that ask something and leave `room` in the context."""
+    found: list[Question] = []
+    for dialogue in split.rows[:: max(1, len(split.rows) // max(1, count))][:count]:
+        if dialogue.messages:
+            *asked, last = dialogue.messages
+            one = Question(prompt_tokens(asked, begin.tokenizer), asked[-1]["content"], last["content"])
+        else:
+            prompt = prompt_of_text(dialogue.prompt, begin.tokenizer)
+            one = Question(prompt, dialogue.prompt, dialogue.completion)
+        if one.text and len(one.prompt) + room <= begin.config.max_positions:
+            found.append(one)
+    return found

@@ -10,11 +10,12 @@ import importlib.util
 import io
 import os
 import re
+import select
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import tyro
 
@@ -53,7 +54,36 @@ def input_errors() -> Iterator[None]:
     full disk.
 
     Of several processes, one that ends otherwise than by reaching the end tells the others, and does not wait for them.
+    Where nobody reads the output any more (`COMMAND --help | head -1`), ends with status 1 and no word.
     """
+    with _closed_pipe(), _reported_errors():
+        yield
+
+
+@contextlib.contextmanager
+def _closed_pipe() -> Iterator[None]:
+    """Ends the process without a traceback where the reader of its standard output has gone."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()  # what is still held would otherwise fail when Python ends, outside of this
+    except BrokenPipeError:
+        if not _nobody_reads(sys.stdout):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still flushes at its end
+        raise SystemExit(1) from None
+
+
+def _nobody_reads(output: IO[str]) -> bool:
+    """Whether this is a pipe whose other end is closed."""
+    poll = select.poll()
+    poll.register(output, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+@contextlib.contextmanager
+def _reported_errors() -> Iterator[None]:
     try:
         yield
     except (InputError, RunError, FloatingPointError, OSError) as error:

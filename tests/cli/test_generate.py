@@ -10,6 +10,7 @@ import pytest
 from jaxllm import hf
 from jaxllm.cli import generate as cli
 from jaxllm.data.tokenizers import bpe
+from jaxllm.evals import text
 from jaxllm.evals.generate import Sampling, generate
 from jaxllm.models import encoder
 from jaxllm.models.decoder import SHARDING, Config, Decoder
@@ -48,8 +49,8 @@ def text_of(tokenizer, ids):
 
 def test_prompts_are_one_batch_shown_in_order(command, folder, model, tokenizer, capsys, monkeypatch):
     batches = []
-    original = cli.generate
-    monkeypatch.setattr(cli, "generate", lambda *a, **k: batches.append(len(a[2])) or original(*a, **k))
+    original = text.generate
+    monkeypatch.setattr(text, "generate", lambda *a, **k: batches.append(len(a[2])) or original(*a, **k))
     command("generate", folder, *PROMPTS, "--temperature", "0", "--max-tokens", "20")
     shown = capsys.readouterr().out
     assert batches == [3]
@@ -92,61 +93,12 @@ def test_end_tokens_are_the_tokenizers_and_the_checkpoints(command, folder, mode
     end = free[6]
     path = folder / "generation_config.json"
     path.write_text(json.dumps({"eos_token_id": [0, end]}))
-    assert cli.end_tokens(folder, tokenizer) == (0, end)
+    assert text.end_tokens(folder, tokenizer) == (0, end)
     command("generate", folder, "hm", "--temperature", "0")
     path.unlink()
     upto = free[: free.index(end) + 1]
     assert capsys.readouterr().out == "hm" + text_of(tokenizer, upto) + "\n"
-    assert cli.end_tokens(folder, tokenizer) == (0,)
-
-
-class Script:
-    """A `generate` that says these texts, a byte per token, and notes how many tokens were wanted of it."""
-
-    def __init__(self, *texts):
-        self.rows = [text.encode() for text in texts]
-        self.read = [0] * len(texts)
-
-    def __call__(self, graphdef, params, prompts, sampling, *, max_tokens, stop, seed, on_token):
-        going = [True] * len(prompts)
-        for i in range(max_tokens):
-            for row, text in enumerate(self.rows):
-                if going[row] and i < len(text):
-                    self.read[row] += 1
-                    last = i == min(len(text), max_tokens) - 1
-                    going[row] = not (on_token(row, text[i], last) or last)
-
-
-class Bytes:
-    def decode(self, ids, skip_special_tokens):
-        return bytes(ids).decode(errors="replace")
-
-
-def streamed(monkeypatch, texts, **how):
-    script, pieces = Script(*texts), []
-    monkeypatch.setattr(cli, "generate", script)
-    write = lambda row, text, last: pieces.append((row, text, last))
-    found = cli.continue_texts(None, {}, Bytes(), [b"long before: "] * len(texts), Sampling(), write=write, **how)
-    for row, text in enumerate(found):
-        assert "".join(piece for r, piece, _ in pieces if r == row) == text
-        assert [last for r, _, last in pieces if r == row][-1]
-    return found, pieces, script.read
-
-
-def test_stop_texts_end_their_row_and_are_never_shown(monkeypatch):
-    texts = ["one\n\nUser: x", "no such thing\nU", "\nUser:"]
-    found, pieces, read = streamed(monkeypatch, texts, stop=["\nUser:", "zzz"])
-    assert found == ["one\n", "no such thing\nU", ""]
-    assert read == [10, 15, 6]
-    assert not any("\nU" in text for row, text, last in pieces if not last)
-    assert pieces[0][1] == "o", "shown as it comes, as far as it cannot be the beginning of a stop text"
-
-
-def test_a_character_of_several_tokens_is_shown_whole(monkeypatch):
-    found, pieces, _ = streamed(monkeypatch, ["aé€😀b"])
-    assert found == ["aé€😀b"]
-    assert [text for _, text, _ in pieces] == ["a", "é", "€", "😀", "b"]
-    assert streamed(monkeypatch, ["a€"], max_tokens=2)[0] == ["a\ufffd"], "cut short"
+    assert text.end_tokens(folder, tokenizer) == (0,)
 
 
 def test_rows_are_shown_in_turn_the_first_unfinished_one_live():
@@ -197,10 +149,6 @@ def test_what_cannot_generate(command, folder, model, tokenizer, tmp_path, capsy
         err = capsys.readouterr().err
         assert (stop.value.code, err.count("\n")) == (2, 1)
         assert words in err
-    tokenizer = bpe(["plain"], 280)
-    with pytest.raises(Exception, match="the tokenizer has no chat template"):
-        cli.encode("hm", tokenizer, chat=True)
-    assert cli.encode("", tokenizer) == [0]
 
 
 def test_ids_beyond_the_vocabulary(command, model, tokenizer, tmp_path, capsys):

@@ -112,7 +112,7 @@ def test_pairs_with_their_prompt_once(tmp_path, capsys):
 
 
 def test_the_flags_of_a_run(tmp_path, capsys):
-    from experiments import sft
+    import sft
 
     path = write_jsonl(tmp_path / "asked.jsonl", TURNS * 8)
     config = sft.Config(dataset=str(path), holdout=0.0, model="tiny", vocab_size=300, train_on="all", batch_size=2)

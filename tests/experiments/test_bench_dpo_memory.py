@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.bench_dpo_memory import Config, model, naive, shapes, temporary_bytes
+from bench_dpo_memory import Config, model, naive, shapes, temporary_bytes
 from jaxllm.losses import resolve
 from jaxllm.params import bind
 from jaxllm.types import Batch, value

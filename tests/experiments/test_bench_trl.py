@@ -5,14 +5,16 @@ import json
 import numpy as np
 import pytest
 
-from experiments import bench_trl, preference, sft
+import bench_trl
+import preference
+import sft
 from jaxllm.models.decoder import Config as Shape
 from jaxllm.recipes.script import parse
 from jaxllm.run.metrics import read_jsonl
 
 pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[bench]'")
 pytest.importorskip("trl", reason="TRL is not installed: pip install -e '.[bench]'")
-from experiments.peers import trl_tuning
+import trl_tuning
 
 WORDS = ["red", "green", "blue", "round", "flat", "long", "short", "old", "new", "warm", "cold", "soft", "hard"]
 SHAPE = Shape(vocab_size=400, width=32, depth=2, heads=4, kv_heads=2, mlp_width=48, max_positions=128)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from experiments import compare_losses as script
+import compare_losses as script
 from jaxllm.recipes.script import parse
 from jaxllm.types import InputError
 
@@ -68,8 +68,11 @@ def test_whatever_is_wrong_is_wrong_before_the_first_run(folder, flags, named):
 
 
 @pytest.mark.parametrize(("degrees", "quantile"), [(1, 12.7062), (2, 4.30265), (4, 2.77645), (30, 2.04227)])
-def test_quantiles_of_student(degrees, quantile):
-    assert script.student(degrees) == pytest.approx(quantile, rel=1e-5)
+def test_an_interval_is_as_wide_as_students_t_says(degrees, quantile):
+    values = np.random.default_rng(0).normal(size=degrees + 1)
+    mean, half = script.interval(values.tolist())
+    assert mean == pytest.approx(values.mean())
+    assert half == pytest.approx(quantile * values.std(ddof=1) / math.sqrt(degrees + 1), rel=1e-5)
 
 
 def test_an_interval_covers_the_mean_as_often_as_it_says():

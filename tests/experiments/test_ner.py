@@ -9,13 +9,14 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import ner as script
+import ner as script
 from jaxllm import hf
-from jaxllm.cli import tag
+from jaxllm.cli import tag as command
 from jaxllm.data.builtin import ner as builtin
 from jaxllm.data.packing import collate
 from jaxllm.data.tagging import examples as ner_data
 from jaxllm.distributed import mesh as meshes
+from jaxllm.evals.tag import tag, tag_words
 from jaxllm.params import bind, materialize
 from jaxllm.recipes.script import input_errors, parse
 from jaxllm.run.metrics import read_jsonl
@@ -117,7 +118,7 @@ def test_transformers_loads_the_export_with_the_same_logits_and_tags(trained):
     assert np.abs(logits - wanted)[real].max() < 1e-4
 
     runner = Runner(opened.spec.graphdef, params, mesh)
-    for aggregation, find in (("simple", tag.tag), ("first", tag.tag_words)):
+    for aggregation, find in (("simple", tag), ("first", tag_words)):
         found = find(runner, tokenizer, opened.config.labels, texts, 128)
         pipe = pipeline("token-classification", model=theirs, tokenizer=tokenizer, aggregation_strategy=aggregation)
         for ours, entities in zip(found, pipe(texts), strict=True):
@@ -133,7 +134,7 @@ def test_transformers_loads_the_export_with_the_same_logits_and_tags(trained):
 def test_tag_prints_json_with_offsets(trained, capsys):
     text = "Ada Lovelace moved to Paris."
     for config, aggregation in (({}, "first"), ({"words": True}, "first"), ({"aggregation": "simple"}, "simple")):
-        tag.main(tag.Config(str(trained), (text,), json=True, **config))
+        command.main(command.Config(str(trained), (text,), json=True, **config))
         line = json.loads(capsys.readouterr().out)
         assert (line["text"], line["aggregation"]) == (text, aggregation)
         assert all(0 <= e["start"] < e["end"] <= len(text) for e in line["entities"])
@@ -141,9 +142,9 @@ def test_tag_prints_json_with_offsets(trained, capsys):
             assert all(text[e["start"] : e["end"]] == e["word"] for e in line["entities"])
             assert all(not text[e["end"] : e["end"] + 1].isalpha() for e in line["entities"])
     with pytest.raises(InputError, match="--aggregation max: give one of first, simple"):
-        tag.main(tag.Config(str(trained), (text,), aggregation="max"))
+        command.main(command.Config(str(trained), (text,), aggregation="max"))
     with pytest.raises(InputError, match="--words means --aggregation first"):
-        tag.main(tag.Config(str(trained), (text,), words=True, aggregation="simple"))
+        command.main(command.Config(str(trained), (text,), words=True, aggregation="simple"))
 
 
 def test_continues_from_a_run_and_freezes(trained, folder, tmp_path):

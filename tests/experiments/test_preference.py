@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from data_rows import write_jsonl
 
-from experiments import preference as script
+import preference as script
 from jaxllm.recipes.script import input_errors, parse
 from jaxllm.run.metrics import read_jsonl
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import pretrain as script
+import pretrain as script
 from jaxllm.checkpoint.store import Checkpoints
 from jaxllm.data.text.documents import open_documents
 from jaxllm.recipes.script import input_errors, parse

@@ -6,7 +6,7 @@ import json
 import jax
 import pytest
 
-from experiments import pretrain as script
+import pretrain as script
 from jaxllm.distributed.mesh import make_mesh
 from jaxllm.recipes import session
 from jaxllm.recipes.script import parse

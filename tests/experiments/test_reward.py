@@ -9,7 +9,8 @@ import pytest
 import transformers
 from data_rows import write_jsonl
 
-from experiments import preference, reward
+import preference
+import reward
 from jaxllm.distributed.mesh import make_mesh, shardings
 from jaxllm.hf import open_scorer
 from jaxllm.params import bind, materialize
@@ -127,7 +128,9 @@ def test_other_losses_and_data_without_pairs_are_refused(tmp_path):
         with pytest.raises(InputError, match=f"{name} is no loss of rewards"):
             reward.main(parse(reward.Config, ["--loss", f"{tmp_path}/mine.py:{name}", "--out", str(tmp_path / "a")]))
     with pytest.raises(InputError, match="tokens is a loss of tokens"):
-        preference.find_loss(preference.settle(preference.Config(loss=f"{tmp_path}/mine.py:tokens")))
+        preference.main(
+            parse(preference.Config, ["--loss", f"{tmp_path}/mine.py:tokens", "--out", str(tmp_path / "a")])
+        )
     judged = tmp_path / "judged.jsonl"
     judged.write_text(json.dumps({"prompt": "a", "completion": "b", "label": True}) + "\n")
     with pytest.raises(InputError, match="a reward model wants pairs"):

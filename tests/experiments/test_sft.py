@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from data_rows import write_jsonl
 
-from experiments import sft as script
+import sft as script
 from jaxllm.data.builtin import questions
 from jaxllm.recipes.script import input_errors, parse
 from jaxllm.run.metrics import read_jsonl

@@ -6,8 +6,8 @@ import jax
 import pytest
 from jax.sharding import SingleDeviceSharding
 
-from experiments import pretrain
-from experiments import three_stages as script
+import pretrain
+import three_stages as script
 from jaxllm import hf
 from jaxllm.data.tokenizers import bpe
 from jaxllm.models import decoder

@@ -9,7 +9,8 @@ import pytest
 from jax.sharding import SingleDeviceSharding
 from safetensors.numpy import load_file
 
-from experiments import reward, sft
+import reward
+import sft
 from jaxllm import hf
 from jaxllm.cli.convert import convert
 from jaxllm.data.tokenizers import bpe

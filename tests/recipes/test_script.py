@@ -5,15 +5,19 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from jaxllm.__main__ import COMMANDS
 from jaxllm.data.packing import make_plan
 from jaxllm.recipes.flags import Common, check, fit_arguments, loss_arguments, optim_config, total_steps
 from jaxllm.recipes.script import input_errors, parse, run
 from jaxllm.run.folder import open_run, start_run
 from jaxllm.train.optim import OptimConfig
 from jaxllm.types import InputError
+
+ROOT = Path(__file__).parents[2]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,6 +220,59 @@ def test_loss_arguments():
     assert loss_arguments(("beta=0.2", "name=a=b")) == {"beta": "0.2", "name": "a=b"}
     with pytest.raises(InputError, match="--loss-args beta: give NAME=VALUE"):
         loss_arguments(("beta",))
+
+
+def unread(*argv):
+    """Status and stderr of a command whose output nobody reads, as behind `| head -1` when head has its line."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, *argv]
+    try:
+        done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=ROOT, check=False)
+    finally:
+        os.close(writer)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "print('short: held back until the end')", "print('x' * 100_000)",
+        "from rich.console import Console; Console().print('x' * 100_000)",
+    ],
+)  # fmt: skip
+def test_output_that_nobody_reads_ends_a_command_quietly(body):
+    code = (
+        f"import sys\nfrom jaxllm.recipes.script import input_errors\nwith input_errors():\n    print(1)\n    {body}\n"
+    )
+    assert unread("-c", code) == (1, "")
+
+
+def test_a_pipe_that_breaks_elsewhere_keeps_its_traceback():
+    code = (
+        "import os\nfrom jaxllm.recipes.script import input_errors\nr, w = os.pipe()\nos.close(r)\n"
+        "with input_errors():\n    print(1)\n    os.write(w, b'x')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "1\n")
+    assert done.stderr.endswith("BrokenPipeError: [Errno 32] Broken pipe\n")
+
+
+SCRIPTS = sorted(
+    str(path.relative_to(ROOT)) for path in ROOT.glob("experiments/*.py") if "__main__" in path.read_text()
+)
+UNREAD = {
+    **{script: [script, "--help"] for script in SCRIPTS},
+    **{name: ["-m", "jaxllm", name, "--help"] for name in COMMANDS},
+    "launch": ["-m", "jaxllm.launch", "--help"], "python -m jaxllm": ["-m", "jaxllm"],
+    "the table of losses": ["-m", "jaxllm", "losses"],
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", UNREAD)
+def test_help_that_nobody_reads(case):
+    assert unread(*UNREAD[case]) == (1, "")
 
 
 def test_unknown_commands_are_named():

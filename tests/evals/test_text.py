@@ -1,0 +1,65 @@
+"""Text that continues prompts, decoded as it comes: stop texts, characters of several tokens, prompts as tokens."""
+
+import pytest
+
+from jaxllm.data.tokenizers import bpe
+from jaxllm.evals import text
+from jaxllm.evals.generate import Sampling
+from jaxllm.types import InputError
+
+
+class Script:
+    """A `generate` that says these texts, a byte per token, and notes how many tokens were wanted of it."""
+
+    def __init__(self, *texts):
+        self.rows = [text.encode() for text in texts]
+        self.read = [0] * len(texts)
+
+    def __call__(self, graphdef, params, prompts, sampling, *, max_tokens, stop, seed, on_token):
+        going = [True] * len(prompts)
+        for i in range(max_tokens):
+            for row, said in enumerate(self.rows):
+                if going[row] and i < len(said):
+                    self.read[row] += 1
+                    last = i == min(len(said), max_tokens) - 1
+                    going[row] = not (on_token(row, said[i], last) or last)
+
+
+class Bytes:
+    def decode(self, ids, skip_special_tokens):
+        return bytes(ids).decode(errors="replace")
+
+
+def streamed(monkeypatch, texts, **how):
+    script, pieces = Script(*texts), []
+    monkeypatch.setattr(text, "generate", script)
+    write = lambda row, piece, last: pieces.append((row, piece, last))
+    found = text.continue_texts(None, {}, Bytes(), [b"long before: "] * len(texts), Sampling(), write=write, **how)
+    for row, whole in enumerate(found):
+        assert "".join(piece for r, piece, _ in pieces if r == row) == whole
+        assert [last for r, _, last in pieces if r == row][-1]
+    return found, pieces, script.read
+
+
+def test_stop_texts_end_their_row_and_are_never_shown(monkeypatch):
+    texts = ["one\n\nUser: x", "no such thing\nU", "\nUser:"]
+    found, pieces, read = streamed(monkeypatch, texts, stop=["\nUser:", "zzz"])
+    assert found == ["one\n", "no such thing\nU", ""]
+    assert read == [10, 15, 6]
+    assert not any("\nU" in text for row, text, last in pieces if not last)
+    assert pieces[0][1] == "o", "shown as it comes, as far as it cannot be the beginning of a stop text"
+
+
+def test_a_character_of_several_tokens_is_shown_whole(monkeypatch):
+    found, pieces, _ = streamed(monkeypatch, ["aé€😀b"])
+    assert found == ["aé€😀b"]
+    assert [text for _, text, _ in pieces] == ["a", "é", "€", "😀", "b"]
+    assert streamed(monkeypatch, ["a€"], max_tokens=2)[0] == ["a\ufffd"], "cut short"
+
+
+def test_a_prompt_begins_as_the_tokenizer_begins_texts():
+    tokenizer = bpe(["plain"], 280)
+    assert text.encode("", tokenizer) == [0]
+    assert text.encode("plain", tokenizer) == tokenizer("plain")["input_ids"] != []
+    with pytest.raises(InputError, match="the tokenizer has no chat template"):
+        text.encode("hm", tokenizer, chat=True)
