@@ -20,7 +20,7 @@ from typing import Any
 
 import jax
 
-from jaxllm.losses import preference, reference_free, reward, tokens, unpaired
+from jaxllm.losses import own_files, preference, reference_free, reward, tokens, unpaired
 from jaxllm.losses.arguments import check, parameters
 from jaxllm.losses.objective import PreferenceLoss, evaluate
 from jaxllm.losses.pairs import PairLogps
@@ -226,7 +226,9 @@ def _find(spec: str) -> Callable[..., Metrics]:
     try:
         module = load()
     except Exception as error:
-        raise InputError(f"--loss {spec}: {source} does not import: {type(error).__name__}: {error}") from error
+        where = own_files.place(error) or source
+        raise InputError(f"--loss {spec}: {where} does not import: {type(error).__name__}: {error}") from error
+    own_files.FILES.add(module.__file__ or "")
     if not callable(found := getattr(module, name, None)):
         functions = [key for key, x in vars(module).items() if callable(x) and not key.startswith("_")]
         raise InputError(f"--loss {spec}: {source} has no function {name!r}{_nearest(name, functions)}")
@@ -237,6 +239,7 @@ def _run_file(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location("jaxllm_loss_" + path.stem, path)
     assert spec is not None
     assert spec.loader is not None
+    own_files.FILES.add(str(spec.origin))
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module

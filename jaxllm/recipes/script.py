@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import difflib
-import errno
+import glob
 import importlib.util
-import io
 import os
-import re
 import sys
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-import tyro
+from jaxllm.data.tokenizers import cache_root
+from jaxllm.recipes.errors import input_errors
+from jaxllm.recipes.parse import parse
 
-from jaxllm.types import InputError, RunError
+__all__ = ["input_errors", "parse", "run", "set_up"]
 
 T = TypeVar("T")
 
@@ -35,9 +30,6 @@ that such a block leaves would make the next one grow the process by another."""
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 """Has XLA choose, on GPUs, only programs that give the same bits each time."""
 
-APART = ("out", "config", "coordinator", "processes", "process_id")
-"""Fields that another run's config.json does not pass on."""
-
 
 def run(main: Callable[[T], object], config: type[T], argv: Sequence[str] | None = None) -> None:
     """Parses the flags of `config`, runs `main` on it, and exits: 0 done, 2 bad input (one line on stderr)."""
@@ -45,99 +37,6 @@ def run(main: Callable[[T], object], config: type[T], argv: Sequence[str] | None
         parsed = parse(config, sys.argv[1:] if argv is None else argv)
         set_up(parsed)
         main(parsed)
-
-
-@contextlib.contextmanager
-def input_errors() -> Iterator[None]:
-    """Turns an InputError into one line on stderr and exit status 2; into 1 a RunError, a loss that is not finite and a
-    full disk.
-
-    Of several processes, one that ends otherwise than by reaching the end tells the others, and does not wait for them.
-    """
-    try:
-        yield
-    except (InputError, RunError, FloatingPointError, OSError) as error:
-        if isinstance(error, OSError) and error.errno != errno.ENOSPC:
-            _tell_others(error, 1, traced=True)
-            raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        _tell_others(error, status := 2 if isinstance(error, InputError) else 1)
-        raise SystemExit(status) from None
-    except SystemExit as stop:
-        if stop.code:
-            _tell_others(stop, stop.code if isinstance(stop.code, int) else 1)
-        raise
-    except BaseException as error:
-        _tell_others(error, 1, traced=True)
-        raise
-
-
-def _tell_others(error: BaseException, status: int, traced: bool = False) -> None:
-    """Of several processes, ends this one, after its traceback."""
-    if "jax" not in sys.modules:
-        return
-    from jaxllm.distributed import messages
-    from jaxllm.run import preemption, watchdog
-
-    if messages.count() == 1:
-        return
-    if traced:
-        traceback.print_exc()
-    if isinstance(error, InputError | RunError):
-        why = " ".join(str(error).split())
-    else:
-        why = f"exit status {status}" if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
-    if _is_of_jax(error) and (lost := watchdog.lost()):
-        print(f"error: {lost}", file=sys.stderr)
-        why = lost
-    if status != preemption.STATUS:
-        watchdog.tell(why, status)
-    preemption.leave(status)
-
-
-def _is_of_jax(error: BaseException | None) -> bool:
-    """Whether it may come of another process: of a collective that found no partner."""
-    from jax.errors import JaxRuntimeError
-
-    return error is not None and (isinstance(error, JaxRuntimeError) or _is_of_jax(error.__cause__))
-
-
-def parse(config: type[T], argv: Sequence[str], prog: str | None = None) -> T:
-    """The flags as a `config`; `--config FILE` starts from a run's config.json. Raises InputError."""
-    argv = list(argv)
-    default = _from_file(config, argv) if any(f.name == "config" for f in dataclasses.fields(config)) else None  # type: ignore[arg-type]
-    heard = io.StringIO()
-    parsed: Any
-    unknown: list[str]
-    try:
-        with contextlib.redirect_stderr(heard):
-            parsed, unknown = tyro.cli(config, args=argv, default=default, prog=prog, return_unknown_args=True)
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        text = re.sub(r"[╭╮╰╯│─]+", " ", heard.getvalue())
-        text = " ".join(text.split()).removeprefix("Parsing error ")
-        raise InputError(re.sub(r" For full helptext.*", "", text) + " (see --help)") from None
-    if unknown:
-        flags = [f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(config)]  # type: ignore[arg-type]
-        near = difflib.get_close_matches(unknown[0].replace("_", "-"), flags, 1)
-        raise InputError(f"there is no flag {unknown[0]}{f'; did you mean {near[0]}?' if near else ''} (see --help)")
-    return parsed
-
-
-def _from_file(config: type[T], argv: list[str]) -> T | None:
-    """The config that `--config` names as defaults."""
-    path = next((argv[i + 1] for i, a in enumerate(argv[:-1]) if a == "--config"), None)
-    path = path or next((a.partition("=")[2] for a in argv if a.startswith("--config=")), None)
-    if path is None:
-        return None
-    from jaxllm.run.folder import read_config  # brings jax, which the other flags can do without
-
-    _, values = read_config(Path(path))
-    fields = {f.name for f in dataclasses.fields(config)} - {*APART}  # type: ignore[arg-type]
-    if unknown := values.keys() - fields - {*APART}:
-        raise InputError(f"--config {path}: this script has no {', '.join(sorted(unknown))}: is it another script's?")
-    return config(**{k: tuple(x) if isinstance(x, list) else x for k, x in values.items() if k in fields})
 
 
 def set_up(config: Any = None) -> None:
@@ -156,8 +55,7 @@ def set_up(config: Any = None) -> None:
     import jax
 
     if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
-        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxllm" / "compiled"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_compilation_cache_dir", str(cache_root() / "compiled"))
     if hasattr(config, "coordinator"):
         from jaxllm.distributed import cluster, processes
         from jaxllm.run import lock, preemption, watchdog
@@ -173,7 +71,19 @@ def set_up(config: Any = None) -> None:
 
 
 def _on_cpu() -> bool:
-    """Whether JAX will run on CPU, found without starting it."""
+    """Whether JAX will run on CPU, found without starting it: no plugin of JAX finds a device of its kind here."""
     if platforms := os.environ.get("JAX_PLATFORMS"):
         return platforms == "cpu"
-    return not any(importlib.util.find_spec(m) for m in ("libtpu", "jax_cuda13_plugin", "jax_cuda12_plugin"))
+    tpu = _installed("libtpu") and _exists("/dev/accel[0-9]*", "/dev/vfio/[0-9]*")
+    cuda = _installed("jax_cuda13_plugin", "jax_cuda12_plugin") and _exists("/dev/nvidia[0-9]*", "/dev/dxg")
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    return not tpu and (hidden or not cuda)
+
+
+def _installed(*modules: str) -> bool:
+    return any(importlib.util.find_spec(module) for module in modules)
+
+
+def _exists(*patterns: str) -> bool:
+    """Whether there is a device file; /dev/dxg is the GPU of Windows' subsystem for Linux."""
+    return any(glob.glob(pattern) for pattern in patterns)
