@@ -226,8 +226,8 @@ def _find(spec: str) -> Callable[..., Metrics]:
     try:
         module = load()
     except Exception as error:
-        where = own_files.place(error) or source
-        raise InputError(f"--loss {spec}: {where} does not import: {type(error).__name__}: {error}") from error
+        where = f" ({place})" if (place := own_files.place(error)) else ""
+        raise InputError(f"--loss {spec}: {source} does not import: {type(error).__name__}: {error}{where}") from error
     own_files.FILES.add(module.__file__ or "")
     if not callable(found := getattr(module, name, None)):
         functions = [key for key, x in vars(module).items() if callable(x) and not key.startswith("_")]

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from jaxllm.data import tokenizers
 from jaxllm.data.chat.templates import end_ids, give_pad, give_template
 from jaxllm.models.vocabulary import grown
+from jaxllm.recipes.help import MODEL
 from jaxllm.recipes.start import LANGUAGE, DecoderFlags, Kind, Start, start_decoder, trunk_of
 from jaxllm.types import InputError
 
@@ -19,8 +20,10 @@ DEFAULT = "plain"
 class ChatFlags(DecoderFlags):
     """Flags of the scripts that train decoders on prompts and answers."""
 
+    TOPIC = MODEL
+
     chat_template: str = ""
-    """chatml, plain, or a .jinja file; by default the tokenizer's own, and plain where it has none."""
+    """Chat template: chatml, plain, or a .jinja file; by default the tokenizer's own, and plain where it has none."""
 
 
 def start_chat(config: ChatFlags, texts: Iterable[str], key: str, kind: Kind = LANGUAGE) -> Start:

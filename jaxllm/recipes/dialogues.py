@@ -1,4 +1,4 @@
-"""What the scripts that learn answers share: their flags, and the road from a data set to examples."""
+"""What the scripts that train on answers share: their flags, and the steps from a data set to examples."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from jaxllm.data.chat.rows import Dialogue
 from jaxllm.data.packing import Example
 from jaxllm.data.report import Report
 from jaxllm.recipes.chat_start import ChatFlags
+from jaxllm.recipes.help import DATA
 from jaxllm.recipes.rows import check, hold_out, open_rows
 from jaxllm.recipes.start import Start
 from jaxllm.types import InputError
@@ -19,21 +20,25 @@ from jaxllm.types import InputError
 
 @dataclasses.dataclass(frozen=True)
 class DialogueFlags(ChatFlags):
-    """Flags of the scripts that learn answers."""
+    """Flags of the scripts that train on answers."""
+
+    TOPIC = DATA
 
     dataset: str = "builtin"
-    """Hub id, folder or file (data/chat/rows.py has the shapes); `builtin` for questions on Python's library."""
+    """Hub id, folder or file of dialogues (jaxllm/data/chat/rows.py lists the columns), or `builtin` for questions on
+    Python's standard library."""
     holdout: float = 0.1
-    """Share of a data set without a dev split to evaluate on: every so-many-th row; 0 for none."""
+    """Share of a data set without a dev split to evaluate on, taken at even distances; 0 for none."""
     cut: str = "answer"
-    """Of a row over --max-length: answer (its end is cut), prompt (first its beginning), drop (it is left out)."""
+    """What is done with a row over --max-length: answer (the end of its answer is cut), prompt (first the beginning of
+    its prompt is), or drop (it is left out)."""
     train_on: str = "answers"
-    """answers, or all: prompts too. A text has no prompt."""
+    """Which tokens are learned: answers, or all (prompts too). All of a plain text is learned."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """The dialogues of one split, where each stands, and what became of those that did not fit."""
+    """The dialogues of one split, where in the data set each stands, and how many were cut or left out."""
 
     dialogues: list[Dialogue]
     places: list[str]
@@ -43,7 +48,7 @@ class Split:
         return len(self.dialogues)
 
     def every(self, period: int) -> tuple[Split, Split]:
-        """All but every `period`-th row, and these."""
+        """All but every `period`-th row, and every `period`-th row."""
 
         def part(held_out: bool) -> Split:
             which = [i for i in range(len(self.dialogues)) if (i % period == period - 1) == held_out]
@@ -64,7 +69,7 @@ def read_dialogues(config: DialogueFlags) -> dict[str, Split]:
 
 
 def texts_of(split: Split) -> Iterator[str]:
-    """All that is said in it, for a tokenizer to learn from."""
+    """Every text of a split, for training a tokenizer."""
     for dialogue in split.dialogues:
         yield from (message["content"] for message in dialogue.messages)
         yield from (text for text in (dialogue.prompt, dialogue.completion) if text)
@@ -79,7 +84,7 @@ def examples_of(split: Split, config: DialogueFlags, begin: Start) -> list[Examp
 
 
 def lines_of(splits: dict[str, Split]) -> list[tuple[str, str]]:
-    """What to print of the data: how many rows of each split, and what was left out or cut."""
+    """What to print about the data: the number of rows of each split, and what was left out or cut."""
     counts = ", ".join(f"{split.report.kept:,} {name}" for name, split in splits.items())
     lines = [("data", f"{counts} dialogues")]
     return lines + [("", f"{name}: {line}") for name, split in splits.items() for line in split.report.lines()]

@@ -1,4 +1,4 @@
-"""What the scripts that learn from compared answers share: their flags, and the road from a data set to groups."""
+"""What the scripts that train on pairs of answers share: their flags, and the steps from a data set to groups."""
 
 from __future__ import annotations
 
@@ -11,27 +11,32 @@ from jaxllm.data.builtin import questions
 from jaxllm.data.preference.answers import Group, Layout
 from jaxllm.data.preference.pairs import CUTS, Comparison, Report, comparisons, encode
 from jaxllm.recipes.chat_start import ChatFlags
+from jaxllm.recipes.help import DATA
 from jaxllm.recipes.rows import check, hold_out, open_rows
 from jaxllm.recipes.start import Start, trunk_of
 
 
 @dataclasses.dataclass(frozen=True)
 class PairFlags(ChatFlags):
-    """Flags of the scripts that learn from compared answers."""
+    """Flags of the scripts that train on pairs of answers."""
+
+    TOPIC = DATA
 
     dataset: str = "builtin"
-    """Hub id, folder or file with chosen and rejected, or completion and label; `builtin` for questions on Python."""
+    """Hub id, folder or file with columns chosen and rejected, or completion and label; `builtin` for questions on
+    Python's standard library."""
     holdout: float = 0.1
-    """Share of a data set without a dev split to evaluate on: every so-many-th row; 0 for none."""
+    """Share of a data set without a dev split to evaluate on, taken at even distances; 0 for none."""
     cut: str = "answer"
-    """What of a row over --max-length is cut: the end of its answers, or first the beginning of its prompt."""
+    """What is cut from a row over --max-length: answer (the end of its answers) or prompt (first the beginning of its
+    prompt)."""
     share_prompt: bool = True
-    """Compute the prompt of a pair once; otherwise it stands before each of its answers."""
+    """Compute the prompt of a pair once, for both answers; --no-share-prompt repeats it before each of them."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Comparisons of one split, where each stands, and what became of the other rows."""
+    """The comparisons of one split, where in the data set each stands, and how many rows were cut or left out."""
 
     found: list[Comparison]
     places: list[str]
@@ -41,7 +46,7 @@ class Split:
         return len(self.found)
 
     def every(self, period: int) -> tuple[Split, Split]:
-        """All but every `period`-th row, and these."""
+        """All but every `period`-th row, and every `period`-th row."""
 
         def part(held_out: bool) -> Split:
             which = [i for i in range(len(self.found)) if (i % period == period - 1) == held_out]
@@ -59,7 +64,7 @@ def read_pairs(config: PairFlags) -> dict[str, Split]:
 
 
 def texts_of(split: Split) -> Iterator[str]:
-    """All that is said in it, for a tokenizer to learn from."""
+    """Every text of a split, for training a tokenizer."""
     for one in split.found:
         for part in (one.prompt, *one.answers):
             yield from [part] if isinstance(part, str) else (message["content"] for message in part)
@@ -77,7 +82,7 @@ def groups_of(splits: Mapping[str, Split], config: PairFlags, begin: Start) -> d
 
 
 def layout_of(config: PairFlags, begin: Start, *, closed: bool = False) -> tuple[Layout, list[str]]:
-    """How answers lie in rows where the model's attention can mask it, and what there is to say of it."""
+    """How answers lie in rows, which depends on what the model's attention can mask; and lines to print about it."""
     shape = trunk_of(begin.config)
     splash = shape.backend == "splash" or (shape.backend == "auto" and jax.default_backend() == "tpu")
     if config.share_prompt and splash:
@@ -86,7 +91,7 @@ def layout_of(config: PairFlags, begin: Start, *, closed: bool = False) -> tuple
 
 
 def lines_of(splits: Mapping[str, Split]) -> list[tuple[str, str]]:
-    """What to print of the data: how many rows of each split, and what was left out or cut."""
+    """What to print about the data: the number of rows of each split, and what was left out or cut."""
     first = next(iter(splits.values())).found[0]
     kind = "pairs" if len(first.answers) > 1 else "judged answers"
     counts = ", ".join(f"{split.report.kept:,} {name}" for name, split in splits.items())
@@ -95,5 +100,5 @@ def lines_of(splits: Mapping[str, Split]) -> list[tuple[str, str]]:
 
 
 def dropped_of(splits: Mapping[str, Split]) -> dict[str, dict[str, list[str]]]:
-    """All places of rows left out, by split and reason: for summary.json."""
+    """Where the rows stand that were left out, by split and reason: for summary.json."""
     return {name: split.report.dropped for name, split in splits.items() if split.report.dropped}

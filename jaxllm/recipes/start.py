@@ -16,10 +16,11 @@ from jaxllm.models.heads import SCORER_SHARDING, Scorer, ScorerConfig
 from jaxllm.params import ModelSpec, Rules, describe
 from jaxllm.recipes.architecture import architecture
 from jaxllm.recipes.flags import Common
+from jaxllm.recipes.help import MODEL
 from jaxllm.recipes.weights import open_language_model, open_scorer
 from jaxllm.types import InputError
 
-MODELS = "Hugging Face id or folder or run folder to go on from, or to train from scratch a .json or a preset"
+MODELS = "Hugging Face id or folder, or run folder, to start from; or to train from scratch, a .json or a preset"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,45 +34,48 @@ class Start:
     source: hf.Opened[Any] | None
     """The checkpoint that the weights come from."""
     notes: tuple[str, ...] = ()
-    """What to tell of it."""
+    """What to print about it, one line each."""
     tokens: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Ids of special tokens that the export's configuration is to name instead of the source's."""
+    """Ids of special tokens by the names of the exported configuration, in place of the source's."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DecoderFlags(Common):
     """Flags of the scripts that train decoders."""
 
+    TOPIC = MODEL
+
     model: Annotated[str, tyro.conf.arg(help=f"{MODELS}: {', '.join(PRESETS)}.")] = "small"
     tokenizer: str = ""
-    """Hugging Face id or folder, or `bpe` or `char` to train one on the data; by default the model's own, else bpe."""
+    """Hugging Face id or folder of the tokenizer, or `bpe` or `char` to train one on the data; by default the model's
+    own, and bpe for a model that has none."""
     vocab_size: int = 2048
-    """Of the tokenizer that is trained."""
+    """Vocabulary of a tokenizer that is trained, in tokens."""
     dropout: float = 0.0
-    """Rate, after embeddings, on attention probabilities and on what each layer adds."""
+    """Dropout rate after the embeddings, on attention probabilities and on the output of each layer."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """What stands on a decoder's trunk."""
+    """Which head a decoder has, and how such a model is opened, configured and built."""
 
     open: Callable[..., hf.Opened[Any]]
-    """From a name on the command line, and fields of the decoder's configuration."""
+    """Opens a checkpoint by its name on the command line, with fields of the decoder's configuration."""
     config: Callable[[decoder.Config], Any]
-    """The model's configuration, of its decoder's."""
+    """Makes the model's configuration from its decoder's."""
     build: Callable[[Any, Any], Any]
-    """The model, of its configuration and nnx.Rngs."""
+    """Makes the model from its configuration and nnx.Rngs."""
     rules: Rules
 
     def of_decoder(self, config: decoder.Config, rngs: Any) -> Any:
-        """The model, of its decoder's configuration."""
+        """Makes the model from its decoder's configuration."""
         return self.build(self.config(config), rngs)
 
 
 LANGUAGE = Kind(open_language_model, lambda config: config, Decoder, SHARDING)
-"""The head of a language model."""
+"""A decoder with the head of a language model."""
 SCORE = Kind(open_scorer, ScorerConfig, Scorer, SCORER_SHARDING)
-"""A reward model's head for one number: that of the checkpoint, or a new one."""
+"""A decoder with a reward model's head, which gives one number; the checkpoint's head, or a new one."""
 
 
 def trunk_of(config: Any) -> decoder.Config:
