@@ -89,7 +89,7 @@ class Config(Common):
     weight_decay: float | None = None  # type: ignore[assignment]
     beta2: float | None = None  # type: ignore[assignment]
     token_dropout: float | None = flag(None, DATA)
-    """Share of the training tokens that are replaced by the unknown token, drawn anew in each epoch."""
+    """Share of the training tokens that are replaced by the unknown token, drawn anew at each step."""
     scheme: str = flag("", DATA)
     """Scheme of the tags: IOB1, IOB2, IOE1, IOE2, IOBES or BILOU; by default recognised from the tags."""
     vocab_size: int = flag(2048, MODEL)

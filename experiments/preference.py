@@ -76,7 +76,7 @@ class Config(PairFlags, LoraFlags):
     warmup: float = 0.1
     weight_decay: float = 0.0
     samples: int = flag(64, SAMPLING, operational=True)
-    """Number of dev prompts to answer at the end, to measure length and KL divergence from the reference; 0 for none."""
+    """Number of dev prompts to answer at the end, for the length and KL divergence from the reference; 0 for none."""
     sample_tokens: int = flag(64, SAMPLING, operational=True)
     """Length of each of these answers in tokens, at most."""
 

@@ -1,4 +1,4 @@
-"""`python -m jaxllm COMMAND ...`: the tools beside the experiments."""
+"""`python -m jaxllm COMMAND ...`: the commands that stand beside the scripts of experiments/."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ import difflib
 import importlib
 import sys
 
+from jaxllm.recipes.parse import print_versions
 from jaxllm.recipes.script import input_errors, parse, set_up
 from jaxllm.types import InputError
 
 COMMANDS = {
-    "check-loss": "whether a loss, such as one of your own, does what every loss must",
-    "convert": "a checkpoint to and from Hugging Face's format, every tensor checked",
-    "explain-sharding": "what of a model each device of a mesh would hold",
-    "generate": "text that continues a prompt, by a trained decoder",
-    "losses": "every loss with its formula, its paper and its arguments",
-    "show-batch": "the rows that a step of fine-tuning trains on, with what is learnt of them",
-    "tag": "entities in text, by a trained token classifier",
-    "verify-resume": "whether a run that is killed and started again is the run that was not",
+    "cache": "show where files are kept between runs and how large they are, or empty a cache",
+    "check-loss": "check that a loss, built in or in your own file, does what every loss must",
+    "convert": "convert a checkpoint to or from Hugging Face's format and compare every tensor",
+    "explain-sharding": "show what each device of a mesh would hold of a model",
+    "generate": "continue a prompt with a trained decoder",
+    "losses": "list every loss with its formula, paper and arguments",
+    "show-batch": "show the rows that a step of fine-tuning trains on, with the learned tokens marked",
+    "tag": "find entities in text with a trained token classifier",
+    "verify-resume": "check that a run which is killed and started again ends as one that is not",
 }
 
 
@@ -25,9 +27,12 @@ def main() -> None:
     """Finds the command's module in `jaxllm.cli` and runs its `main` on its `Config`."""
     command = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if command in ("-h", "--help"):
-        print("usage: python -m jaxllm COMMAND [--help]\n")
+        print("usage: python -m jaxllm COMMAND [--help], or python -m jaxllm --version\n")
         for name, meaning in COMMANDS.items():
             print(f"  {name:<18} {meaning}")
+        return
+    if command == "--version":
+        print_versions()
         return
     with input_errors():
         if command not in COMMANDS:

@@ -60,7 +60,7 @@ def _in_users_file(error: BaseException) -> str | None:
 
 
 def _tell_others(error: BaseException, status: int, traced: bool = False) -> None:
-    """Of several processes, ends this one, after its traceback."""
+    """If there are other processes, tells them that this one fails, and ends it at once; traced: after a traceback."""
     if "jax" not in sys.modules:
         return
     from jaxllm.distributed import messages
@@ -83,7 +83,7 @@ def _tell_others(error: BaseException, status: int, traced: bool = False) -> Non
 
 
 def _is_of_jax(error: BaseException | None) -> bool:
-    """Whether it may come of another process: of a collective that found no partner."""
+    """Whether JAX raised it, as it does in a collective whose partner is gone."""
     from jax.errors import JaxRuntimeError
 
     return error is not None and (isinstance(error, JaxRuntimeError) or _is_of_jax(error.__cause__))

@@ -100,7 +100,7 @@ class OptimFlags:
     max_grad_norm: float = 1.0
     """Global norm that the gradient is clipped to; 0 for no clipping."""
     freeze: tuple[str, ...] = ()
-    """Patterns of the parameters to keep as they are: `embeddings.*`, `blocks[:4].*`, `!classifier.*`; by default none."""
+    """Patterns of parameters that are not trained: `embeddings.*`, `blocks[:4].*`, `!classifier.*`; by default none."""
     seed: int = 0
     """Seed of the initial parameters, the order of the data and dropout."""
 
@@ -168,7 +168,7 @@ class RunFlags:
     export: bool = operational(True)
     """At the end, write the model in Hugging Face's format to hf/ in the run folder."""
     export_dtype: str = operational("")
-    """Type of the exported weights: float32, bfloat16 or float16; by default that of the weights training began with."""
+    """Type of the exported weights: float32, bfloat16 or float16; by default that of the weights in --model."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,7 +236,7 @@ def total_steps(config: Common, plan: Steps) -> int:
 
 
 def loss_arguments(texts: tuple[str, ...]) -> Mapping[str, str]:
-    """("beta=0.2", ...) as a dictionary."""
+    """Turns ("beta=0.2", ...) into {"beta": "0.2", ...}. Raises InputError for a text without "="."""
     for text in texts:
         if "=" not in text:
             raise InputError(f"--loss-args {text}: give NAME=VALUE")

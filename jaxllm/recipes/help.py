@@ -10,7 +10,7 @@ import ast
 import dataclasses
 import functools
 import inspect
-import re
+import itertools
 import textwrap
 import types
 import typing
@@ -22,7 +22,8 @@ import tyro
 T = TypeVar("T")
 
 _GROUP = "_group_"
-_VERSION = Annotated[bool, tyro.conf.arg(help="Print the versions of jaxllm and its packages and exit.", help_behavior_hint="")]
+_ABOUT_VERSION = tyro.conf.arg(help="Print the versions of jaxllm and its packages and exit.", help_behavior_hint="")
+_VERSION = tyro.conf.FlagCreatePairsOff[Annotated[bool, _ABOUT_VERSION]]
 
 MODEL = "model"
 DATA = "data"
@@ -35,7 +36,7 @@ SAMPLING = "sampling"
 RUN = "run folder and checkpoints"
 LOGGING = "logging"
 TOPICS = (MODEL, DATA, LOSS, OPTIMISATION, LORA, DEVICES, EVALUATION, SAMPLING, RUN, LOGGING)
-"""The groups of `--help`, in their order."""
+"""The groups of `--help`, in this order."""
 
 WEIGHTS = {"pretrained": "for pretrained weights", "adapters": "for LoRA adapters", "scratch": "from scratch"}
 """What the keys of a script's RECIPES stand for."""
@@ -52,24 +53,23 @@ def grouped(config: type[Any], default: Any = None) -> type[Any]:
     default: a `config` whose values are the defaults.
     """
     hints = typing.get_type_hints(config, include_extras=True)
-    groups: dict[str, list[tuple[str, Any, Any]]] = {}
+    groups: dict[str, list[Any]] = {"": [("version", _VERSION, dataclasses.field(default=False))]}
     for field in dataclasses.fields(config):
+        hint = hints[field.name]
         about = tyro.conf.arg(
-            help=None if _has_help(hints[field.name]) else _meaning(config, field.name),
+            help=None if _has_help(hint) else _meaning(config, field.name),
             help_behavior_hint=_hint(config, field, default),
-            metavar=_metavar(hints[field.name]),
+            metavar=_metavar(hint),
         )
-        own = dataclasses.field() if default is None else dataclasses.field(default=getattr(default, field.name))
-        if default is None and field.default is not dataclasses.MISSING:
-            own = dataclasses.field(default=field.default)
-        elif default is None and field.default_factory is not dataclasses.MISSING:
-            own = dataclasses.field(default_factory=field.default_factory)
-        groups.setdefault(topic(config, field.name), []).append((field.name, Annotated[hints[field.name], about], own))
-    fields = [("version", tyro.conf.FlagCreatePairsOff[_VERSION], dataclasses.field(default=False))]
-    fields += groups.pop("", [])
+        if default is None:
+            own = dataclasses.field(default=field.default, default_factory=field.default_factory)  # type: ignore[call-overload]
+        else:
+            own = dataclasses.field(default=getattr(default, field.name))
+        groups.setdefault(topic(config, field.name), []).append((field.name, Annotated[hint, about], own))
+    fields = groups.pop("")
     for name in sorted(groups, key=TOPICS.index):
         group = dataclasses.make_dataclass("Group", groups[name], kw_only=True)
-        fields.append((_GROUP + name.replace(" ", "_"), Annotated[group, tyro.conf.arg(name=name)], dataclasses.field()))
+        fields.append((_GROUP + name.replace(" ", "_"), Annotated[group, tyro.conf.arg(name=name)]))
     shape = dataclasses.make_dataclass(config.__name__, fields, kw_only=True)
     shape.__doc__ = inspect.getdoc(config)
     return shape
@@ -106,28 +106,34 @@ def _docstrings(cls: type[Any]) -> Mapping[str, str]:
     except (OSError, TypeError):  # typed in, or built in
         return {}
     found = {}
-    for field, text in zip(body, body[1:], strict=False):
+    for field, text in itertools.pairwise(body):
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-            found[field.target.id] = inspect.cleandoc(text.value.value).replace("\n", " ")  # type: ignore[union-attr]
+            found[ast.unparse(field.target)] = " ".join(str(text.value.value).split())
     return found
 
 
 def _hint(config: type[Any], field: dataclasses.Field[Any], default: Any) -> str | None:
     """The default in words; "" where the meaning tells it; None to leave it to tyro."""
     x = field.default if default is None else getattr(default, field.name)
-    if x is None and (recipes := getattr(config, "RECIPES", None)):
-        if by := {weights: recipe[field.name] for weights, recipe in recipes.items() if field.name in recipe}:
-            if len({*by.values()}) == 1:
-                return f"(default: {_number(next(iter(by.values())))})"
-            return f"(by default {', '.join(f'{_number(x)} {WEIGHTS[weights]}' for weights, x in by.items())})"
+    recipes: Mapping[str, Mapping[str, Any]] = getattr(config, "RECIPES", {})
+    by = {weights: _typed(recipe[field.name]) for weights, recipe in recipes.items() if field.name in recipe}
+    if x is None and by:
+        same = len({*by.values()}) == 1
+        each = ", ".join(f"{value} {WEIGHTS[weights]}" for weights, value in by.items())
+        return f"(default: {next(iter(by.values()))})" if same else f"(by default {each})"
     if isinstance(x, float):
-        return f"(default: {_number(x)})"
+        return f"(default: {_typed(x)})"
     return "" if x is None or x in ("", ()) else None
 
 
-def _number(x: Any) -> str:
-    """As one would type it: 5e-5 rather than 5e-05."""
-    return re.sub(r"e([-+])0", r"e\1", str(x))
+def _typed(x: Any) -> str:
+    """A value as one would type it: 2e-3 rather than 0.002, 1800 rather than 1800.0."""
+    if not isinstance(x, float):
+        return str(x)
+    if 0 < abs(x) < 0.01:
+        mantissa, exponent = f"{x:e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    return f"{x:g}"
 
 
 def _has_help(hint: Any) -> bool:

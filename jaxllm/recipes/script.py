@@ -1,4 +1,4 @@
-"""How every script starts and ends: flags, the allocator, the compile cache, other processes, a line for bad input."""
+"""How every script starts and ends: it parses flags, sets the process up for JAX, runs, and exits with a status."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ _ALLOCATOR = {
     "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
     "MALLOC_TOP_PAD_": str(64 << 20),
 }
-"""XLA:CPU allocates a step's temporaries anew, as one block. Small ones come from a heap that is kept; large ones are
-mapped, in huge pages, so that few faults bring them in, and given back: in the heap, whatever small lands in the hole
-that such a block leaves would make the next one grow the process by another."""
+"""Settings of glibc's allocator for XLA:CPU, which allocates each step's temporaries anew, as one block. Small blocks
+come from a heap that is kept. Large ones are mapped in huge pages, so that few page faults bring them in, and are
+unmapped afterwards: were they in the heap, a small allocation in the hole that one leaves would make the heap grow by
+another such block."""
 
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
-"""Has XLA choose, on GPUs, only programs that give the same bits each time."""
+"""Makes XLA use only GPU kernels that give the same bits every time."""
 
 
 def run(main: Callable[[T], object], config: type[T], argv: Sequence[str] | None = None) -> None:
-    """Parses the flags of `config`, runs `main` on it, and exits: 0 done, 2 bad input (one line on stderr)."""
+    """Parses the flags of `config` and runs `main` on them; `input_errors` says what it exits with."""
     with input_errors():
         parsed = parse(config, sys.argv[1:] if argv is None else argv)
         set_up(parsed)
@@ -40,10 +41,10 @@ def run(main: Callable[[T], object], config: type[T], argv: Sequence[str] | None
 
 
 def set_up(config: Any = None) -> None:
-    """On CPU, starts the process anew once with allocator settings; keeps compiled programs between runs.
+    """On CPU, restarts the process once with allocator settings; has JAX keep compiled programs between runs.
 
-    config: of a script that trains. Then SIGTERM is heard from now on, locks are kept to the end, and if this is one of
-    several processes, it joins them. Raises InputError.
+    config: the flags of a script that trains. From then on SIGTERM is noted instead of ending the process, locks are
+    held until it ends, and if this is one of several processes, it joins them. Raises InputError.
     """
     if _on_cpu() and "JAXLLM_STARTED" not in os.environ and sys.platform == "linux":
         os.environ.update({name: x for name, x in _ALLOCATOR.items() if name not in os.environ}, JAXLLM_STARTED="1")

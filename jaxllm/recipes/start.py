@@ -52,7 +52,7 @@ class DecoderFlags(Common):
     vocab_size: int = 2048
     """Vocabulary of a tokenizer that is trained, in tokens."""
     dropout: float = 0.0
-    """Dropout rate after the embeddings, on attention probabilities and on the output of each layer."""
+    """Dropout rate after the embeddings, on attention probabilities and on what each layer adds to the residual."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -81,6 +81,7 @@ def fit(
     early_stopping: int = 0,
     hang_timeout: float = 0.0,
     check_replicas: bool = False,
+    wandb: Mapping[str, Any] | None = None,
 ) -> Fitted:
     """Trains to `steps`, continuing from the run's newest sound checkpoint if there is one.
 
@@ -90,7 +91,8 @@ def fit(
     those at multiples of `keep_every`. early_stopping: stop after so many evaluations without a better `best` (0:
     never). checkpoint_every, checkpoint_minutes: between checkpoints, beside that of the end (0: none). checkpoints:
     their folder or bucket, by default below the run's. hang_timeout: seconds after which a step that does not end ends
-    the process (0: never). check_replicas: compare what devices hold in common at each checkpoint.
+    the process (0: never). check_replicas: compare what devices hold in common at each checkpoint. wandb: project,
+    entity, name and tags of the run at Weights & Biases.
     Raises InputError, RunError (what was saved stands) and, when SIGTERM came and the state is saved, Terminated.
     """
     evals = evals or {}
@@ -122,9 +124,11 @@ def fit(
         about = {"run": run.config, "data": data.fingerprint(), "seed": seed, "mesh": dict(mesh.shape)}
         saver = Saver(store, mesh, checkpoint_every, checkpoint_minutes, about, check_replicas)
         clock.total = meta.get("tokens", 0)
-        writers = open_writers(log_to, run.folder, position=start, steps=steps, config=run.config)
+        writers = open_writers(log_to, run.folder, position=start, steps=steps, config=run.config, wandb=wandb)
         for writer in writers:
             leaving.callback(writer.close)
+        if start:
+            say(writers, f"goes on from step {start} of {run.folder}, {max(0, steps - start)} to go")
         log = json.loads(messages.broadcast(json.dumps(_evaluations(read_jsonl(log_path, start), evals))))
         top.recall(log, store.positions())
         sums, spikes = Sums(meta.get("sums")), Spikes(meta.get("spikes", ()))
