@@ -62,7 +62,7 @@ def grouped(config: type[Any], default: Any = None) -> type[Any]:
             metavar=_metavar(hint),
         )
         if default is None:
-            own = dataclasses.field(default=field.default, default_factory=field.default_factory)  # type: ignore[call-overload]
+            own = dataclasses.field(default=field.default, default_factory=field.default_factory)
         else:
             own = dataclasses.field(default=getattr(default, field.name))
         groups.setdefault(topic(config, field.name), []).append((field.name, Annotated[hint, about], own))
