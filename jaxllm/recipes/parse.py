@@ -43,9 +43,9 @@ def parse(config: type[T], argv: Sequence[str], prog: str | None = None) -> T:
     except SystemExit as stop:
         if not stop.code:
             raise
-        text = re.sub(r"[╭╮╰╯│─]+", " ", heard.getvalue())
-        text = " ".join(text.split()).removeprefix("Parsing error ")
-        raise InputError(re.sub(r" For full helptext.*", "", text) + " (see --help)") from None
+        text = " ".join(re.sub(r"[╭╮╰╯│─]+|-{4,}", " ", heard.getvalue()).split())  # without the frame around it
+        text = re.sub(r"^(Parsing error|Value error|Missing argument) | (Argument|For full) helptext.*", "", text)
+        raise InputError(f"{text} (see --help)") from None
     if unknown:
         raise InputError(_unknown(unknown[0], [f"--{name.replace('_', '-')}" for name in fields]))
     return flat(config, found)
