@@ -18,10 +18,10 @@ from jaxllm.losses.catalogue import KINDS, Entry, entry
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Lists the losses that have a name, or tells all of some of them."""
+    """Lists the built-in losses, or describes some of them in full."""
 
     losses: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Losses to tell all of: names, or FILE.py:FUNCTION for one of your own."""
+    """Losses to describe in full: names, or FILE.py:FUNCTION for one in your own file."""
 
 
 def entries() -> list[Entry]:

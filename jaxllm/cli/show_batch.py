@@ -37,19 +37,19 @@ SIDES = {1: "chosen", -1: "rejected", 0: "for the KL estimate"}
 
 @dataclasses.dataclass(frozen=True)
 class Config(DialogueFlags, PairFlags):
-    """Prints rows of a batch, what is learnt highlighted, as experiments/sft.py or preference.py would train on them.
+    """Prints rows of a batch as experiments/sft.py or preference.py would train on them, learned tokens highlighted.
 
-    Takes their flags (of which those of the data, tokenizer and packing matter here), or a run's folder.
+    Takes the flags of these scripts, of which those of data, tokenizer and packing matter here, or a run folder.
     """
 
     source: Annotated[str, tyro.conf.Positional] = ""
-    """A run's folder, whose flags are taken where none are given here, or what --dataset names."""
+    """Run folder, whose flags are the defaults here, or a data set as --dataset names it; by default --dataset."""
     script: str = ""
-    """sft or preference; by default what the columns of the data, or the run, say."""
+    """Script whose batch is shown: sft or preference; by default the run's, or the one that fits the data's columns."""
     step: int = 0
-    """Which step's batch, from 0."""
+    """Number of the step whose batch is shown, from 0."""
     rows: int = 4
-    """Rows to print at most."""
+    """Number of rows to print, at most."""
 
 
 class Piece(NamedTuple):

@@ -32,15 +32,15 @@ class Config:
     """Finds the entities of each text, with character offsets and scores, like transformers' pipeline."""
 
     model: Annotated[str, tyro.conf.Positional]
-    """Run folder, Hugging Face folder or id of a token classifier."""
+    """Run folder, or Hugging Face folder or id, of a token classifier."""
     text: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Texts to tag."""
     json: bool = False
-    """Print a JSON line per text instead."""
+    """Print a line of JSON per text."""
     words: bool = False
-    """Label whole words by their first sub-word, instead of each token by itself as the pipeline does."""
+    """Label whole words by their first sub-word; by default each token is labelled by itself, as the pipeline does."""
     max_length: int = 512
-    """Tokens of a window; longer texts are cut into overlapping windows."""
+    """Length of a window in tokens; longer texts are cut into overlapping windows."""
 
 
 def tag(

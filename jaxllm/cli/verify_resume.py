@@ -41,18 +41,18 @@ CHOSEN = ("--out", "--checkpoints", "--config")
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Runs SCRIPT with its flags straight through, again with kills, and compares. Exit status 1 if they differ."""
+    """Runs SCRIPT with its flags straight through and again with kills, and compares. Exit status 1 if they differ."""
 
     kills: int = 2
-    """How often to end the second run, by SIGKILL and SIGTERM in turn, each time after one more checkpoint."""
+    """Number of kills of the second run, by SIGKILL and SIGTERM in turn, each after one more checkpoint."""
     on: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """Flags that a third run goes on with after a kill, such as "--mesh data=2,tensor=4"; may be given again."""
+    """Flags that a third run goes on with after a kill, like "--mesh data=2,tensor=4"; may be repeated. By default none."""
     devices: int = 0
-    """CPU devices for the script to see; 0 for what there is."""
+    """Number of CPU devices that the script sees; 0 for those there are."""
     work: str = ""
-    """Folder for the runs, by default a temporary one, removed if all is equal."""
+    """Folder for the runs; by default a temporary one, removed if all is equal."""
     seed: int = 0
-    """Of the moments of the kills."""
+    """Seed of the moments of the kills."""
     command: tyro.conf.Suppress[tuple[str, ...]] = ()
     """The script (or -m MODULE) and its flags."""
 

@@ -115,6 +115,8 @@ def _docstrings(cls: type[Any]) -> Mapping[str, str]:
 def _hint(config: type[Any], field: dataclasses.Field[Any], default: Any) -> str | None:
     """The default in words; "" where the meaning tells it; None to leave it to tyro."""
     x = field.default if default is None else getattr(default, field.name)
+    if x is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+        return "(required)"
     recipes: Mapping[str, Mapping[str, Any]] = getattr(config, "RECIPES", {})
     by = {weights: _typed(recipe[field.name]) for weights, recipe in recipes.items() if field.name in recipe}
     if x is None and by:

@@ -20,6 +20,9 @@ from jaxllm.types import InputError
 
 T = TypeVar("T")
 
+STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.PositionalMetavarFromFieldName)
+"""Groups leave no trace in the names of flags; a positional argument is called by its field's name."""
+
 APART = ("out", "config", "coordinator", "processes", "process_id")
 """Fields that another run's config.json does not pass on."""
 
@@ -37,9 +40,7 @@ def parse(config: type[T], argv: Sequence[str], prog: str | None = None) -> T:
     heard = io.StringIO()
     try:
         with contextlib.redirect_stderr(heard):
-            found, unknown = tyro.cli(
-                shape, args=[*argv], prog=prog, return_unknown_args=True, config=(tyro.conf.OmitArgPrefixes,)
-            )
+            found, unknown = tyro.cli(shape, args=[*argv], prog=prog, return_unknown_args=True, config=STYLE)
     except SystemExit as stop:
         if not stop.code:
             raise
