@@ -46,7 +46,7 @@ class Config:
     kills: int = 2
     """Number of kills of the second run, by SIGKILL and SIGTERM in turn, each after one more checkpoint."""
     on: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """Flags that a third run goes on with after a kill, like "--mesh data=2,tensor=4"; may be repeated. By default none."""
+    """Flags that a third run goes on with after a kill, like "--mesh tensor=4"; may be repeated; by default none."""
     devices: int = 0
     """Number of CPU devices that the script sees; 0 for those there are."""
     work: str = ""

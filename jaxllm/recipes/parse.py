@@ -16,6 +16,7 @@ import tyro
 
 from jaxllm.recipes.help import flat, grouped
 from jaxllm.recipes.trainer_flags import counterpart
+from jaxllm.run.folder import read_config, versions
 from jaxllm.types import InputError
 
 T = TypeVar("T")
@@ -54,8 +55,6 @@ def parse(config: type[T], argv: Sequence[str], prog: str | None = None) -> T:
 
 def print_versions() -> None:
     """Prints the versions of Python and of the packages that decide what a run computes, one a line."""
-    from jaxllm.run.folder import versions  # brings jax, which the other flags can do without
-
     for name, version in {**versions(), "Python": platform.python_version()}.items():
         print(f"{name} {version}")
 
@@ -75,8 +74,6 @@ def _from_file(config: type[T], argv: Sequence[str]) -> T | None:
     path = path or next((word.partition("=")[2] for word in argv if word.startswith("--config=")), None)
     if path is None:
         return None
-    from jaxllm.run.folder import read_config  # brings jax, which the other flags can do without
-
     _, values = read_config(Path(path))
     fields = {f.name for f in dataclasses.fields(config)} - {*APART}  # type: ignore[arg-type]
     if unknown := values.keys() - fields - {*APART}:
