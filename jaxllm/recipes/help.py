@@ -88,7 +88,7 @@ def flat(config: type[T], found: Any) -> T:
 def topic(config: type[Any], name: str) -> str:
     """The group that a field stands in, "" for none."""
     for cls in reversed(config.__mro__):  # from the class that introduces it
-        if name in vars(cls).get("__annotations__", {}):
+        if name in inspect.get_annotations(cls):
             metadata = cls.__dataclass_fields__[name].metadata  # type: ignore[attr-defined]
             return metadata.get("topic") or vars(cls).get("TOPIC", "")
     return ""

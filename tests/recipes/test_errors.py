@@ -14,7 +14,7 @@ from jaxllm.types import InputError
 
 
 def divided(x):
-    return x / 0
+    return 1 / 0
 
 
 @preference_loss(reference=False)
@@ -25,6 +25,10 @@ def margin(p, *, beta=0.1):
 
 def within(model, batch, key=None):
     return jnp.dot(batch, jnp.ones((batch.shape[0] + 1,)))
+
+
+def nested(model, batch, key=None):
+    return divided(batch)
 
 
 def stops(model, batch, key=None):
@@ -66,7 +70,8 @@ def test_an_error_at_the_first_trace_is_placed_in_the_users_file(own, capsys):
     ("name", "first"),
     [
         ("within", "error: my_losses.py:17 in within: TypeError: "),
-        ("stops", "error: my_losses.py:21 in stops: FloatingPointError: not a number"),
+        ("nested", "error: my_losses.py:7 in divided: ZeroDivisionError: division by zero"),
+        ("stops", "error: my_losses.py:25 in stops: FloatingPointError: not a number"),
     ],
 )
 def test_the_innermost_frame_of_the_file_is_named_also_under_jaxs_own(own, capsys, name, first):

@@ -1,6 +1,7 @@
 """Help in groups by topic, with a meaning and a default for every flag."""
 
 import dataclasses
+import inspect
 import re
 from typing import ClassVar
 
@@ -118,4 +119,4 @@ def test_every_flag_of_a_script_stands_in_a_group_with_its_default(script, colum
 
 def test_no_class_of_flags_is_long():
     for cls in {*sft.Config.__mro__, *preference.Config.__mro__, *ner.Config.__mro__}:
-        assert len(vars(cls).get("__annotations__", {})) <= 14, cls.__name__
+        assert len(inspect.get_annotations(cls)) <= 14, cls.__name__
