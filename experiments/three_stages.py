@@ -53,7 +53,7 @@ class Config:
     """Pretraining, SFT and preference tuning, one after the other."""
 
     model: str = ""
-    """A base model to start from instead of pretraining one: Hugging Face id or folder, or a run folder."""
+    """Base model to start from: Hugging Face id or folder, or a run folder; by default one is pretrained."""
     dataset: str = "builtin"
     """Data set of SFT: hub id, folder or file, or `builtin`; prompts of its dev split are answered after each stage."""
     preferences: str = ""

@@ -36,10 +36,10 @@ SAMPLING = "sampling"
 RUN = "run folder and checkpoints"
 LOGGING = "logging"
 TOPICS = (MODEL, DATA, LOSS, OPTIMISATION, LORA, DEVICES, EVALUATION, SAMPLING, RUN, LOGGING)
-"""The groups of `--help`, in this order."""
+"""The groups of `--help`, in this order; a script's own topics come after them."""
 
 WEIGHTS = {"pretrained": "for pretrained weights", "adapters": "for LoRA adapters", "scratch": "from scratch"}
-"""What the keys of a script's RECIPES stand for."""
+"""What the keys of a script's RECIPES stand for; other keys are printed as they are."""
 
 
 def flag(default: Any, topic: str, *, operational: bool = False) -> Any:
@@ -67,7 +67,7 @@ def grouped(config: type[Any], default: Any = None) -> type[Any]:
             own = dataclasses.field(default=getattr(default, field.name))
         groups.setdefault(topic(config, field.name), []).append((field.name, Annotated[hint, about], own))
     fields = groups.pop("")
-    for name in sorted(groups, key=TOPICS.index):
+    for name in sorted(groups, key=lambda name: TOPICS.index(name) if name in TOPICS else len(TOPICS)):
         group = dataclasses.make_dataclass("Group", groups[name], kw_only=True)
         fields.append((_GROUP + name.replace(" ", "_"), Annotated[group, tyro.conf.arg(name=name)]))
     shape = dataclasses.make_dataclass(config.__name__, fields, kw_only=True)
@@ -121,7 +121,7 @@ def _hint(config: type[Any], field: dataclasses.Field[Any], default: Any) -> str
     by = {weights: _typed(recipe[field.name]) for weights, recipe in recipes.items() if field.name in recipe}
     if x is None and by:
         same = len({*by.values()}) == 1
-        each = ", ".join(f"{value} {WEIGHTS[weights]}" for weights, value in by.items())
+        each = ", ".join(f"{value} {WEIGHTS.get(weights, weights)}" for weights, value in by.items())
         return f"(default: {next(iter(by.values()))})" if same else f"(by default {each})"
     if isinstance(x, float):
         return f"(default: {_typed(x)})"
