@@ -146,11 +146,12 @@ def main(config: Config) -> None:
         raise InputError(f"--work {config.work}: no folder can be made there ({error.strerror})") from None
     if any(work.iterdir()):
         raise InputError(f"--work {config.work} is not empty: give another")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         same = _verify(config, script, work)
     finally:
         script.stop()
+        signal.signal(signal.SIGTERM, before)
     if not same:
         _say("runs", str(work))
         raise SystemExit(1)
