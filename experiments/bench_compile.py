@@ -30,13 +30,13 @@ class Config:
     """Times the compilation of the train step at two depths."""
 
     model: str = "gpt2-124m"
-    """A preset, whose depth is replaced."""
+    """Preset whose depth is replaced."""
     depths: tuple[int, int] = (12, 48)
-    """Layers of the two."""
+    """Two depths to compare, in layers."""
     unroll: int = 1
-    """Blocks per iteration of the loop."""
+    """Layers per iteration of the compiled loop."""
     rounds: int = 3
-    """How often each is compiled."""
+    """Number of times that each depth is compiled."""
 
 
 def seconds(config: Config, depth: int) -> float:

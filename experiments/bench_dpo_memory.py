@@ -30,26 +30,26 @@ from jaxllm.types import Answers, Batch, LossFn, Mean, Metrics, TrainState
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What is compiled."""
+    """Compares the memory of two compiled steps: DPO with the chunked head, and with all logits at once."""
 
     vocabulary: int = 50_257
-    """Tokens that the head chooses from."""
+    """Size of the vocabulary, in tokens."""
     width: int = 256
-    """Features of the model."""
+    """Width of the model, in features."""
     depth: int = 4
-    """Its layers."""
+    """Depth of the model, in layers."""
     rows: int = 8
-    """Of a batch, each with one pair."""
+    """Rows of a batch, each with one pair."""
     length: int = 512
-    """Tokens of a row."""
+    """Length of a row, in tokens."""
     remat: str = "full"
-    """What the layers of both steps recompute in the backward pass: none, dots, full."""
+    """What the layers of both steps recompute in the backward pass: none, dots (all but matrix products), full."""
     unroll: int = 0
-    """Layers per iteration of the compiled loop; 0 for what the model does by itself on this backend."""
+    """Layers per iteration of the compiled loop; 0 for the model's own choice on this backend."""
     loss: str = "dpo"
-    """A name or FILE.py:FUNCTION, of a loss that has a beta; the naive step is DPO's whatever this is."""
+    """Name or FILE.py:FUNCTION of a loss that has a beta; the naive step is always DPO's."""
     beta: float = 0.1
-    """DPO's."""
+    """Beta of both losses."""
 
 
 def naive(model: Any, answers: Answers, key: jax.Array | None = None, *, beta: float) -> Metrics:

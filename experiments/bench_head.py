@@ -34,19 +34,19 @@ class Config:
     rows: int = 16
     """Rows of a batch."""
     length: int = 512
-    """Tokens of a row."""
+    """Length of a row, in tokens."""
     width: int = 512
-    """Features of a hidden state."""
+    """Width of a hidden state, in features."""
     vocab: int = 50257
-    """Size of the vocabulary."""
+    """Size of the vocabulary, in tokens."""
     others: tuple[int, ...] = (25_000, 100_000, 200_000)
-    """Vocabularies whose chunked memory is reported too."""
+    """Vocabularies whose memory with the chunked head is reported too, in tokens."""
     tied: bool = False
-    """The head is a table [V, D], as a tied one is."""
+    """Use a head of shape [V, D], as one that is tied to the embeddings has."""
     nonlinear: bool = False
-    """Instead of cross entropy, a function of each row's log-probability, as losses of preferences are."""
+    """Time a function of each row's log-probability, as preference losses are, instead of cross entropy."""
     rounds: int = 5
-    """How often each side runs."""
+    """Number of times that each side runs."""
 
 
 @dataclasses.dataclass(frozen=True)

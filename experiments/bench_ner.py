@@ -28,19 +28,19 @@ class Config:
     """Times experiments/ner.py and peers/hf_ner.py in turn."""
 
     model: str
-    """Folder of a BERT."""
+    """Folder of a BERT model."""
     dataset: str
     """Folder with train.conll and dev.conll."""
     rounds: int = 3
-    """How often each side runs."""
+    """Number of times that each side runs."""
     steps: int = 100
-    """Optimizer steps a run."""
+    """Length of a run in optimizer steps."""
     untimed: int = 20
-    """First steps that neither side's speed counts; divides the steps."""
+    """Optimizer steps at the beginning of a run that are not timed, on either side; must divide --steps."""
     batch_size: int = 16
-    """Sentences a step."""
+    """Sentences per optimizer step."""
     group_by_length: bool = False
-    """Let the Trainer put sentences of like length together."""
+    """Let the Trainer put sentences of similar length in a batch."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,15 +30,15 @@ class Config:
     """Times experiments/pretrain.py and peers/torch_gpt.py in turn."""
 
     dataset: Path
-    """A text, such as Shakespeare's."""
+    """Text file to train on, for example Shakespeare's works."""
     large: bool = False
-    """6 layers of width 384 on 8 rows of 256, instead of 4 of width 128 on 12 rows of 64."""
+    """Train 6 layers of width 384 on 8 rows of 256 tokens, instead of 4 of width 128 on 12 rows of 64."""
     rounds: int = 3
-    """How often each side runs."""
+    """Number of times that each side runs."""
     steps: int = 0
-    """Optimizer steps a run; 0 for 600, or 60 of the large size."""
+    """Length of a run in optimizer steps; 0 for 600, or 60 with --large."""
     untimed: int = 0
-    """First steps that neither side's speed counts, which divide the steps; 0 for a sixth."""
+    """Optimizer steps at the beginning of each run that are not timed; must divide --steps; 0 for a sixth of them."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -55,23 +55,23 @@ class Config:
     """Times experiments/sft.py or preference.py, and peers/trl_tuning.py, in turn."""
 
     dataset: Path
-    """A file of instructions with answers for SFT, of rows with chosen and rejected for DPO."""
+    """File of instructions with answers for sft, of rows with chosen and rejected for dpo."""
     stage: Literal["sft", "dpo"] = "dpo"
-    """What is learnt."""
+    """What is trained: SFT or DPO."""
     rounds: int = 3
-    """How often each side runs."""
+    """Number of times that each side runs."""
     steps: int = 80
-    """Optimizer steps a run."""
+    """Length of a run in optimizer steps."""
     untimed: int = 20
-    """First steps that neither side's speed counts; divides the steps."""
+    """Optimizer steps at the beginning of a run that are not timed, on either side; must divide --steps."""
     batch_size: int = 16
-    """Rows a step: pairs, for DPO."""
+    """Dialogues for sft, or pairs for dpo, per optimizer step."""
     max_length: int = 256
-    """Tokens of prompt and answer together."""
+    """Length of a prompt and its answer together, in tokens, at most."""
     learning_rate: float = 1e-3
-    """Constant."""
+    """Learning rate, constant over the run."""
     check: bool = False
-    """Compare the losses of the first five steps, without packing, so that both have the same rows in each."""
+    """Compare the losses of the first five steps, without packing, so that both sides have the same rows in each."""
 
 
 @dataclasses.dataclass(frozen=True)

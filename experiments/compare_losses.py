@@ -28,6 +28,7 @@ from scipy.stats import t
 
 import preference
 from jaxllm.losses import resolve
+from jaxllm.recipes.help import LOSS, OPTIMISATION, flag
 from jaxllm.recipes.losses import find_preference_loss
 from jaxllm.recipes.script import run as run_script
 from jaxllm.types import InputError
@@ -49,10 +50,10 @@ DIGITS = {"dev/rewards/accuracies": 3, "samples/length": 1}
 class Config(preference.Config):
     """Preference tuning with several losses and seeds. Other flags are those of experiments/preference.py."""
 
-    losses: tuple[str, ...] = ("sigmoid", "ipo", "apo_zero", "simpo", "sigmoid+sft")
-    """Names, mixtures or functions."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """One run each."""
+    losses: tuple[str, ...] = flag(("sigmoid", "ipo", "apo_zero", "simpo", "sigmoid+sft"), LOSS)
+    """Losses to compare: names, mixtures or FILE.py:FUNCTION."""
+    seeds: tuple[int, ...] = flag((0, 1, 2), OPTIMISATION)
+    """Seeds of the runs of each loss, one run per seed."""
 
 
 def settle(config: Config) -> tuple[Config, list[preference.Config]]:

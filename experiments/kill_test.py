@@ -45,18 +45,19 @@ Child = subprocess.Popen[str]
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Does something to a run, again and again, and looks what is left."""
+    """Kills or damages a run, again and again, and checks that it goes on as if nothing had happened."""
 
     what: Annotated[str, tyro.conf.Positional]
-    """kill (SIGKILL), term (SIGTERM), damage (bits of the newest checkpoint), move (to other meshes), full-disk."""
+    """What is done to the run: kill (SIGKILL), term (SIGTERM), damage (flip bits of the newest checkpoint), move (go on
+    under other meshes), or full-disk."""
     trials: int = 10
-    """How often."""
+    """Number of times that it is done."""
     processes: int = 1
-    """Processes of the run, for kill and term."""
+    """Number of processes of the run, for kill and term."""
     seed: int = 0
-    """Of the moments, bits and files."""
+    """Seed of the moments, bits and files."""
     work: str = "runs/kill-test"
-    """Where the runs are; an uninterrupted one that is there already is taken."""
+    """Folder of the runs; an uninterrupted run that is there already is used again."""
 
 
 def blows(config: Config, strike: Callable[[Child, Look, int, random.Random, int], dict[str, Any] | None]) -> None:

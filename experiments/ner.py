@@ -34,6 +34,7 @@ from jaxllm.evals.tag import show, tag_words
 from jaxllm.models import encoder
 from jaxllm.models.heads import TaggerConfig, describe_model
 from jaxllm.recipes.flags import Common, fit_arguments, optim_config, token_loss
+from jaxllm.recipes.help import DATA, MODEL, OPTIMISATION, flag
 from jaxllm.recipes.recipe import fill_in
 from jaxllm.recipes.rows import open_rows
 from jaxllm.recipes.script import run as run_script
@@ -72,32 +73,28 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Config(Common):
-    """Named entity recognition by token classification. What stands as None below follows RECIPES."""
+    """Named entity recognition by token classification."""
+
+    RECIPES = RECIPES
 
     model: str = "tiny"
     """Hugging Face id or folder, a run folder, or a preset trained from scratch: tiny, small."""
     epochs: float | None = None  # type: ignore[assignment]
-    """Passes over the data."""
     batch_size: int | None = None  # type: ignore[assignment]
-    """Sentences per optimizer step over all devices; rows follow from packing."""
+    """Sentences per optimizer step, over all devices; the number of rows follows from packing."""
     learning_rate: float | None = None  # type: ignore[assignment]
-    """At the peak of the schedule."""
-    head_learning_rate: float | None = None
-    """The same for the classifier, if another."""
+    head_learning_rate: float | None = flag(None, OPTIMISATION)
+    """Learning rate of the classifier at the peak of the schedule; by default --learning-rate."""
     schedule: str | None = None  # type: ignore[assignment]
-    """After warm-up: constant, linear, cosine, wsd (hold, then decay)."""
     warmup: float | None = None  # type: ignore[assignment]
-    """Steps of linear warm-up; below 1, a share of all steps."""
     weight_decay: float | None = None  # type: ignore[assignment]
-    """Decoupled; biases and norms are spared."""
     beta2: float | None = None  # type: ignore[assignment]
-    """Adam's decay of the second moment."""
-    token_dropout: float | None = None
-    """Share of the training tokens to replace by the unknown token."""
-    scheme: str = ""
-    """IOB1, IOB2, IOE1, IOE2, IOBES or BILOU; by default recognised from the tags."""
-    vocab_size: int = 2048
-    """Of the tokenizer that is trained for a preset."""
+    token_dropout: float | None = flag(None, DATA)
+    """Share of the training tokens that are replaced by the unknown token, drawn anew at each step."""
+    scheme: str = flag("", DATA)
+    """Scheme of the tags: IOB1, IOB2, IOE1, IOE2, IOBES or BILOU; by default recognised from the tags."""
+    vocab_size: int = flag(2048, MODEL)
+    """Vocabulary of the tokenizer that is trained for a preset, in sub-words."""
 
 
 @dataclasses.dataclass(frozen=True)

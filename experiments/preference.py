@@ -36,6 +36,7 @@ from jaxllm.recipes import adapters
 from jaxllm.recipes.adapters import LoraFlags
 from jaxllm.recipes.chat_start import start_chat
 from jaxllm.recipes.flags import fit_arguments, optim_config
+from jaxllm.recipes.help import LOSS, SAMPLING, flag
 from jaxllm.recipes.losses import find_preference_loss
 from jaxllm.recipes.pairs import PairFlags, groups_of, layout_of, lines_of, read_pairs, texts_of
 from jaxllm.recipes.recipe import fill_in
@@ -43,7 +44,6 @@ from jaxllm.recipes.reference import Reference, load_start
 from jaxllm.recipes.rows import dropped_of, key_of
 from jaxllm.recipes.script import run as run_script
 from jaxllm.recipes.session import open_session, shown
-from jaxllm.run.folder import operational
 from jaxllm.train.fit import fit
 from jaxllm.train.forward import Runner
 from jaxllm.types import InputError
@@ -58,26 +58,25 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Config(PairFlags, LoraFlags):
-    """Preference tuning. What stands as None below follows RECIPES."""
+    """Preference tuning."""
+
+    RECIPES = RECIPES
 
     loss: str | None = None  # type: ignore[assignment]
-    """A name, a mixture such as sigmoid:0.8+sft:0.2, FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION."""
-    reference: str = "cached"
-    """cached: computed once, before training, into a file; live: in each step, by a frozen copy or LoRA's base."""
+    """Name of a loss (`python -m jaxllm losses`), a mixture like sigmoid:0.8+sft:0.2, or FILE.py:FUNCTION."""
+    reference: str = flag("cached", LOSS)
+    """When the reference's log-probabilities are computed: cached (once, before training, and kept in a file) or live
+    (in each step, by a frozen copy of the model or LoRA's base)."""
     epochs: float | None = None  # type: ignore[assignment]
-    """Passes over the data."""
     batch_size: int = 16
-    """Pairs per optimizer step over all devices; rows follow from packing."""
+    """Pairs per optimizer step, over all devices; the number of rows follows from packing."""
     learning_rate: float | None = None  # type: ignore[assignment]
-    """At the peak of the schedule."""
     warmup: float = 0.1
-    """Steps of linear warm-up; below 1, a share of all steps."""
     weight_decay: float = 0.0
-    """Decoupled; biases and norms are spared."""
-    samples: int = operational(64)
-    """Prompts of dev to answer at the end, to compare with the reference in length and KL divergence; 0 for none."""
-    sample_tokens: int = operational(64)
-    """Tokens of these answers at most."""
+    samples: int = flag(64, SAMPLING, operational=True)
+    """Number of dev prompts to answer at the end, for the length and KL divergence from the reference; 0 for none."""
+    sample_tokens: int = flag(64, SAMPLING, operational=True)
+    """Length of each of these answers in tokens, at most."""
 
 
 def settle(config: Config) -> Config:

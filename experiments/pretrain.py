@@ -32,6 +32,7 @@ from jaxllm.evals import loss as loss_eval
 from jaxllm.evals.generate import Sampling
 from jaxllm.evals.text import continue_text, encode
 from jaxllm.recipes.flags import fit_arguments, optim_config, token_loss
+from jaxllm.recipes.help import DATA, OPTIMISATION, SAMPLING, flag
 from jaxllm.recipes.script import run as run_script
 from jaxllm.recipes.session import open_session
 from jaxllm.recipes.start import DecoderFlags, Start, start_decoder
@@ -48,35 +49,29 @@ class Config(DecoderFlags):
     """Pretraining of a causal language model."""
 
     dataset: tuple[str, ...] = ("builtin",)  # type: ignore[assignment]
-    """Files, folders or hub ids, with weights if wanted: a.txt:0.7 b.jsonl:0.3. `builtin` is the standard library."""
-    holdout: float = 0.05
-    """Share of a data set to validate on where it has no dev split; 0 for none."""
-    concatenate: bool = False
-    """Cut rows from the documents end to end, instead of packing whole documents that do not see each other."""
+    """Files, folders or hub ids, each with a weight if wanted, as in a.txt:0.7 b.jsonl:0.3; `builtin` is the source and
+    documentation of Python's standard library."""
+    holdout: float = flag(0.05, DATA)
+    """Share of a data set without a dev split to evaluate on; 0 for none."""
+    concatenate: bool = flag(False, DATA)
+    """Cut rows from the documents laid end to end, instead of packing whole documents that do not see each other."""
     epochs: float = 0.0
-    """Passes over the data; 0 for one (of the embedded corpus, with no --steps either: what takes two minutes)."""
+    """Length of the run in passes over the data; 0 for one, or of the embedded corpus for two minutes' worth."""
     batch_size: int = 8
-    """Rows per optimizer step over all devices."""
+    """Rows of --max-length tokens per optimizer step, over all devices."""
     learning_rate: float = 2e-3
-    """At the peak of the schedule."""
     schedule: str = "cosine"
-    """After warm-up: constant, linear, cosine, wsd (hold, then decay)."""
     warmup: float = 0.05
-    """Steps of linear warm-up; below 1, a share of all steps."""
-    final_learning_rate: float = 0.1
-    """At the end of the schedule, as a share of the peak."""
+    final_learning_rate: float = flag(0.1, OPTIMISATION)
+    """Learning rate at the end of the schedule, as a share of that at its peak."""
     weight_decay: float = 0.1
-    """Decoupled; biases and norms are spared."""
     beta2: float = 0.95
-    """Decay of AdamW's second moment."""
-    prompt: str = operational("")
-    """What the sample at each evaluation continues; by default it begins a document."""
-    sample_tokens: int = operational(80)
-    """Tokens of that sample; 0 for none."""
+    prompt: str = flag("", SAMPLING, operational=True)
+    """Text that the sample at each evaluation continues; by default it begins a document."""
+    sample_tokens: int = flag(80, SAMPLING, operational=True)
+    """Length of that sample in tokens; 0 for none."""
     eval_every: str = operational("200")
-    """Steps between evaluations, or `epoch`; 0 for the end only."""
     checkpoint_every: str = operational("500")
-    """Steps between checkpoints, or `epoch`; 0 for the end only."""
 
 
 @dataclasses.dataclass(frozen=True)

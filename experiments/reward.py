@@ -31,6 +31,7 @@ from jaxllm.recipes import adapters
 from jaxllm.recipes.adapters import LoraFlags
 from jaxllm.recipes.chat_start import start_chat
 from jaxllm.recipes.flags import fit_arguments, loss_arguments, optim_config
+from jaxllm.recipes.help import OPTIMISATION, flag
 from jaxllm.recipes.pairs import PairFlags, groups_of, layout_of, lines_of, read_pairs, texts_of
 from jaxllm.recipes.recipe import fill_in
 from jaxllm.recipes.rows import dropped_of, key_of
@@ -49,20 +50,19 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Config(PairFlags, LoraFlags):
-    """Training of a reward model. What stands as None below follows RECIPES."""
+    """Training of a reward model."""
+
+    RECIPES = RECIPES
 
     loss: str = "bradley_terry"
-    """bradley_terry, FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION."""
+    """Name of a loss of rewards: bradley_terry, FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION."""
     epochs: float | None = None  # type: ignore[assignment]
-    """Passes over the data."""
     batch_size: int = 16
-    """Pairs per optimizer step over all devices; rows follow from packing."""
+    """Pairs per optimizer step, over all devices; the number of rows follows from packing."""
     learning_rate: float | None = None  # type: ignore[assignment]
-    """At the peak of the schedule."""
-    head_learning_rate: float | None = None
-    """The same for the head, if another."""
+    head_learning_rate: float | None = flag(None, OPTIMISATION)
+    """Learning rate of the head at the peak of the schedule; by default --learning-rate."""
     warmup: float = 0.1
-    """Steps of linear warm-up; below 1, a share of all steps."""
 
 
 def settle(config: Config) -> Config:

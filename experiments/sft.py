@@ -34,12 +34,12 @@ from jaxllm.recipes.adapters import LoraFlags
 from jaxllm.recipes.chat_start import start_chat
 from jaxllm.recipes.dialogues import DialogueFlags, examples_of, lines_of, questions_of, read_dialogues, texts_of
 from jaxllm.recipes.flags import fit_arguments, optim_config, token_loss
+from jaxllm.recipes.help import SAMPLING, flag
 from jaxllm.recipes.recipe import fill_in
 from jaxllm.recipes.rows import Split, dropped_of, key_of
 from jaxllm.recipes.script import run as run_script
 from jaxllm.recipes.session import open_session
 from jaxllm.recipes.start import Start
-from jaxllm.run.folder import operational
 from jaxllm.train.fit import fit
 from jaxllm.types import Numbers
 
@@ -53,28 +53,24 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Config(DialogueFlags, LoraFlags):
-    """Supervised fine-tuning. What stands as None below follows RECIPES."""
+    """Supervised fine-tuning."""
+
+    RECIPES = RECIPES
 
     epochs: float | None = None  # type: ignore[assignment]
-    """Passes over the data."""
     batch_size: int = 16
-    """Dialogues per optimizer step over all devices; rows follow from packing."""
+    """Dialogues per optimizer step, over all devices; the number of rows follows from packing."""
     learning_rate: float | None = None  # type: ignore[assignment]
-    """At the peak of the schedule."""
     schedule: str = "cosine"
-    """After warm-up: constant, linear, cosine, wsd (hold, then decay)."""
     warmup: float = 0.05
-    """Steps of linear warm-up; below 1, a share of all steps."""
     weight_decay: float | None = None  # type: ignore[assignment]
-    """Decoupled; biases and norms are spared."""
     beta2: float | None = None  # type: ignore[assignment]
-    """Adam's decay of the second moment."""
-    samples: int = operational(32)
-    """Prompts of dev to answer at each evaluation, for dev/token_f1 and dev/ended; 0 for none."""
-    sample_tokens: int = operational(48)
-    """Tokens of these answers at most."""
-    shown: int = operational(3)
-    """Answers to print at each evaluation."""
+    samples: int = flag(32, SAMPLING, operational=True)
+    """Number of dev prompts to answer at each evaluation, for dev/token_f1 and dev/ended; 0 for none."""
+    sample_tokens: int = flag(48, SAMPLING, operational=True)
+    """Length of each of these answers in tokens, at most."""
+    shown: int = flag(3, SAMPLING, operational=True)
+    """Number of these answers to print at each evaluation."""
 
 
 def settle(config: Config) -> Config:

@@ -58,39 +58,40 @@ class Config:
     """Pretraining, SFT and preference tuning, one after the other."""
 
     model: str = ""
-    """A base model to start from instead of pretraining one: Hugging Face id or folder, or a run folder."""
+    """Base model to start from: Hugging Face id or folder, or a run folder; by default one is pretrained."""
     dataset: str = "builtin"
-    """Of SFT; its dev split is asked after each stage."""
+    """Data set of SFT: hub id, folder or file, or `builtin`; prompts of its dev split are answered after each stage."""
     preferences: str = ""
-    """Of preference tuning; by default pairs made of --dataset."""
+    """Data set of preference tuning; by default pairs made from --dataset."""
     chat_template: str = ""
-    """chatml, plain, or a .jinja file; by default the tokenizer's own, and plain where it has none."""
+    """Chat template: chatml, plain, or a .jinja file; by default the tokenizer's own, and plain where it has none."""
     out: str = "runs/three_stages"
-    """Folder of the three runs, and of stages.json with numbers and answers."""
-    pretrain_steps: int = pretrain.settle(pretrain.Config()).steps
-    """Of the first stage."""
+    """Folder of the three runs and of stages.json, with their numbers and answers."""
+    pretrain_steps: int = pretrain.DEMO_STEPS
+    """Length of pretraining in optimizer steps."""
     sft_epochs: float = 2.0
-    """Of the second."""
+    """Length of SFT in passes over its data."""
     preference_epochs: float = 0.5
-    """Of the third."""
+    """Length of preference tuning in passes over its data."""
     sft_learning_rate: float | None = None
-    """At the peak; by default that of HERE, or of experiments/sft.py with --model."""
+    """Peak learning rate of SFT; by default that of HERE, or with --model that of experiments/sft.py."""
     preference_learning_rate: float | None = None
-    """At the peak; by default that of HERE, or of experiments/preference.py with --model."""
+    """Peak learning rate of preference tuning; by default that of HERE, or with --model that of
+    experiments/preference.py."""
     loss: str = "sigmoid+sft"
-    """Of preference tuning. The likelihood beside DPO keeps answers from wearing away with the rejected ones."""
+    """Loss of preference tuning; sft beside DPO's keeps the likelihood of chosen answers from falling too."""
     batch_size: int = 16
-    """Dialogues, and pairs, per optimizer step."""
+    """Dialogues, or pairs, per optimizer step."""
     max_length: int = 256
-    """Tokens of a dialogue or an answered prompt at most."""
+    """Length of a dialogue, or of a prompt with its answer, in tokens, at most."""
     questions: int = 64
-    """How many are asked after each stage; twice as many pairs are compared."""
+    """Number of prompts answered after each stage; twice as many pairs are compared."""
     answer_tokens: int = 48
-    """Tokens of an answer at most."""
+    """Length of an answer in tokens, at most."""
     shown: int = 3
-    """How many answers are printed."""
+    """Number of answers to print after each stage."""
     seed: int = 0
-    """Of all stages."""
+    """Seed of all stages."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -50,9 +50,7 @@ _WHERE = {
     "jaxllm.api.batches": ("chat_batches", "pair_batches", "tag_batches", "text_batches"),
     "jaxllm.api.text": ("generate", "logprobs", "score", "tag"),
     "jaxllm.api.training": ("compile_train_step", "fit", "init_state", "restore", "save"),
-    "jaxllm.losses": ("PairLogps", "resolve"),
-    "jaxllm.losses.objective": ("preference_loss",),
-    "jaxllm.losses.tokens": ("over_tokens", "token_loss"),
+    "jaxllm.losses": ("PairLogps", "over_tokens", "preference_loss", "resolve", "token_loss"),
     "jaxllm.report_card.checks": ("check_loss",),
     "jaxllm.types": ("Answers", "Batch", "Mean", "TrainState"),
 }

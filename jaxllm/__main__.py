@@ -1,4 +1,4 @@
-"""`python -m jaxllm COMMAND ...`: the command-line tools."""
+"""`python -m jaxllm COMMAND ...`: the commands that stand beside the scripts of experiments/."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ import difflib
 import importlib
 import sys
 
+from jaxllm.recipes.parse import print_versions
 from jaxllm.recipes.script import input_errors, parse, set_up
 from jaxllm.types import InputError
 
 COMMANDS = {
-    "check-loss": "the report card of a loss, for example your own: gradients, packing, devices, memory",
-    "convert": "a checkpoint to or from Hugging Face's format, every tensor checked",
-    "explain-sharding": "how a model's parameters are sharded over a mesh, with bytes per device",
-    "generate": "text that continues a prompt, by a trained decoder",
-    "losses": "every loss with formula, paper and arguments, and the fields that a loss can read",
-    "show-batch": "the rows that a step of fine-tuning trains on, trained tokens highlighted",
-    "tag": "entities in text, by a trained token classifier",
-    "verify-resume": "whether a run that is killed and resumed equals an unbroken run",
+    "cache": "show where files are kept between runs and how large they are, or empty a cache",
+    "check-loss": "check that a loss, built in or in your own file, does what every loss must",
+    "convert": "convert a checkpoint to or from Hugging Face's format and compare every tensor",
+    "explain-sharding": "show what each device of a mesh would hold of a model",
+    "generate": "continue a prompt with a trained decoder",
+    "losses": "list every loss with its formula, paper and arguments, and the fields a loss can read",
+    "show-batch": "show the rows that a step of fine-tuning trains on, with the learned tokens marked",
+    "tag": "find entities in text with a trained token classifier",
+    "verify-resume": "check that a run which is killed and started again ends as one that is not",
 }
 
 
@@ -26,9 +28,12 @@ def main() -> None:
     command = sys.argv[1] if len(sys.argv) > 1 else "--help"
     with input_errors():
         if command in ("-h", "--help"):
-            print("usage: python -m jaxllm COMMAND [--help]\n")
+            print("usage: python -m jaxllm COMMAND [--help], or python -m jaxllm --version\n")
             for name, meaning in COMMANDS.items():
                 print(f"  {name:<18} {meaning}")
+            return
+        if command == "--version":
+            print_versions()
             return
         if command not in COMMANDS:
             near = difflib.get_close_matches(command, COMMANDS, 1) or sorted(COMMANDS)

@@ -1,10 +1,10 @@
-"""`python -m jaxllm.launch`: a run of several processes on this machine's CPU, by the program that runs on a pod.
+"""`python -m jaxllm.launch`: runs a script in several processes on this machine's CPU, as it would run on a pod.
 
     python -m jaxllm.launch --processes 4 --devices-per-process 2 experiments/ner.py --mesh fsdp=8
 
-Every line of output begins with the number of the process it is from; an error that several report is shown once.
-SIGTERM is passed on to all, also where one process alone ended by it. When one process fails it is named, and the
-others are killed if they do not end within a while.
+Every line of output begins with the number of the process that printed it; an error that several report is shown
+once. SIGTERM is passed on to all processes, also when only one of them was ended by it. When a process fails it is
+named, and the others are killed if they do not end within --grace seconds.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ class Config:
     """Runs SCRIPT with its arguments (or -m MODULE ...) in several processes on this machine's CPU."""
 
     processes: int = 2
-    """How many."""
+    """Number of processes."""
     devices_per_process: int = 1
-    """CPU devices of each."""
+    """Number of CPU devices that each process sees."""
     grace: float = 60.0
-    """Seconds that the others have to end by themselves when one has failed: time to say who was lost, and where."""
+    """Seconds that the other processes have to end by themselves when one has failed; then they are killed."""
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Our own flags, and the command: from the first argument that is neither a flag nor the value of one."""
+    """Splits the flags of this program from the command, which begins at the first word that is no flag or value."""
     at = 0
     while at < len(argv) and argv[at].startswith("--"):
         if argv[at] in ("--", "--help"):
@@ -55,7 +55,7 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def environment(config: Config, coordinator: str, index: int, base: Mapping[str, str]) -> dict[str, str]:
-    """What a process finds around it."""
+    """The environment variables of a process: `base`, with its number and its CPU devices."""
     flags = re.sub(r"--xla_force_host_platform_device_count=\S+", "", base.get("XLA_FLAGS", "")).split()
     flags += [f"--xla_force_host_platform_device_count={config.devices_per_process}"]
     return {
@@ -65,14 +65,14 @@ def environment(config: Config, coordinator: str, index: int, base: Mapping[str,
 
 
 class Printer:
-    """Lines of several processes, each with its number before it."""
+    """Prints lines of several processes, each after the number of its process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._errors: set[str] = set()
 
     def copy(self, source: IO[str], target: IO[str], index: int) -> None:
-        """Until the source ends."""
+        """Prints the lines of `source` to `target` until it ends."""
         for line in source:
             with self._lock:
                 if NOISE.search(line) or (line.startswith("error: ") and line in self._errors):
@@ -83,7 +83,7 @@ class Printer:
 
 
 def launch(config: Config, command: Sequence[str]) -> int:
-    """Runs the processes, and gives back the status to exit with: that of the first which failed."""
+    """Runs the processes and returns the status to exit with: that of the first one that failed, 0 for none."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         coordinator = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -103,7 +103,7 @@ def launch(config: Config, command: Sequence[str]) -> int:
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, errors="replace", preexec_fn=die_with_parent,
             )
         )  # fmt: skip
-        if asked:  # it may have come before this process was among the running
+        if asked:  # the signal may have come before this process was in `running`
             running[-1].send_signal(asked[-1])
             break
     printer = Printer()
@@ -146,20 +146,20 @@ def _wait(running: Sequence[subprocess.Popen[str]], grace: float) -> int:
 
 
 def _ended(status: int) -> tuple[int, str]:
-    """The status of a process as a shell reports it, and in words."""
+    """The exit status of a process as a shell reports it, and how it ended in words."""
     if status < 0:
         return 128 - status, f"was killed by {signal.Signals(-status).name}"
     return status, f"ended with status {status}"
 
 
 def die_with_parent() -> None:
-    """Called in a process just started: it is killed when the one that started it ends."""
+    """Has the kernel kill this process, which was just started, when the process that started it ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Exits with the status of the processes."""
+    """Parses the flags, runs the processes and exits with their status."""
     with input_errors():
         own, command = split(sys.argv[1:] if argv is None else argv)
         config = parse(Config, own, prog="python -m jaxllm.launch")

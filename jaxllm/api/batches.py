@@ -23,7 +23,7 @@ from jaxllm.data.tagging import examples as tagging
 from jaxllm.data.text.token_cache import Marks
 from jaxllm.distributed.mesh import local_rows, put_batch, row_multiple
 from jaxllm.evals.logps import answer_logps
-from jaxllm.recipes.start import trunk_of
+from jaxllm.models.heads import trunk_of
 from jaxllm.types import InputError
 
 RowsLike = str | Sequence[Mapping[str, Any]]
@@ -127,8 +127,8 @@ def pair_batches(
     share_prompt: False repeats the prompt before each answer. Raises InputError that names the row.
     """
     limit = _limit(model, max_length)
-    found, places, report = comparisons(_rows(rows))
-    groups = encode(found, model.tokenizer, limit, where=places.__getitem__, report=report, cut=cut)
+    found, locations, report = comparisons(_rows(rows))
+    groups = encode(found, model.tokenizer, limit, where=locations.__getitem__, report=report, cut=cut)
     layout, multiple = Layout(share_prompt, closed=hasattr(model.config, "decoder")), row_multiple(model.mesh)
     logps = None
     if reference is not None:
@@ -165,8 +165,7 @@ def _packed(
 def _rows(rows: RowsLike) -> Rows:
     if isinstance(rows, str):
         return sources.load(rows)["train"]
-    kept = [dict(row) for row in rows]
-    return Rows([Part("rows", kept, range(1, len(kept) + 1), "row")])
+    return Rows([Part("rows", [dict(row) for row in rows])])
 
 
 def _limit(model: Model, max_length: int | None) -> int:

@@ -13,18 +13,17 @@ from jax.sharding import Mesh
 
 from jaxllm import hf
 from jaxllm.distributed.mesh import make_mesh, put_batch, shardings
-from jaxllm.hf.config import read_json
-from jaxllm.hf.io import TAGGERS
 from jaxllm.models import lora
-from jaxllm.models.decoder import PRESETS
+from jaxllm.models.heads import trunk_of
 from jaxllm.params import GraphDef, ModelSpec, bind, count, materialize
 from jaxllm.recipes import adapters
+from jaxllm.recipes.architecture import find_architecture
 from jaxllm.recipes.chat_start import ChatFlags, start_chat
 from jaxllm.recipes.rows import key_of
-from jaxllm.recipes.start import LANGUAGE, SCORE, Start, start_decoder
-from jaxllm.recipes.weights import is_bare_run, is_scorer
+from jaxllm.recipes.start import Start, start_decoder
+from jaxllm.recipes.weights import load_params, open_weights
 from jaxllm.train.forward import Runner
-from jaxllm.types import Batch, InputError, Metrics, Params, nearest
+from jaxllm.types import Batch, InputError, Metrics, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,18 +104,18 @@ def load(
     Raises InputError, one line that says what is wrong and what to do.
     """
     devices = mesh if isinstance(mesh, Mesh) else make_mesh(mesh or "", None if mesh else jax.devices()[:1])
-    task = task or _task_of(source)
-    if task == "tagger":
-        start = _start_tagger(source, labels, tokenizer, dtype=dtype, remat=remat)
-    elif task in _KINDS:
+    computing: dict[str, Any] = {"dtype": dtype, "remat": remat}
+    found = None if find_architecture(source) else open_weights(source, task, labels=labels, **computing)
+    if found and not (chat_template and hasattr(trunk_of(found.config), "backend")):
+        loaded = hf.load_tokenizer(tokenizer or str(found.folder))
+        start = Start(found.spec, found.config, loaded, found, tuple(found.notes))
+    else:
         flags = ChatFlags(
-            model=source, tokenizer=tokenizer, dtype=dtype, remat=remat, chat_template=chat_template, max_length=1
+            model=source, tokenizer=tokenizer, chat_template=chat_template, max_length=1, dtype=dtype, remat=remat
         )
         prepare = start_chat if chat_template else start_decoder
-        start = prepare(flags, texts, key_of(texts), _KINDS[task])
-    else:
-        raise InputError(f"task {task!r}: {nearest(task, ('tagger', *_KINDS))}")
-    return Model(_place(start.model, devices, seed), devices, start, start.model)
+        start = prepare(flags, texts, key_of(texts), task or "lm")
+    return Model(load_params(start.model, devices, seed), devices, start, start.model)
 
 
 def hidden_states(model: Model, batch: Batch, params: Params | None = None, key: jax.Array | None = None) -> jax.Array:
@@ -151,6 +150,8 @@ def add_lora(
     targets: modules by our names or the checkpoint's (`blocks.attn.*`, `q_proj`); by default every matrix in the
     blocks. Raises InputError for a target that the model does not have.
     """
+    if model.start.source is None:
+        raise InputError("adapters go on trained weights: load a folder, an id or a run, not a preset")
     names, _ = hf.names(model.config, model.start.source)
     wanted = hf.find_targets(tuple(targets), model.base, names)
     settings = lora.Config(rank, alpha, dropout, wanted)
@@ -164,7 +165,7 @@ def add_lora(
 def merge_lora(model: Model) -> Model:
     """The model without adapters, their product added to the kernels that they adapt (Hu et al. 2021, section 4.1)."""
     start = dataclasses.replace(model.start, model=model.base)
-    return Model(adapters.merged(model.start.model, model.params), model.mesh, start, model.base)
+    return Model(adapters.merge(model.start.model, model.params), model.mesh, start, model.base)
 
 
 def export(model: Model, folder: str | Path, *, dtype: str | None = None) -> Path:
@@ -181,24 +182,6 @@ def export(model: Model, folder: str | Path, *, dtype: str | None = None) -> Pat
     if model.base is not model.start.model:
         adapters.write(folder / "adapter", model.start, model.params)
     return folder
-
-
-_KINDS = {"lm": LANGUAGE, "scorer": SCORE}
-
-
-def _task_of(source: str) -> str:
-    """What kind of model a folder or id holds; "lm" for a preset."""
-    if source in PRESETS or source.endswith(".json"):
-        return "lm"
-    config = read_json((Path(source).expanduser() if is_bare_run(source) else hf.fetch(source)) / "config.json")
-    config = config.get("model", {}) if is_bare_run(source) else config
-    return "tagger" if config.get("model_type") in TAGGERS else "scorer" if is_scorer(config) else "lm"
-
-
-def _start_tagger(source: str, labels: Sequence[str] | None, tokenizer: str, **computing: Any) -> Start:
-    opened = hf.open_tagger(source, labels=labels, **computing)
-    loaded = hf.load_tokenizer(tokenizer or str(opened.folder))
-    return Start(opened.spec, opened.config, loaded, opened, tuple(opened.notes))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -218,7 +201,3 @@ def _placed(model: Model, batch: Batch) -> Batch:
     if all(isinstance(x, jax.Array) for x in leaves):
         return batch
     return put_batch(batch, model.mesh, len(leaves[0]))
-
-
-def _place(spec: ModelSpec, mesh: Mesh, seed: int) -> Params:
-    return materialize(spec, shardings(spec.graphdef.abstract, mesh, spec.rules, limits=spec.graphdef.limits), seed)

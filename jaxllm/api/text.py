@@ -11,9 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.api.model import Model
-from jaxllm.cli import tag as tagging
-from jaxllm.cli.generate import continue_texts, end_tokens
-from jaxllm.cli.generate import encode as encode_prompt
 from jaxllm.data.loader import EvalBatches, lengths
 from jaxllm.data.packing import Example, make_plan
 from jaxllm.data.preference.answers import AnswerBatches, AnswerRows, Layout
@@ -21,8 +18,11 @@ from jaxllm.data.preference.pairs import Comparison, encode
 from jaxllm.data.report import Report
 from jaxllm.data.text.token_cache import Marks
 from jaxllm.distributed.mesh import row_multiple
+from jaxllm.evals import tag as tagging
 from jaxllm.evals.generate import Sampling
 from jaxllm.evals.logps import answer_logps
+from jaxllm.evals.text import continue_texts, end_tokens
+from jaxllm.evals.text import encode as encode_prompt
 from jaxllm.losses.tokens import over_tokens, token_logprobs
 from jaxllm.types import Batch, InputError
 

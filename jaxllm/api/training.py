@@ -15,13 +15,14 @@ from jaxllm.api.batches import Batches
 from jaxllm.api.model import Model
 from jaxllm.checkpoint.store import Checkpoints
 from jaxllm.evals.preference import evaluator
-from jaxllm.losses import Loss, resolve
+from jaxllm.losses import resolve
+from jaxllm.params import ModelSpec
 from jaxllm.train import fit as loop
 from jaxllm.train.forward import Runner
 from jaxllm.train.optim import OptimConfig
-from jaxllm.train.setup import compile_step, lay_out
-from jaxllm.train.step import make_train_step
-from jaxllm.types import InputError, LossFn, Numbers, TrainState, value
+from jaxllm.train.setup import init_state as start_state
+from jaxllm.train.setup import lay_out, prepare
+from jaxllm.types import InputError, LossFn, Metrics, Numbers, Params, TrainState, value
 
 Step = Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]
 
@@ -33,10 +34,7 @@ def init_state(model: Model, optimizer: optax.GradientTransformation) -> TrainSt
     neither copied nor part of the state.
     """
     layout = lay_out(model.start.model, optimizer, model.mesh)
-    copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=layout.params)
-    params = copy({name: model.params[name] for name in layout.trained})
-    opt_state = jax.jit(optimizer.init, out_shardings=layout.opt_state)(params)
-    return TrainState(jnp.zeros((), jnp.int32), params, opt_state)
+    return start_state(copied(model), optimizer, layout)
 
 
 def compile_train_step(
@@ -57,16 +55,32 @@ def compile_train_step(
     returns the state in its shardings: without both, XLA shards no activations.
     """
     spec = model.start.model
-    layout = lay_out(spec, optimizer, model.mesh)
-    step = make_train_step(spec.graphdef, find_loss(loss, **arguments), optimizer, seed=seed, microbatches=microbatches)
+    compiled, layout = prepare(
+        spec, resolve(loss, **arguments), optimizer, model.mesh, seed=seed, microbatches=microbatches
+    )
     frozen = {name: model.params[name] for name in layout.frozen}
 
-    def plain(state: TrainState, batch: Any, frozen: Any) -> tuple[TrainState, Any]:
-        state, metrics = step(state, batch, frozen)
-        return state, {name: jnp.asarray(value(metric), jnp.float32) for name, metric in metrics.items()}
+    def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+        state, metrics = compiled(state, batch, frozen)
+        return state, _values(metrics)
 
-    compiled = compile_step(plain, "jit", model.mesh, layout.params, layout.opt_state)
-    return lambda state, batch: compiled(state, batch, frozen)
+    return step
+
+
+@jax.jit
+def _values(metrics: Metrics) -> dict[str, jax.Array]:
+    """Each metric's number: its total over its count."""
+    return {name: jnp.asarray(value(metric), jnp.float32) for name, metric in metrics.items()}
+
+
+def copied(model: Model) -> ModelSpec:
+    """The model's description, whose parameters are copies of the model's own."""
+
+    def load(wanted: Mapping[str, jax.sharding.Sharding]) -> Params:
+        copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=dict(wanted))
+        return copy({name: model.params[name] for name in wanted})
+
+    return dataclasses.replace(model.start.model, load=load)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,8 +113,7 @@ def fit(
     options: those of `jaxllm.train.fit.fit`: eval_every, checkpoint_every, log_every, keep, best="dev/loss:min",
     early_stopping, microbatches, on_nan and others. Raises InputError and RunError.
     """
-    function = find_loss(loss, **(loss_args or {}))
-    spec = dataclasses.replace(model.start.model, load=lambda at: {name: jnp.copy(model.params[name]) for name in at})
+    function = resolve(loss, **(loss_args or {}))
 
     def evaluation(by: Batches | Callable[[Model], Numbers]) -> Callable[[Runner], Numbers]:
         if isinstance(by, Batches):
@@ -109,7 +122,7 @@ def fit(
         return lambda runner: by(model.with_params(runner.params))
 
     fitted = loop.fit(
-        spec, loss=function, data=data.loader, optimizer=optimizer, mesh=model.mesh, out=out, seed=seed,
+        copied(model), loss=function, data=data.loader, optimizer=optimizer, mesh=model.mesh, out=out, seed=seed,
         steps=steps or len(data), evals={name: evaluation(by) for name, by in (evals or {}).items()},
         log_to=log_to, **options,
     )  # fmt: skip
@@ -141,10 +154,3 @@ def restore(folder: str | Path, state: TrainState) -> TrainState:
     if found is None:
         raise InputError(f"{folder} holds no checkpoint; save one first, or name the folder that save wrote to")
     return found[0]
-
-
-def find_loss(loss: str | LossFn, **arguments: Any) -> LossFn:
-    """A loss by name or function with its arguments bound. Raises InputError for one that does not fit."""
-    if isinstance(loss, str):
-        return resolve(loss, **arguments)
-    return Loss(getattr(loss, "name", getattr(loss, "__name__", "loss")), loss, arguments)

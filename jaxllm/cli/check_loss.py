@@ -19,9 +19,9 @@ class Config:
     """Runs a loss on small random data and prints which checks pass, with numbers. Exit status 1 if one fails."""
 
     loss: Annotated[str, tyro.conf.Positional]
-    """A name, a mixture, FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION."""
+    """Name of a loss, a mixture, FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION."""
     loss_args: tuple[str, ...] = ()
-    """Arguments of the loss, for example beta=0.2."""
+    """Arguments of the loss as NAME=VALUE, for example beta=0.2; by default the loss's own."""
 
 
 def main(config: Config) -> None:

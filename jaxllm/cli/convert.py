@@ -35,19 +35,20 @@ class Config:
     """Reads weights into the parameters of our model and writes them in safetensors, as `transformers` loads them."""
 
     source: Annotated[str, tyro.conf.Positional]
-    """Hugging Face folder or id, or a run folder: its export, or its newest checkpoint if it has no export."""
+    """Hugging Face folder or id, or a run folder: its export, or its newest checkpoint where it has no export yet."""
     destination: Annotated[str, tyro.conf.Positional]
-    """Folder to write; it must not exist."""
+    """Folder to write, which must not exist."""
     to: str = "hf"
-    """hf, or run: a run folder that --model takes, its parameters in float32 in an Orbax checkpoint (decoders)."""
+    """Format to write: hf, or run (a run folder that --model takes, with float32 parameters in an Orbax checkpoint; for
+    decoders)."""
     adapter: bool = False
-    """For a run with LoRA, write the adapters alone, as peft loads them, and not the model with adapters merged."""
+    """Write only the adapters of a run with LoRA, as peft loads them, instead of the model with the adapters merged."""
     check: bool = False
-    """Read what was written and compare every tensor with the source, bit by bit."""
+    """Read what was written and compare every tensor with the source, bit for bit."""
     dtype: str = ""
-    """float32, bfloat16 or float16; by default each tensor keeps its own."""
+    """Type of the written weights: float32, bfloat16 or float16; by default each tensor keeps its own."""
     max_shard_gb: float = 5.0
-    """Largest file of weights, in 10^9 bytes."""
+    """Size of the largest file of weights, in 10^9 bytes."""
 
 
 def convert(

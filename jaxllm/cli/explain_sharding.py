@@ -31,14 +31,14 @@ LARGE = 0.01
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Prints the sharding of each parameter of a model, and the bytes per device."""
+    """Shows how the parameters of a model would be sharded over a mesh; needs no such devices."""
 
     model: Annotated[str, tyro.conf.Positional]
     """Preset, .json of an architecture, Hugging Face id or folder, or run folder."""
     mesh: str = ""
-    """As for training, for example fsdp=4,tensor=2; by default every device on fsdp."""
+    """Devices per mesh axis, as in fsdp=4,tensor=2; by default all devices are on fsdp."""
     devices: int = 0
-    """Number of devices; by default as many as the mesh has."""
+    """Number of devices; 0 for as many as the mesh has."""
 
 
 def _spec(model: str) -> ModelSpec:

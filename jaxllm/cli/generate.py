@@ -20,25 +20,25 @@ class Config:
     """Continues prompts with a causal language model, all of them as one batch, printing the text as it comes."""
 
     model: Annotated[str, tyro.conf.Positional]
-    """Run folder, Hugging Face folder or id of a decoder."""
+    """Run folder, or Hugging Face folder or id, of a decoder."""
     prompts: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Texts to continue; "" begins a new document."""
     max_tokens: int = 128
-    """New tokens at most."""
+    """Length of a continuation in tokens, at most."""
     temperature: float = 0.8
-    """Divides the logits; 0 takes the likeliest token."""
+    """Temperature that the logits are divided by; 0 always takes the most likely token."""
     top_k: int = 0
-    """Only the k likeliest tokens; 0 for all."""
+    """Number of most likely tokens to sample from; 0 for all."""
     top_p: float = 1.0
-    """Only the likeliest tokens whose probabilities first sum to this."""
+    """Sample from the most likely tokens whose probabilities first sum to this."""
     seed: int = 0
-    """Seed of the sampling."""
+    """Seed of the samples."""
     stop: tuple[str, ...] = ()
-    """Texts to end at, beside the model's own end tokens; they are not shown."""
+    """Texts at which a continuation ends, besides the model's own end tokens; they are not printed. By default none."""
     chat: bool = False
-    """Each prompt is what a user says, put into the tokenizer's chat template."""
+    """Treat each prompt as a user's message and put it into the tokenizer's chat template."""
     dtype: str = "float32"
-    """Of the computation: float32 or bfloat16."""
+    """Type that the model computes in: float32 or bfloat16."""
     mesh: str = ""
     """Devices per axis, for example fsdp=8 or tensor=4; by default each device holds the whole model."""
 

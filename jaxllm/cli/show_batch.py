@@ -37,19 +37,19 @@ SIDES = {1: "chosen", -1: "rejected", 0: "for the KL estimate"}
 
 @dataclasses.dataclass(frozen=True)
 class Config(DialogueFlags, PairFlags):
-    """Prints rows of a batch as experiments/sft.py or preference.py trains on them, trained tokens highlighted.
+    """Prints rows of a batch as experiments/sft.py or preference.py would train on them, learned tokens highlighted.
 
-    Takes their flags (those of data, tokenizer and packing matter here), or a run's folder.
+    Takes the flags of these scripts, of which those of data, tokenizer and packing matter here, or a run folder.
     """
 
     source: Annotated[str, tyro.conf.Positional] = ""
-    """A run's folder, whose flags apply unless given here, or a data set as for --dataset."""
+    """Run folder, whose flags are the defaults here, or a data set as --dataset names it; by default --dataset."""
     script: str = ""
-    """sft or preference; by default taken from the run, or from the columns of the data."""
+    """Script whose batch is shown: sft or preference; by default the run's, or the one that fits the data's columns."""
     step: int = 0
-    """The step whose batch is shown, from 0."""
+    """Number of the step whose batch is shown, from 0."""
     rows: int = 4
-    """Rows to print at most."""
+    """Number of rows to print, at most."""
 
 
 class Piece(NamedTuple):

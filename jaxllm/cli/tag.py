@@ -18,7 +18,7 @@ class Config:
     """Finds the entities of each text, with character offsets and scores."""
 
     model: Annotated[str, tyro.conf.Positional]
-    """Run folder, Hugging Face folder or id of a token classifier."""
+    """Run folder, or Hugging Face folder or id, of a token classifier."""
     text: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Texts to tag."""
     json: bool = False
@@ -29,7 +29,7 @@ class Config:
     words: bool = False
     """The same as --aggregation first."""
     max_length: int = 512
-    """Tokens of a window; longer texts are cut into overlapping windows."""
+    """Length of a window in tokens; longer texts are cut into overlapping windows."""
 
 
 def main(config: Config) -> None:

@@ -41,16 +41,16 @@ CHOSEN = ("--out", "--checkpoints", "--config")
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Runs SCRIPT with its flags straight through, again with kills, and compares. Exit status 1 if they differ."""
+    """Runs SCRIPT with its flags straight through and again with kills, and compares. Exit status 1 if they differ."""
 
     kills: int = 2
-    """How often to kill the second run, by SIGKILL and SIGTERM in turn, each time after one more checkpoint."""
+    """Number of kills of the second run, by SIGKILL and SIGTERM in turn, each after one more checkpoint."""
     on: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """Flags for another run to resume with after a kill, such as "--mesh data=2,tensor=4"; may be given again."""
+    """Flags that a third run goes on with after a kill, like "--mesh tensor=4"; may be repeated; by default none."""
     devices: int = 0
-    """CPU devices for the script; 0 for those of the machine."""
+    """Number of CPU devices that the script sees; 0 for those there are."""
     work: str = ""
-    """Folder for the runs; by default a temporary one, removed if the runs are equal."""
+    """Folder for the runs; by default a temporary one, removed if all is equal."""
     seed: int = 0
     """Seed of the moments of the kills."""
     command: tyro.conf.Suppress[tuple[str, ...]] = ()
@@ -146,11 +146,12 @@ def main(config: Config) -> None:
         raise InputError(f"--work {config.work}: no folder can be made there ({error.strerror})") from None
     if any(work.iterdir()):
         raise InputError(f"--work {config.work} is not empty: give another")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         same = _verify(config, script, work)
     finally:
         script.stop()
+        signal.signal(signal.SIGTERM, before)
     if not same:
         _say("runs", str(work))
         raise SystemExit(1)

@@ -29,7 +29,7 @@ def make_mesh(text: str = "", devices: Sequence[jax.Device] | None = None) -> Me
     within one; where no axis does, data or fsdp. Raises InputError where the product is not the number of devices.
     """
     devices = jax.devices() if devices is None else devices
-    shape = parse_mesh(text, len(devices), len(slices_of(devices)))
+    shape = parse_mesh(text, len(devices), len(slices_of(devices)), cpu=devices[0].platform == "cpu")
     return Mesh(grid(devices, shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 

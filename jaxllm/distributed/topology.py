@@ -33,11 +33,12 @@ class Shape:
         return {axis: self.across[axis] * self.within[axis] for axis in AXES}
 
 
-def parse_mesh(text: str, devices: int, slices: int = 1) -> Shape:
+def parse_mesh(text: str, devices: int, slices: int = 1, *, cpu: bool = False) -> Shape:
     """The shape that text such as "data=2,fsdp=4" or "data=2x1,fsdp=4" (over slices x within one) gives `devices`.
 
     Axes left out are 1; one size within a slice may be -1, for the rest. Empty text puts every device on data. Where
-    slices are not named, data or else fsdp goes over them. Raises InputError, with what would work.
+    slices are not named, data or else fsdp goes over them. cpu: the devices are those of a CPU, of which there may be
+    more. Raises InputError, with what would work.
     """
     across, within, given = dict.fromkeys(AXES, 1), dict.fromkeys(AXES, 1), set()
     for part in filter(None, (text or "data=-1").replace(" ", "").split(",")):
@@ -58,9 +59,10 @@ def parse_mesh(text: str, devices: int, slices: int = 1) -> Shape:
         within = {axis: devices // rest if size == -1 else size for axis, size in within.items()}
     shape = Shape(across, within)
     if (wanted := math.prod(shape.sizes.values())) != devices:
+        fake = f"; on CPU, XLA_FLAGS=--xla_force_host_platform_device_count={wanted} makes {wanted} fake devices"
         raise InputError(
             f"--mesh {text} wants {wanted} devices, there are {devices}: the sizes must multiply to {devices}, such as "
-            f"{_near(shape.sizes, devices)}; one may be -1, for the rest"
+            f"{_near(shape.sizes, devices)}; one may be -1, for the rest{fake if cpu else ''}"
         )
     over = math.prod(across.values())
     if over > 1 and slices > 1 and over != slices:

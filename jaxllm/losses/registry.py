@@ -120,8 +120,8 @@ def names() -> tuple[str, ...]:
     return tuple(_LOSSES)
 
 
-def resolve(spec: str, /, **arguments: Any) -> Loss:
-    """The loss called `spec`, or "file.py:function", or "package.module:function", with these arguments.
+def resolve(spec: str | LossFunction, /, **arguments: Any) -> Loss:
+    """The loss called `spec`, or "file.py:function", or "package.module:function", or a function, with these arguments.
 
     A mixture is "sigmoid:0.8+sft:1.0": a number after the last colon is the weight, 1 where there is none. Its
     arguments are "sigmoid.beta", or "beta" for every part that has one. Values may be strings, as typed on a command
@@ -129,6 +129,9 @@ def resolve(spec: str, /, **arguments: Any) -> Loss:
     Raises InputError for an unknown name, file, function or argument (with the nearest that exists), for a value of the
     wrong type or out of range, and for a function that fails or does not return one number per pair, answer or token.
     """
+    if not isinstance(spec, str):
+        name = getattr(spec, "name", getattr(spec, "__name__", "loss"))
+        return Loss(name, (Part(1.0, spec, _bound(name, spec, arguments)),))
     weighted = [_weighted(part) for part in spec.split("+")]
     parts = dict(weighted)
     for part in parts:

@@ -1,4 +1,4 @@
-"""LoRA for any script: its flags, the adapted model, and what is written at the end.
+"""LoRA for any script: its flags, the model with adapters, and what is written of it at the end.
 
     class Config(DecoderFlags, LoraFlags): ...
     begin = adapters.apply(begin, config)        # begin.model has adapters, if the flags ask for them
@@ -18,28 +18,32 @@ from typing import Any
 from jaxllm import hf
 from jaxllm.models import lora
 from jaxllm.params import ModelSpec, count
+from jaxllm.recipes.help import LORA
 from jaxllm.recipes.start import Start
 from jaxllm.types import InputError, Params
 
 
 @dataclasses.dataclass(frozen=True)
 class LoraFlags:
-    """Flags of the scripts that can train adapters in place of all parameters. For a script's Config to inherit."""
+    """Flags of the scripts that can train adapters in place of all parameters."""
+
+    TOPIC = LORA
 
     lora_rank: int = 0
-    """Train adapters of this rank and freeze all else but a new head; 0 trains all parameters."""
+    """Rank of the adapters, which are trained with a new head if there is one, and nothing else; 0 for no adapters."""
     lora_alpha: float = 16.0
-    """The adapters' output is scaled by this over the rank."""
+    """Scale of the adapters: what they add is multiplied by this over the rank."""
     lora_dropout: float = 0.0
-    """Rate, on the adapters' input."""
+    """Dropout rate on the adapters' input."""
     lora_targets: tuple[str, ...] = ()
-    """Modules to adapt: q_proj, v_proj, blocks.attn.*, blocks[:4].mlp.up; by default every matrix in the blocks."""
+    """Modules to adapt, for example q_proj, blocks.attn.*, blocks[:4].mlp.up; by default every matrix in the blocks."""
     lora_from: str = ""
-    """Start from an adapter in PEFT's format (folder, run or hub id), of its own rank, alpha, dropout and modules."""
+    """Folder, run or hub id of an adapter in PEFT's format to start from, with its own rank, alpha, dropout and
+    modules; by default adapters begin at zero."""
 
 
 def apply(begin: Start, config: LoraFlags) -> Start:
-    """Adds the adapters that the flags describe to the model that training starts from. Raises InputError."""
+    """Adds adapters to the model that training starts from, if the flags ask for them. Raises InputError."""
     given = [f.name for f in dataclasses.fields(LoraFlags) if getattr(config, f.name) != f.default]
     if not config.lora_rank and not config.lora_from:
         if given:
@@ -70,7 +74,7 @@ def merge(model: ModelSpec, params: Mapping[str, Any]) -> Params:
 
 
 def write(folder: Path, begin: Start, params: Mapping[str, Any]) -> bool:
-    """Writes the adapters of `begin.model` for `peft`; returns whether it has any."""
+    """Writes the adapters of `begin.model` in PEFT's format, and returns whether there are any."""
     if not lora.adapters(begin.model.graphdef):
         return False
     assert begin.source is not None

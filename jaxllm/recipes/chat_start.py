@@ -9,6 +9,7 @@ from jaxllm.data import tokenizers
 from jaxllm.data.chat.templates import end_ids, give_pad, give_template
 from jaxllm.models.heads import trunk_of
 from jaxllm.models.vocabulary import grow_vocabulary
+from jaxllm.recipes.help import MODEL
 from jaxllm.recipes.start import DecoderFlags, Start, start_decoder
 from jaxllm.types import InputError
 
@@ -20,8 +21,10 @@ DEFAULT = "plain"
 class ChatFlags(DecoderFlags):
     """Flags of the scripts that train decoders on prompts and answers."""
 
+    TOPIC = MODEL
+
     chat_template: str = ""
-    """chatml, plain, or a .jinja file; by default the tokenizer's own, and plain where it has none."""
+    """Chat template: chatml, plain, or a .jinja file; by default the tokenizer's own, and plain where it has none."""
 
 
 def start_chat(config: ChatFlags, texts: Iterable[str], key: str, task: str = "lm") -> Start:

@@ -14,6 +14,7 @@ from jaxllm.data.packing import Example
 from jaxllm.evals.answers import Question
 from jaxllm.recipes import rows
 from jaxllm.recipes.chat_start import ChatFlags
+from jaxllm.recipes.help import DATA
 from jaxllm.recipes.rows import Split, check, hold_out, open_rows
 from jaxllm.recipes.start import Start
 from jaxllm.types import InputError
@@ -21,16 +22,20 @@ from jaxllm.types import InputError
 
 @dataclasses.dataclass(frozen=True)
 class DialogueFlags(ChatFlags):
-    """Flags of the scripts that learn answers."""
+    """Flags of the scripts that train on answers."""
+
+    TOPIC = DATA
 
     dataset: str = "builtin"
-    """Hub id, folder or file (data/chat/rows.py has the shapes); `builtin` for questions on Python's library."""
+    """Hub id, folder or file of dialogues (jaxllm/data/chat/rows.py lists the columns), or `builtin` for questions on
+    Python's standard library."""
     holdout: float = 0.1
-    """Share of a data set without a dev split to evaluate on: every n-th row; 0 for none."""
+    """Share of a data set without a dev split to evaluate on, taken at even distances; 0 for none."""
     cut: str = "answer"
-    """Of a row over --max-length: answer (its end is cut), prompt (first its beginning), drop (it is left out)."""
+    """What is done with a row over --max-length: answer (the end of its answer is cut), prompt (first the beginning of
+    its prompt is), or drop (it is left out)."""
     train_on: str = "answers"
-    """answers, or all: prompts too. A text has no prompt."""
+    """Which tokens are learned: answers, or all (prompts too). All of a plain text is learned."""
 
 
 def read_dialogues(config: DialogueFlags) -> dict[str, Split[Dialogue]]:
@@ -62,6 +67,8 @@ def examples_of(split: Split[Dialogue], config: DialogueFlags, begin: Start) -> 
 def lines_of(splits: dict[str, Split[Dialogue]]) -> list[tuple[str, str]]:
     """Lines that describe the data: how many dialogues each split has, and which were left out or cut."""
     return rows.lines_of(splits, "dialogues")
+
+
 def questions_of(split: Split[Dialogue], begin: Start, count: int, room: int) -> list[Question]:
     """`count` dialogues of a split, evenly spaced; of them those that ask something and leave `room` in the context."""
     found: list[Question] = []

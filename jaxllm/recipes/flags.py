@@ -1,4 +1,9 @@
-"""The flags that every training script has, and what they mean to `fit`."""
+"""The flags that every training script has, by topic, and what they mean to `fit`.
+
+A script's Config inherits `Common`, so that `config.learning_rate` and a run's config.json are flat. TOPIC names the
+group of `--help` in which the fields that a class introduces stand; a field given by `flag` names its own. A field that
+a subclass declares again keeps its group, and its description too unless the subclass gives another.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +16,7 @@ import tyro
 
 from jaxllm.data.loader import Steps
 from jaxllm.losses import Loss, resolve
+from jaxllm.recipes.help import DATA, DEVICES, EVALUATION, LOGGING, LOSS, MODEL, OPTIMISATION, RUN
 from jaxllm.run.folder import operational
 from jaxllm.run.metrics import LOG_TO
 from jaxllm.train.optim import OptimConfig
@@ -20,106 +26,180 @@ from jaxllm.types import InputError, nearest
 
 
 @dataclasses.dataclass(frozen=True)
-class Common:
-    """Flags of every script. Those marked operational may change when a run continues."""
+class ModelFlags:
+    """Which model is trained, and in what precision it computes."""
+
+    TOPIC = MODEL
 
     model: str = ""
     """Hugging Face id or folder, a run folder, or a built-in preset."""
     tokenizer: str = ""
-    """Hugging Face id or folder, if not the model's own."""
+    """Hugging Face id or folder of the tokenizer; by default the model's own."""
+    dtype: str = "float32"
+    """Type that the model computes in: float32 or bfloat16. Parameters are kept in float32."""
+    remat: str = "none"
+    """What the backward pass recomputes to save memory: none, dots (all but matrix products), or full (each layer)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataFlags:
+    """Which examples there are, and how they become rows."""
+
+    TOPIC = DATA
+
     dataset: str = "builtin"
     """Hub id, folder or file, or `builtin` for the embedded corpus."""
     eval_dataset: str = ""
-    """Where the evaluation split comes from, if not the data set's own."""
-    out: str = operational("")
-    """Run folder; by default runs/<script>-<hash of what defines the experiment>."""
-    config: str = operational("")
-    """config.json of another run to start from; flags win."""
-    steps: int = 0
-    """Optimizer steps; 0 for what --epochs gives."""
-    epochs: float = 3.0
-    """Passes over the data."""
-    batch_size: int = 16
-    """Examples per optimizer step over all devices; rows follow from packing."""
-    eval_batch_size: int = operational(64)
-    """Examples per evaluation step over all devices."""
-    pack: bool = True
-    """Put several examples in a row, or one."""
-    microbatches: int = 1
-    """Cut each batch into so many, to save memory."""
+    """Hub id, folder or file to evaluate on; by default the dev and test splits of --dataset."""
     max_length: int = 256
-    """Tokens of the longest example; longer ones are cut or split."""
-    learning_rate: float = 5e-5
-    """At the peak of the schedule."""
-    schedule: str = "linear"
-    """After warm-up: constant, linear, cosine, wsd (hold, then decay)."""
-    warmup: float = 0.0
-    """Steps of linear warm-up; below 1, a share of all steps."""
-    weight_decay: float = 0.01
-    """Decoupled; biases and norms are spared."""
-    beta2: float = 0.999
-    """Decay of the optimizer's second moment."""
-    max_grad_norm: float = 1.0
-    """Clip the gradient's global norm to this; 0 for no clipping."""
-    optimizer: Annotated[str, tyro.conf.arg(help=f"One of {', '.join(OPTIMIZERS)}.")] = "adamw"
-    freeze: tuple[str, ...] = ()
-    """Patterns of parameters to leave as they are: `embeddings.*`, `blocks[:4].*`, `!classifier.*`."""
-    dtype: str = "float32"
-    """Of the computation: float32 or bfloat16. Parameters are float32."""
-    remat: str = "none"
-    """What the backward pass recomputes: none, dots, full."""
-    mesh: str = operational("")
-    """Devices per axis, such as data=2,fsdp=4; by default all on data."""
-    strategy: str = operational("jit")
-    """jit (sharded over the mesh) or pmap (a copy of the model per device)."""
+    """Length of the longest example, in tokens; longer ones are cut or split."""
+    pack: bool = True
+    """Put several examples in a row of --max-length tokens; --no-pack gives each a row of its own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LossFlags:
+    """What is minimised."""
+
+    TOPIC = LOSS
+
     loss: str = "cross_entropy"
-    """A name, FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION."""
+    """Name of a loss (`python -m jaxllm losses` lists them), FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION."""
     loss_args: tuple[str, ...] = ()
-    """Arguments of the loss, such as label_smoothing=0.1."""
+    """Arguments of the loss as NAME=VALUE, for example label_smoothing=0.1; by default the loss's own."""
     on_nan: str = "stop"
-    """When the loss is not finite: stop, or skip the step."""
+    """What to do when the loss or its gradient is not finite: stop, or skip (leave the step out and go on)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimFlags:
+    """How long the model is trained, on how much at once, and how it is updated."""
+
+    TOPIC = OPTIMISATION
+
+    steps: int = 0
+    """Length of the run in optimizer steps; 0 for as many as --epochs gives."""
+    epochs: float = 3.0
+    """Length of the run in passes over the training data; --steps wins."""
+    batch_size: int = 16
+    """Examples per optimizer step, over all devices; the number of rows follows from packing."""
+    microbatches: int = 1
+    """Parts that each batch is cut into, computed one after the other to save memory; the batch stays as large."""
+    optimizer: Annotated[str, tyro.conf.arg(help=f"Optimizer: {', '.join(OPTIMIZERS)}.")] = "adamw"
+    learning_rate: float = 5e-5
+    """Learning rate at the peak of the schedule."""
+    schedule: str = "linear"
+    """Course of the learning rate after the warm-up: constant, linear, cosine, or wsd (hold, then decay)."""
+    warmup: float = 0.0
+    """Length of the linear warm-up in steps, or if below 1, as a share of all steps."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay, multiplied by the learning rate; biases and norms have none."""
+    beta2: float = 0.999
+    """Decay rate per step of the optimizer's second moment."""
+    max_grad_norm: float = 1.0
+    """Global norm that the gradient is clipped to; 0 for no clipping."""
+    freeze: tuple[str, ...] = ()
+    """Patterns of parameters that are not trained: `embeddings.*`, `blocks[:4].*`, `!classifier.*`; by default none."""
     seed: int = 0
-    """Of initial parameters, order of the data, and dropout."""
-    log_to: tuple[str, ...] = operational(("terminal",))
-    """terminal, none, tensorboard, wandb; metrics.jsonl is always written."""
-    log_every: int = operational(10)
-    """Steps between logged lines."""
+    """Seed of the initial parameters, the order of the data and dropout."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceFlags:
+    """Which devices and processes compute, and how they share the work."""
+
+    TOPIC = DEVICES
+
+    mesh: str = operational("")
+    """Devices per mesh axis (data, fsdp, tensor, context, expert), as in data=2,fsdp=4; by default all are on data."""
+    strategy: str = operational("jit")
+    """How the step runs on several devices: jit (sharded over the mesh) or pmap (a copy of the model on each)."""
+    deterministic: bool = operational(False)
+    """On GPUs, use only kernels that give the same bits every time, which are somewhat slower. CPUs always do."""
+    coordinator: str = operational("")
+    """HOST:PORT of process 0 of a run of several processes; by default found from TPU, Slurm or Open MPI."""
+    processes: int = operational(0)
+    """Number of processes of the run, with --coordinator; 0 to find it as the coordinator is found."""
+    process_id: int = operational(-1)
+    """Number of this process, from 0, with --coordinator; -1 to find it as the coordinator is found."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalFlags:
+    """When the model is evaluated, and what its numbers decide."""
+
+    TOPIC = EVALUATION
+
+    eval_batch_size: int = operational(64)
+    """Examples per evaluation batch, over all devices."""
     eval_every: str = operational("epoch")
     """Steps between evaluations, or `epoch`; 0 for the end only."""
+    best: str = operational("")
+    """METRIC:max or METRIC:min, as in dev/f1:max: keep and export the best step; by default the last is exported."""
+    early_stopping: int = 0
+    """Number of evaluations in a row without a better --best after which the run ends; 0 for never."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFlags:
+    """What the run leaves on disk, and how it survives."""
+
+    TOPIC = RUN
+
+    out: str = operational("")
+    """Run folder; by default runs/SCRIPT-HASH, a hash of the flags that define the experiment."""
+    config: str = operational("")
+    """config.json of a run whose flags are the defaults here; by default none. Flags that are given win."""
     checkpoint_every: str = operational("epoch")
     """Steps between checkpoints, or `epoch`; 0 for the end only."""
     checkpoint_minutes: float = operational(0.0)
-    """Minutes after which to save a checkpoint too; 0 for never."""
+    """Minutes between checkpoints, beside those of --checkpoint-every; 0 for none."""
     checkpoints: str = operational("")
-    """Where they go: a folder that all hosts share, or a bucket (gs://...); by default below the run folder."""
+    """Folder that all hosts share, or bucket (gs://...), for checkpoints; by default checkpoints/ in the run folder."""
     keep: int = operational(2)
-    """Newest checkpoints to keep."""
+    """Number of checkpoints to keep: the newest."""
     keep_every: int = operational(0)
-    """Keep those at multiples of so many steps too; 0 for none."""
-    best: str = operational("")
-    """Keep and export the best step, such as dev/f1:max."""
-    early_stopping: int = 0
-    """Stop after so many evaluations without a better --best; 0 for never."""
-    hang_timeout: float = operational(1800.0)
-    """Seconds after which a step counts as hanging: the run says where, and ends; 0 for never."""
+    """Keep the checkpoints whose step is a multiple of this too; 0 for none."""
     check_replicas: bool = operational(True)
-    """At each checkpoint, compare what devices hold in common."""
-    deterministic: bool = operational(False)
-    """On GPUs, only programs that give the same bits each time: somewhat slower. On CPU it is always so."""
-    coordinator: str = operational("")
-    """HOST:PORT of process 0, if the processes of the run are not found from TPU, Slurm or Open MPI."""
-    processes: int = operational(0)
-    """How many there are then."""
-    process_id: int = operational(-1)
-    """Which of them this is then, from 0."""
+    """At each checkpoint, check that arrays which several devices hold are the same on all of them."""
+    hang_timeout: float = operational(1800.0)
+    """Seconds without progress after which the run prints where it hangs, and ends; 0 for never."""
     export: bool = operational(True)
-    """Write the model for transformers to hf/ at the end."""
+    """At the end, write the model in Hugging Face's format to hf/ in the run folder."""
     export_dtype: str = operational("")
-    """float32, bfloat16 or float16; by default that of the source."""
+    """Type of the exported weights: float32, bfloat16 or float16; by default that of the weights in --model."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LogFlags:
+    """Where the numbers of the run go."""
+
+    TOPIC = LOGGING
+
+    log_to: tuple[str, ...] = operational(("terminal",))
+    """Any of terminal, tensorboard and wandb, or none; metrics.jsonl in the run folder is always written."""
+    log_every: int = operational(10)
+    """Steps between logged lines."""
+    wandb_project: str = operational("")
+    """Project at Weights & Biases; by default $WANDB_PROJECT, else jaxllm."""
+    wandb_entity: str = operational("")
+    """User or team at Weights & Biases; by default $WANDB_ENTITY, else the account's own."""
+    wandb_name: str = operational("")
+    """Name of the run at Weights & Biases; by default $WANDB_NAME, else one that W&B makes up."""
+    wandb_tags: tuple[str, ...] = operational(())
+    """Tags of the run at Weights & Biases; by default those of $WANDB_TAGS, separated by commas."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Common(LogFlags, RunFlags, EvalFlags, DeviceFlags, OptimFlags, LossFlags, DataFlags, ModelFlags):
+    """Flags of every training script. Those that are operational may change when a run continues.
+
+    The fields of the last base come first.
+    """
 
 
 def check(config: Common) -> None:
-    """What can be wrong with the common flags alone. Raises InputError naming the flag."""
+    """Raises InputError, naming the flag, for a value that a common flag cannot have."""
     _one_of("--optimizer", config.optimizer, OPTIMIZERS)
     _one_of("--schedule", config.schedule, SCHEDULES)
     _one_of("--dtype", config.dtype, ("float32", "bfloat16"))
@@ -144,18 +224,18 @@ def check(config: Common) -> None:
 
 
 def optim_config(config: Common, **more: Any) -> OptimConfig:
-    """The flags that are the optimizer's."""
+    """The flags that configure the optimizer, with `more` in place of what they say."""
     names = {field.name for field in dataclasses.fields(OptimConfig)} & {f.name for f in dataclasses.fields(config)}
     return OptimConfig(**{name: getattr(config, name) for name in names} | more)
 
 
 def total_steps(config: Common, plan: Steps) -> int:
-    """Optimizer steps of the run."""
+    """The length of the run in optimizer steps: --steps, or what --epochs gives."""
     return config.steps or max(1, round(config.epochs * plan.steps))
 
 
 def loss_arguments(texts: tuple[str, ...]) -> Mapping[str, str]:
-    """("beta=0.2", ...) as a dictionary."""
+    """Turns ("beta=0.2", ...) into {"beta": "0.2", ...}. Raises InputError for a text without "="."""
     for text in texts:
         if "=" not in text:
             raise InputError(f"--loss-args {text}: give NAME=VALUE")
@@ -163,7 +243,7 @@ def loss_arguments(texts: tuple[str, ...]) -> Mapping[str, str]:
 
 
 def token_loss(config: Common) -> Loss:
-    """The loss of tokens that the flags name. Raises InputError for one that compares answers."""
+    """The loss that --loss and --loss-args name. Raises InputError for one that compares answers."""
     loss = resolve(config.loss, **loss_arguments(config.loss_args))
     if loss.kind in ("pairs", "pairs alone", "answers"):
         raise InputError(f"--loss {config.loss} compares answers: use experiments/preference.py, or a loss of tokens")
@@ -184,6 +264,7 @@ def fit_arguments(config: Common, plan: Steps) -> dict[str, Any]:
     )  # fmt: skip
     return {
         **{name: getattr(config, name) for name in same},
+        "wandb": {name: getattr(config, f"wandb_{name}") or None for name in ("project", "entity", "name", "tags")},
         "best": config.best or None,
         "checkpoints": config.checkpoints or None,
         "eval_every": every(config.eval_every),

@@ -13,22 +13,27 @@ from jaxllm.data.preference.pairs import CUTS, Comparison, comparisons, encode
 from jaxllm.models.heads import trunk_of
 from jaxllm.recipes import rows
 from jaxllm.recipes.chat_start import ChatFlags
+from jaxllm.recipes.help import DATA
 from jaxllm.recipes.rows import Split, check, hold_out, open_rows
 from jaxllm.recipes.start import Start
 
 
 @dataclasses.dataclass(frozen=True)
 class PairFlags(ChatFlags):
-    """Flags of the scripts that learn from compared answers."""
+    """Flags of the scripts that train on pairs of answers."""
+
+    TOPIC = DATA
 
     dataset: str = "builtin"
-    """Hub id, folder or file with chosen and rejected, or completion and label; `builtin` for questions on Python."""
+    """Hub id, folder or file with columns chosen and rejected, or completion and label; `builtin` for questions on
+    Python's standard library."""
     holdout: float = 0.1
-    """Share of a data set without a dev split to evaluate on: every n-th row; 0 for none."""
+    """Share of a data set without a dev split to evaluate on, taken at even distances; 0 for none."""
     cut: str = "answer"
-    """What of a row over --max-length is cut: the end of its answers, or first the beginning of its prompt."""
+    """What is cut from a row over --max-length: answer (the end of its answers) or prompt (first the beginning of its
+    prompt)."""
     share_prompt: bool = True
-    """Compute the prompt of a pair once; otherwise it stands before each of its answers."""
+    """Compute the prompt of a pair once, for both answers; --no-share-prompt repeats it before each of them."""
 
 
 def read_pairs(config: PairFlags) -> dict[str, Split[Comparison]]:
@@ -57,7 +62,7 @@ def groups_of(splits: Mapping[str, Split[Comparison]], config: PairFlags, begin:
 
 
 def layout_of(config: PairFlags, begin: Start, *, closed: bool = False) -> tuple[Layout, list[str]]:
-    """The layout of answers in rows that the model's attention can mask, and notes on it to print."""
+    """How answers lie in rows, which depends on what the model's attention can mask; and lines to print about it."""
     shape = trunk_of(begin.config)
     splash = shape.backend == "splash" or (shape.backend == "auto" and jax.default_backend() == "tpu")
     if config.share_prompt and splash:

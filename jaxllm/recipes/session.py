@@ -1,4 +1,4 @@
-"""What every training script says and does around its training: the run's folder, a header, an ending."""
+"""What every training script does around its training: opens the run folder, prints a header, exports at the end."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from jaxllm.train.nonfinite import SKIPPED
 
 @dataclasses.dataclass(frozen=True)
 class Session:
-    """One call of a script."""
+    """One call of a script: its flags, run folder, mesh and terminal."""
 
     config: Common
     run: Run
     mesh: Mesh
     console: Console
     began: float
-    """On the monotonic clock."""
+    """Seconds on the monotonic clock when the script began."""
 
     @property
     def first_multiple(self) -> int:
-        """What the rows of a batch divided by on the mesh that the run began with, times --microbatches."""
+        """What the rows of a batch were a multiple of on the mesh that the run began with, times --microbatches."""
         return int(self.run.config["row_multiple"]) * self.config.microbatches
 
     def finished(self, steps: int) -> bool:
-        """Whether the run has nothing left to do for so many steps; then it says so, with the final numbers."""
+        """Whether the run has been through `steps` steps; if so, prints that with its final numbers."""
         if not json.loads(
             messages.broadcast(json.dumps(self.run.finished(steps)))
         ):  # not every host may have the folder
@@ -54,7 +54,7 @@ class Session:
         return True
 
     def header(self, begin: Start, lines: Sequence[tuple[str, str]]) -> None:
-        """Prints the run's folder, the model with its notes, then lines of (word, text)."""
+        """Prints the run folder, the model with its notes, then `lines` of (word, text)."""
         parameters = count(begin.model.graphdef.abstract)
         self._line("run", str(self.run.folder))
         self._line("model", f"{self.config.model}, {parameters:,} parameters, on {describe_mesh(self.mesh)}")
@@ -67,7 +67,7 @@ class Session:
         self.console.print(f"{word:<8} {text}", markup=False)
 
     def describing(self, begin: Start) -> Run:
-        """The run with its model in config.json, so that a checkpoint can be converted while the run goes on."""
+        """The run with its model in config.json, so that its checkpoints can be converted before it ends."""
         described = hf.config_json(begin.config, begin.tokenizer, begin.source, begin.tokens)
         more = {"model": described, "tokenizer": str(begin.tokenizer.name_or_path)}
         return dataclasses.replace(self.run, config={**self.run.config, **more})
@@ -77,8 +77,8 @@ class Session:
     ) -> None:
         """Exports, draws report.png and writes summary.json.
 
-        finals: final numbers, beside those that the evaluations gave at the step that is kept, unless `dev/` ones are
-        among them. summary: more for summary.json.
+        finals: final numbers. Where none of them is of `dev/`, those of the dev evaluation at the step that is kept are
+        added. summary: more entries of summary.json.
         """
         config = self.config
         chosen = {k: x for line in fitted.log if line["step"] == fitted.position for k, x in line.items()}
@@ -111,7 +111,7 @@ class Session:
 
 
 def open_session(script: str, config: Common) -> Session:
-    """Checks the common flags, finds or names the run's folder, makes the mesh. Writes nothing. Raises InputError."""
+    """Checks the common flags, finds or names the run folder and makes the mesh; writes nothing. Raises InputError."""
     began = time.monotonic()
     check(config)
     run, mesh = open_run(script, config, config.out), make_mesh(config.mesh)
@@ -122,14 +122,14 @@ def open_session(script: str, config: Common) -> Session:
 
 
 def _written(run: Run, checkpoints: str) -> dict[str, Any]:
-    """config.json as it stands, or as the newest checkpoint has it where the folder was lost."""
+    """The run's config.json, or its copy in the newest checkpoint where the run folder was lost."""
     path = run.folder / "config.json"
     written = json.loads(messages.broadcast(path.read_text() if messages.index() == 0 and path.is_file() else "{}"))
     return written or (newest_meta(checkpoints).get("run", {}) if checkpoints else {})
 
 
 def describe_mesh(mesh: Mesh) -> str:
-    """Devices and the axes that are longer than 1."""
+    """The devices and the mesh axes longer than 1, as in "8 x cpu (fsdp 8)"."""
     axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)
     device = mesh.devices.flat[0].device_kind
     return f"{mesh.size} x {device}" + (f" ({axes})" if axes else "")
@@ -143,7 +143,7 @@ USAGE = {
 
 
 def card(script: str, config: Any, numbers: Mapping[str, float]) -> str:
-    """The model card of a run."""
+    """The model card of a run in Markdown: its final numbers and its flags."""
     rows = "\n".join(f"| {name} | {shown(x)} |" for name, x in numbers.items() if _is_shown(name))
     flags = json.dumps(dataclasses.asdict(config), indent=2)
     opening = f"Trained by `experiments/{script}.py` of jaxllm.\n\n{USAGE.get(script, '')}"
@@ -151,10 +151,10 @@ def card(script: str, config: Any, numbers: Mapping[str, float]) -> str:
 
 
 def shown(x: float | None) -> str:
-    """A number for a reader; what is not finite stands in files as null."""
+    """A number as text. x: None where it is not finite, as in the run's JSON files."""
     return "not finite" if x is None else f"{x:.4f}"
 
 
 def _is_shown(name: str) -> bool:
-    """Whether a number stands for its evaluation; others are parts, such as the F1 of each kind of entity."""
+    """Whether a number is a main result of an evaluation, and not a part, as the F1 of one kind of entity is."""
     return name.count("/") == 1 or "/rewards/" in name

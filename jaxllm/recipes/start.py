@@ -15,10 +15,11 @@ from jaxllm.models.heads import ScorerConfig, describe_model, trunk_of
 from jaxllm.params import ModelSpec
 from jaxllm.recipes.architecture import find_architecture
 from jaxllm.recipes.flags import Common
+from jaxllm.recipes.help import MODEL
 from jaxllm.recipes.weights import open_weights
 from jaxllm.types import InputError
 
-MODELS = "Hugging Face id or folder or run folder to go on from, or to train from scratch a .json or a preset"
+MODELS = "Hugging Face id or folder, or run folder, to start from; or to train from scratch, a .json or a preset"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +42,16 @@ class Start:
 class DecoderFlags(Common):
     """Flags of the scripts that train decoders."""
 
+    TOPIC = MODEL
+
     model: Annotated[str, tyro.conf.arg(help=f"{MODELS}: {', '.join(PRESETS)}.")] = "small"
     tokenizer: str = ""
-    """Hugging Face id or folder, or `bpe` or `char` to train one on the data; by default the model's own, else bpe."""
+    """Hugging Face id or folder of the tokenizer, or `bpe` or `char` to train one on the data; by default the model's
+    own, and bpe for a model that has none."""
     vocab_size: int = 2048
-    """Of the tokenizer that is trained."""
+    """Vocabulary of a tokenizer that is trained, in tokens."""
     dropout: float = 0.0
-    """Rate, after embeddings, on attention probabilities and on what each layer adds."""
+    """Dropout rate after the embeddings, on attention probabilities and on what each layer adds to the residual."""
 
 
 def start_decoder(config: DecoderFlags, texts: Iterable[str], key: str, task: str = "lm") -> Start:

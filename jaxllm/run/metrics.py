@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -74,14 +75,21 @@ class TensorBoard:
 
 
 class WandB:
-    """A run at Weights & Biases (extra `wandb`); its id is the folder's name, so that a continued run is one run."""
+    """A run at Weights & Biases (extra `wandb`); its id is the folder's name, so that a continued run is one run.
 
-    def __init__(self, folder: Path, config: Mapping[str, Any]):
+    named: `project`, `entity`, `name` and `tags` of `wandb.init`, which takes what is None from WANDB_PROJECT,
+    WANDB_ENTITY, WANDB_NAME and WANDB_TAGS.
+    """
+
+    def __init__(self, folder: Path, config: Mapping[str, Any], named: Mapping[str, Any]):
         try:
             import wandb
         except ImportError:
             raise InputError("--log-to wandb needs the extra: pip install 'jaxllm[wandb]'") from None
-        self._run = wandb.init(project="jaxllm", id=folder.name, dir=str(folder), config=dict(config), resume="allow")
+        named = {name: list(x) if isinstance(x, tuple) else x for name, x in named.items() if x}
+        if not os.environ.get("WANDB_PROJECT"):
+            named = {"project": "jaxllm", **named}
+        self._run = wandb.init(id=folder.name, dir=str(folder), config=dict(config), resume="allow", **named)
 
     def write(self, step: int, numbers: Mapping[str, Any]) -> None:
         self._run.log(dict(numbers), step=step)
@@ -125,11 +133,13 @@ def on_terminal(log_to: Sequence[str]) -> bool:
 
 
 def open_writers(
-    log_to: Sequence[str], folder: Path, *, position: int, steps: int, config: Mapping[str, Any]
-) -> Writers:
+    log_to: Sequence[str], folder: Path, *, position: int, steps: int, config: Mapping[str, Any],
+    wandb: Mapping[str, Any] | None = None,
+) -> Writers:  # fmt: skip
     """The writers of a run, of which only process 0 has any: metrics.jsonl always, and those of `log_to`.
 
-    Raises InputError for an extra that is not installed.
+    wandb: the run's `project`, `entity`, `name` and `tags` at Weights & Biases. Raises InputError for an extra that is
+    not installed.
     """
     if messages.index() > 0:
         return Writers()
@@ -137,7 +147,7 @@ def open_writers(
     if "tensorboard" in log_to:
         writers.append(TensorBoard(folder, position))
     if "wandb" in log_to:
-        writers.append(WandB(folder, config))
+        writers.append(WandB(folder, config, wandb or {}))
     if on_terminal(log_to):  # last: it starts a thread that draws the bar
         writers.append(Terminal(steps, position))
     return writers

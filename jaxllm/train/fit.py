@@ -142,7 +142,7 @@ def fit(
     steps: int,
     evals: Mapping[str, Eval] | None = None,
     run: Run | None = None,
-    out: str | None = None,
+    out: str | Path | None = None,
     mesh: Mesh | None = None,
     rules: Rules | None = None,
     schedule: Schedule | None = None,
@@ -163,6 +163,7 @@ def fit(
     early_stopping: int = 0,
     hang_timeout: float = 0.0,
     check_replicas: bool = False,
+    wandb: Mapping[str, Any] | None = None,
 ) -> Fitted:
     """Trains to `steps`, continuing from the run's newest sound checkpoint if there is one.
 
@@ -177,7 +178,8 @@ def fit(
     newest `keep` and the multiples of `keep_every`. early_stopping: stop after so many evaluations without a better
     `best` (0: never). hang_timeout: seconds after which a step that does not end ends the process (0: never).
     check_replicas: compare at each checkpoint what devices hold in common. log_to: ("none",) prints nothing;
-    metrics.jsonl is always written. Signals are handled only in the main thread.
+    metrics.jsonl is always written. wandb: project, entity, name and tags of the run at Weights & Biases. Signals are
+    handled only in the main thread.
 
     Raises InputError; RunError, such as NotFinite (what was saved stands); and once the state is saved, Terminated
     (SIGTERM, or Ctrl-C in a script) or Interrupted (a KeyboardInterrupt: Ctrl-C elsewhere).
@@ -194,7 +196,7 @@ def fit(
     again = "the same command goes on"
     if run is None:
         config = _Config(_name(loss), _described(optimizer), seed, steps, microbatches)
-        run = open_run("fit", config, out or _new_folder())
+        run = open_run("fit", config, str(out or _new_folder()))
         again = again if out else f"fit(..., out={str(run.folder)!r}) goes on"
     if isinstance(optimizer, OptimConfig):
         freeze = select(model.trained, optimizer.freeze)
@@ -215,7 +217,9 @@ def fit(
         with spinner("reading") if on_terminal(log_to) else contextlib.nullcontext():
             state, start, meta = restore_or_init(model, optimizer, layout, store, run, data, seed)
             frozen = materialize(model, layout.frozen, seed)
-        writers = open_writers(log_to, run.folder, position=start, steps=steps, config=run.config)
+        writers = open_writers(log_to, run.folder, position=start, steps=steps, config=run.config, wandb=wandb)
+        if start:
+            writers.print(f"goes on from step {start} of {run.folder}, {max(0, steps - start)} to go")
         stack.callback(writers.close)
         nonfinite = NonfiniteReporter(model.graphdef, loss, model.frozen, data.plan, mesh, local, run.folder, start)
         stack.callback(nonfinite.close)

@@ -69,7 +69,9 @@ def test_make_mesh(text, sizes):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("data=3", "wants 3 devices, there are 8"), ("data=4", "to 8, such as data=8; one may be -1"),
+        ("data=3", "wants 3 devices, there are 8"),
+        ("fsdp=16", "on CPU, XLA_FLAGS=--xla_force_host_platform_device_count=16 makes 16 fake devices"),
+        ("data=4", "to 8, such as data=8; one may be -1"),
         ("data=2,fsdp=3", "such as data=2,fsdp=4;"), ("tensor=3,context=4", "such as tensor=2,context=4;"),
         ("data=3,fsdp=3", "such as fsdp=8;"), ("data=2x,fsdp=4", "'data=2x'"), ("data=-1x2", "'data=-1x2'"),
         ("model=8", "'model=8'"),

@@ -158,3 +158,18 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, capsys, rows, flags,
     assert fault in said
     assert said.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_loss_that_raises_is_placed_in_its_file(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_losses.py").write_text(
+        "from jaxllm.losses.tokens import token_loss\n\n\n@token_loss\n"
+        "def broken(logits_NV, targets_N, *, gamma=2.0):\n    return gamma / 0\n"
+    )
+    with pytest.raises(SystemExit) as stop, input_errors():
+        run("--dataset", data, "--out", tmp_path / "out", "--steps", 1, "--loss", "my_losses.py:broken", *FAST)
+    assert stop.value.code == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "error: my_losses.py:6 in broken: ZeroDivisionError: float division by zero"
+    assert said[1] == "Traceback (most recent call last):"
+    assert any("return gamma / 0" in line for line in said[2:])

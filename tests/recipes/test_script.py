@@ -1,16 +1,20 @@
 """Flags in, one line out for what is wrong with them."""
 
 import dataclasses
+import fnmatch
 import os
+import platform
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from jaxllm.__main__ import COMMANDS
 from jaxllm.data.packing import make_plan
+from jaxllm.recipes import script
 from jaxllm.recipes.flags import Common, check, fit_arguments, loss_arguments, optim_config, total_steps
 from jaxllm.recipes.script import input_errors, parse, run
 from jaxllm.run.folder import open_run, start_run
@@ -47,7 +51,7 @@ def test_flags_become_fields():
         (["--batch_siz", "1"], ["there is no flag --batch", "did you mean --batch-size?"]),
         (["--zzzzzz"], ["there is no flag --zzzzzz"]),
         (["stray"], ["stray"]),
-        (["--steps", "many"], ["--steps", "many"]),
+        (["--steps", "many"], ["Error parsing --steps: invalid literal for int() with base 10: 'many' (see --help)"]),
         (["--steps"], ["--steps"]),
         (["--learning-rate", "fast"], ["--learning-rate", "fast"]),
         (["--pack", "perhaps"], ["perhaps"]),
@@ -59,7 +63,7 @@ def test_what_does_not_parse_is_one_line_that_names_it(argv, parts):
         parse(Config, argv)
     text = str(error.value)
     assert "\n" not in text
-    assert not re.search("[╭╰│─]", text)
+    assert not re.search("[╭╰│─]|----", text)
     for part in parts:
         assert part in text, text
 
@@ -71,8 +75,8 @@ def test_help_lists_every_field_with_its_meaning(capsys):
     shown = " ".join(re.sub("[╭╰╮╯│─]", " ", capsys.readouterr().out).split())
     for field in dataclasses.fields(Config):
         assert f"--{field.name.replace('_', '-')}" in shown
-    for meaning in ("Peak.", "Devices per axis, such as data=2,fsdp=4", "Optimizer steps; 0 for what --epochs gives",
-                    "Patterns of parameters to leave as they are", "Write the model for transformers"):  # fmt: skip
+    for meaning in ("Peak. (default: 0.25)", "Length of the run in optimizer steps; 0 for as many as --epochs gives",
+                    "Patterns of parameters that are not trained", "in Hugging Face's format to hf/"):  # fmt: skip
         assert meaning in shown
     assert "A script of some kind" in shown
 
@@ -216,6 +220,15 @@ def test_every_flag_of_the_optimizer_has_the_optimizers_meaning():
     assert {name: ours[name] for name in shared} == {name: theirs[name] for name in shared}
 
 
+def test_the_names_of_a_run_at_wandb_reach_fit():
+    plan = make_plan([5] * 100, batch_size=8)
+    assert fit_arguments(Config(), plan)["wandb"] == {"project": None, "entity": None, "name": None, "tags": None}
+    argv = ["--wandb-project", "p", "--wandb-entity", "e", "--wandb-name", "n", "--wandb-tags", "a", "b"]
+    config = parse(Config, argv)
+    expected = {"project": "p", "entity": "e", "name": "n", "tags": ("a", "b")}
+    assert fit_arguments(config, plan)["wandb"] == expected
+
+
 def test_loss_arguments():
     assert loss_arguments(("beta=0.2", "name=a=b")) == {"beta": "0.2", "name": "a=b"}
     with pytest.raises(InputError, match="--loss-args beta: give NAME=VALUE"):
@@ -273,6 +286,50 @@ UNREAD = {
 @pytest.mark.parametrize("case", UNREAD)
 def test_help_that_nobody_reads(case):
     assert unread(*UNREAD[case]) == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("plugins", "devices", "environ", "on_cpu"),
+    [
+        ([], [], {}, True),
+        (["libtpu"], [], {}, True),  # installed where there is no TPU, for plans of a pod
+        (["libtpu"], ["/dev/accel0"], {}, False),
+        (["libtpu"], ["/dev/vfio/0"], {}, False),
+        (["libtpu"], ["/dev/vfio/vfio"], {}, True),
+        (["libtpu"], ["/dev/nvidia0"], {}, True),
+        (["jax_cuda13_plugin"], [], {}, True),
+        (["jax_cuda13_plugin"], ["/dev/nvidiactl"], {}, True),
+        (["jax_cuda13_plugin"], ["/dev/nvidia0"], {}, False),
+        (["jax_cuda12_plugin"], ["/dev/nvidia3"], {}, False),
+        (["jax_cuda12_plugin"], ["/dev/dxg"], {}, False),
+        (["jax_cuda12_plugin"], ["/dev/nvidia0"], {"CUDA_VISIBLE_DEVICES": ""}, True),
+        (["jax_cuda12_plugin"], ["/dev/nvidia0"], {"CUDA_VISIBLE_DEVICES": "0,1"}, False),
+        ([], ["/dev/nvidia0", "/dev/accel0"], {}, True),
+        (["libtpu"], ["/dev/accel0"], {"JAX_PLATFORMS": "cpu"}, True),
+        ([], [], {"JAX_PLATFORMS": "cuda,cpu"}, False),
+    ],
+)
+def test_a_device_is_looked_for_and_not_a_package(plugins, devices, environ, on_cpu, monkeypatch):
+    monkeypatch.setattr(script.importlib.util, "find_spec", lambda module: module in plugins or None)
+    monkeypatch.setattr(script.glob, "glob", lambda pattern: fnmatch.filter(devices, pattern))
+    for name in ("JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    for name, x in environ.items():
+        monkeypatch.setenv(name, x)
+    assert script._on_cpu() == on_cpu
+
+
+def test_versions_are_printed_by_scripts_and_the_commands(capsys):
+    for argv in (["--version"], ["--steps", "3", "--version"]):
+        with pytest.raises(SystemExit) as stop:
+            parse(Config, argv)
+        assert not stop.value.code
+        lines = dict(line.split() for line in capsys.readouterr().out.splitlines())
+        assert {"jaxllm", "jax", "flax", "optax", "orbax-checkpoint", "transformers", "Python"} <= lines.keys()
+        assert lines["jax"] == jax.__version__
+        assert lines["Python"] == platform.python_version()
+    result = subprocess.run([sys.executable, "-m", "jaxllm", "--version"], capture_output=True, text=True, check=True)
+    assert dict(line.split() for line in result.stdout.splitlines()) == lines
 
 
 def test_unknown_commands_are_named():

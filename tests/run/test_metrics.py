@@ -1,6 +1,7 @@
 """A metrics file that is always whole, and which writers a run has."""
 
 import json
+import types
 
 import pytest
 
@@ -57,3 +58,28 @@ def test_an_extra_that_is_missing_is_named(tmp_path, log, module, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, module, None)
     with pytest.raises(InputError, match=rf"--log-to {log} .*jaxllm\[{log}\]"):
         open_writers((log,), tmp_path, position=0, steps=5, config={})
+
+
+@pytest.mark.parametrize(
+    ("given", "environ", "passed"),
+    [
+        ({}, {}, {"project": "jaxllm"}),
+        ({"project": None, "entity": None, "name": None, "tags": None}, {"WANDB_PROJECT": "theirs"}, {}),
+        ({"project": "mine", "tags": ("a", "b")}, {"WANDB_PROJECT": "theirs"}, {"project": "mine", "tags": ["a", "b"]}),
+        ({"entity": "team", "name": "first"}, {}, {"project": "jaxllm", "entity": "team", "name": "first"}),
+    ],
+)
+def test_a_run_at_wandb_is_named_by_flags_or_by_its_variables(tmp_path, monkeypatch, given, environ, passed):
+    """What is not passed, wandb takes from the environment."""
+    started, logged = [], []
+    run = types.SimpleNamespace(log=lambda numbers, step: logged.append((step, numbers)), finish=lambda: None)
+    fake = types.SimpleNamespace(init=lambda **arguments: started.append(arguments) or run)
+    monkeypatch.setitem(__import__("sys").modules, "wandb", fake)
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    for name, x in environ.items():
+        monkeypatch.setenv(name, x)
+    *_, writer = open_writers(("none", "wandb"), tmp_path, position=0, steps=5, config={"a": 1}, wandb=given)
+    writer.write(3, {"loss": 0.5})
+    always = {"id": tmp_path.name, "dir": str(tmp_path), "config": {"a": 1}, "resume": "allow"}
+    assert started == [always | passed]
+    assert logged == [(3, {"loss": 0.5})]

@@ -101,11 +101,13 @@ def test_a_finished_run_run_again_is_as_it_was(whole):
         np.testing.assert_array_equal(x, fitted.model.params[name])
 
 
-def test_more_steps_extend_a_run(whole, tmp_path):
+def test_more_steps_extend_a_run_which_says_from_where(whole, tmp_path, capsys):
     arguments = {"log_every": 3, "eval_every": 3}
     go(tmp_path / "long", **arguments)
-    go(tmp_path / "short", steps=6, **arguments)
-    go(tmp_path / "short", steps=STEPS, **arguments)
+    go(tmp_path / "short", steps=6, log_to=("terminal",), **arguments)
+    assert "goes on" not in capsys.readouterr().out
+    go(tmp_path / "short", steps=STEPS, log_to=("terminal",), **arguments)
+    assert f"goes on from step 6 of {tmp_path / 'short'}, {STEPS - 6} to go\n" in capsys.readouterr().out
     same(tmp_path / "long", tmp_path / "short")
     assert log_of(tmp_path / "long") == log_of(tmp_path / "short")
 
