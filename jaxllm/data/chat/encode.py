@@ -105,16 +105,15 @@ def check_roles(messages: Sequence[Message], where: str) -> None:
     A tool's message follows the assistant's, and after it the assistant continues.
     """
     roles = [message["role"] for message in messages]
-    turns = [*roles[1:]] if roles[:1] == ["system"] else [*roles]
+    fault = f"{where}: roles out of order ({', '.join(roles)})"
+    turns = roles[1:] if roles[:1] == ["system"] else roles
     expected: tuple[str, ...] = ("user",)
     for role in turns:
         if role not in expected:
-            raise InputError(f"{where}: roles out of order ({', '.join(roles)}): wanted {' or '.join(expected)}, "
-                             f"found {role}; mend the row")  # fmt: skip
+            raise InputError(f"{fault}: wanted {' or '.join(expected)}, found {role}; mend the row")
         expected = {"user": ("assistant",), "assistant": ("user", "tool"), "tool": ("assistant", "tool")}[role]
     if not turns or turns[-1] != "assistant":
-        raise InputError(f"{where}: roles out of order ({', '.join(roles)}): the last has to be the assistant; "
-                         "mend the row")  # fmt: skip
+        raise InputError(f"{fault}: the last has to be the assistant; mend the row")
 
 
 def turn_end(tokenizer: Any) -> int:
@@ -128,11 +127,11 @@ def turn_end(tokenizer: Any) -> int:
 
 @functools.lru_cache(maxsize=8)
 def _turn_end(tokenizer: Any, template: str) -> int:
-    one, other = (
-        _ids(_text([{"role": "user", "content": "Why?"}, {"role": "assistant", "content": said}], tokenizer, "a chat"),
-             tokenizer)
-        for said in ("Because 1", "No 2")
-    )  # fmt: skip
+    def render(answer: str) -> list[int]:
+        chat = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": answer}]
+        return _ids(_text(chat, tokenizer, "a chat"), tokenizer)
+
+    one, other = render("Because 1"), render("No 2")
     after = one[len(one) - common_length(one[::-1], other[::-1]) :]
     special = {*tokenizer.all_special_ids, *(i for i, t in tokenizer.added_tokens_decoder.items() if t.special)}
     found = [token for token in after if token in special]
