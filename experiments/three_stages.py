@@ -67,7 +67,7 @@ class Config:
     """Chat template: chatml, plain, or a .jinja file; by default the tokenizer's own, and plain where it has none."""
     out: str = "runs/three_stages"
     """Folder of the three runs and of stages.json, with their numbers and answers."""
-    pretrain_steps: int = pretrain.DEMO_STEPS
+    pretrain_steps: int = pretrain.settle(pretrain.Config()).steps
     """Length of pretraining in optimizer steps."""
     sft_epochs: float = 2.0
     """Length of SFT in passes over its data."""

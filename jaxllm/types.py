@@ -29,6 +29,10 @@ class InputError(ValueError):
     """Bad input from outside: one line that names the thing and the remedy. Scripts print it and exit with status 2."""
 
 
+class UserCodeError(InputError):
+    """A user's own function raised `__cause__`: scripts print this line, then the traceback of the cause."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The remedy for an unknown name: a list of all known names, and the most similar one if there is one."""
     known = list(known)

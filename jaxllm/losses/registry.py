@@ -16,7 +16,7 @@ from jaxllm.losses.decorated import Decorated
 from jaxllm.losses.objective import PreferenceLoss, evaluate
 from jaxllm.losses.unpaired import UnpairedLoss
 from jaxllm.losses.user_code import cause, load
-from jaxllm.types import InputError, Mean, Metrics
+from jaxllm.types import InputError, Mean, Metrics, UserCodeError
 
 LossFunction = Callable[..., Metrics]
 
@@ -180,7 +180,7 @@ def _bound(spec: str, function: LossFunction, arguments: Mapping[str, Any]) -> M
         except InputError:
             raise
         except Exception as error:
-            raise InputError(f"--loss {spec} does not run on {function.unit}s: {cause(error)}") from error
+            raise UserCodeError(f"--loss {spec} does not run on {function.unit}s: {cause(error)}") from error
     return bound
 
 

@@ -11,14 +11,14 @@ import traceback
 from collections.abc import Iterator
 from typing import IO, NoReturn
 
-from jaxllm.types import InputError, RunError
+from jaxllm.types import InputError, RunError, UserCodeError
 
 
 @contextlib.contextmanager
 def input_errors() -> Iterator[None]:
     """Turns what is raised within into an exit status, with a line on stderr that begins with "error: ".
 
-    2: an InputError. 1: a RunError, a loss that is not finite, a full disk; and an error in a file of the user's, such
+    2: an InputError; for a UserCodeError the traceback of its cause follows. 1: a RunError, a loss that is not finite, a full disk; and an error in a file of the user's, such
     as the one of `--loss FILE.py:FUNCTION`, whose line says where in that file, with the traceback below it. Anything
     else is raised on: a bug, with its traceback. Of several processes, one that does not reach the end tells the others
     and does not wait for them. Where nobody reads the output any more, as in `COMMAND --help | head -1`, the status is
@@ -54,6 +54,8 @@ def _nobody_reads(output: IO[str]) -> bool:
 def _reported_errors() -> Iterator[None]:
     try:
         yield
+    except UserCodeError as error:
+        _exit(2, error.__cause__ or error, " ".join(str(error).split()), traced=True)
     except (InputError, RunError) as error:
         _exit(2 if isinstance(error, InputError) else 1, error, " ".join(str(error).split()))
     except SystemExit as stop:

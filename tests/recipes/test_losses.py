@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from jaxllm.losses import Loss, Mixture
+from jaxllm.losses import Loss
 from jaxllm.recipes.flags import Common
 from jaxllm.recipes.losses import find_preference_loss
 from jaxllm.types import InputError
@@ -14,7 +14,7 @@ def test_a_loss_and_a_mixture_with_their_arguments():
     found = find_preference_loss(Common(loss="ipo", loss_args=("beta=0.05",)), "cached")
     assert isinstance(found, Loss)
     assert found.reference
-    assert isinstance(find_preference_loss(Common(loss="sigmoid+sft"), "cached"), Mixture)
+    assert find_preference_loss(Common(loss="sigmoid+sft"), "cached").mixed
     assert "kl" in find_preference_loss(Common(loss="tdpo"), "live").needs
 
 

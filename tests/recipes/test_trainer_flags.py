@@ -5,7 +5,9 @@ import re
 
 import pytest
 
-from experiments import ner, preference, sft
+import ner
+import preference
+import sft
 from jaxllm.cli import tag
 from jaxllm.recipes.parse import parse
 from jaxllm.recipes.trainer_flags import COUNTERPARTS
