@@ -18,11 +18,11 @@ from jaxllm.types import InputError, RunError, UserCodeError
 def input_errors() -> Iterator[None]:
     """Turns what is raised within into an exit status, with a line on stderr that begins with "error: ".
 
-    2: an InputError; for a UserCodeError the traceback of its cause follows. 1: a RunError, a loss that is not finite, a full disk; and an error in a file of the user's, such
-    as the one of `--loss FILE.py:FUNCTION`, whose line says where in that file, with the traceback below it. Anything
-    else is raised on: a bug, with its traceback. Of several processes, one that does not reach the end tells the others
-    and does not wait for them. Where nobody reads the output any more, as in `COMMAND --help | head -1`, the status is
-    1 and nothing is said.
+    2: an InputError; of a UserCodeError the traceback of its cause follows. 1: a RunError, a loss that is not finite, a
+    full disk; and an error in a file of the user's, such as the one of `--loss FILE.py:FUNCTION`, whose line says where
+    in that file, with the traceback below it. Anything else is raised on: a bug, with its traceback. Of several
+    processes, one that does not reach the end tells the others and does not wait for them. If nobody reads the output
+    any more, as in `COMMAND --help | head -1`, the status is 1 and nothing is said.
     """
     with _closed_pipe(), _reported_errors():
         yield

@@ -7,7 +7,11 @@ from typing import ClassVar
 
 import pytest
 
-from experiments import ner, preference, pretrain, reward, sft
+import ner
+import preference
+import pretrain
+import reward
+import sft
 from jaxllm.recipes.flags import Common, ModelFlags, OptimFlags
 from jaxllm.recipes.help import DATA, LORA, LOSS, MODEL, OPTIMISATION, SAMPLING, TOPICS, flag, topic
 from jaxllm.recipes.parse import parse
