@@ -1,18 +1,17 @@
 """The programs of the README, as a reader would run them: on tiny models, in a folder of their own."""
 
+import dataclasses
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-PROGRAMS = dict(
-    zip(
-        ("decoder", "dpo", "tagger", "generation", "weights"),
-        re.findall(r"```python\n(import .*?)```", README, flags=re.DOTALL),
-        strict=True,
-    )
-)
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+NAMES = ("decoder", "dpo", "tagger", "generation", "weights")
+PROGRAMS = dict(zip(NAMES, (block for block in BLOCKS if "import jaxllm\n" in block), strict=True))
 LINES = {"decoder": 30, "dpo": 25, "tagger": 25, "generation": 8, "weights": 10}
 
 
@@ -86,3 +85,43 @@ def test_weights(models, tmp_path, monkeypatch, capsys):
     for name, x in before.items():
         expected = x / 2 if name.endswith("mlp.down_proj.weight") else x
         assert (after[name] == expected).all()
+
+
+def test_the_loss_of_the_readme_runs_as_it_is_pasted(tmp_path, monkeypatch):
+    import jax.numpy as jnp
+    import numpy as np
+
+    from jaxllm.losses import PairLogps, resolve
+
+    [text] = re.findall(
+        r"```python\n(import jax\n\nfrom jaxllm.losses import preference_loss\n.*?)```", README, re.DOTALL
+    )
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_losses.py").write_text(text)
+    pair = PairLogps.of([[-1.0, -2.0]], [[-4.0]], [[-1.5, -2.0]], [[-3.0]])
+    found = resolve("my_losses.py:margin", beta=0.2).per_pair(pair)
+    np.testing.assert_allclose(found, jnp.log1p(jnp.exp(-0.2 * jnp.array([1.5]))), rtol=1e-6)
+
+
+def test_the_readme_names_every_field_that_pairs_have():
+    from jaxllm.losses.pairs import PairLogps
+
+    fields = {field.name for field in dataclasses.fields(PairLogps)} | {"delta_B", "chosen_ratio_B", "rejected_ratio_B"}
+    table = README[README.index("## A loss of your own") : README.index("## What is checked")]
+    assert fields <= set(re.findall(r"`p\.(\w+)`", table))
+
+
+@pytest.mark.slow
+def test_mypy_is_content_with_the_programs(tmp_path):
+    for name, program in PROGRAMS.items():
+        (tmp_path / f"{name}.py").write_text(program)
+    command = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--ignore-missing-imports",
+        "--no-incremental",
+        *map(str, tmp_path.glob("*.py")),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stdout
