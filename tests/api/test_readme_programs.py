@@ -119,6 +119,7 @@ def test_mypy_is_content_with_the_programs(tmp_path):
         sys.executable,
         "-m",
         "mypy",
+        "--config-file=",
         "--ignore-missing-imports",
         "--no-incremental",
         *map(str, tmp_path.glob("*.py")),
