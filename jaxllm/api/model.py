@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jaxllm import hf
 from jaxllm.distributed.mesh import make_mesh, put_batch, shardings
 from jaxllm.models import lora
-from jaxllm.models.heads import trunk_of
+from jaxllm.models.heads import TaggerConfig
 from jaxllm.params import GraphDef, ModelSpec, bind, count, materialize
 from jaxllm.recipes import adapters
 from jaxllm.recipes.architecture import find_architecture
@@ -106,7 +106,9 @@ def load(
     devices = mesh if isinstance(mesh, Mesh) else make_mesh(mesh or "", None if mesh else jax.devices()[:1])
     computing: dict[str, Any] = {"dtype": dtype, "remat": remat}
     found = None if find_architecture(source) else open_weights(source, task, labels=labels, **computing)
-    if found and not (chat_template and hasattr(trunk_of(found.config), "backend")):
+    if found is None and task == "tagger":
+        raise InputError(f"{source} is a preset of decoders: a tagger starts from an encoder's folder or id, or a run")
+    if found and (isinstance(found.config, TaggerConfig) or not chat_template):
         loaded = hf.load_tokenizer(tokenizer or str(found.folder))
         start = Start(found.spec, found.config, loaded, found, tuple(found.notes))
     else:

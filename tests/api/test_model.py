@@ -35,6 +35,11 @@ def test_what_a_checkpoint_is_decides_what_is_loaded(llama, bert):
         jaxllm.load(str(llama), task="taggr")
 
 
+def test_a_tagger_starts_from_an_encoder(llama):
+    with pytest.raises(InputError, match="tiny is a preset of decoders: a tagger starts from"):
+        jaxllm.load("tiny", task="tagger", labels=["O", "B-x"])
+
+
 def test_a_preset_takes_a_tokenizer_trained_on_texts(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     model = jaxllm.load("tiny", texts=["Some text to learn words from, and some more text."] * 20)
