@@ -100,10 +100,9 @@ def chat_batches(
     Raises InputError that names the row, or where the tokenizer has no chat template for messages.
     """
     limit = _limit(model, max_length)
-    read, report = _rows(rows), Report()
-    found = examples(
-        dialogues(read, where=read.where), model.tokenizer, limit, where=read.where, report=report, cut=cut
-    )
+    report = Report()
+    read, locations = dialogues(_rows(rows), report=report)
+    found = examples(read, model.tokenizer, limit, where=locations.__getitem__, report=report, cut=cut)
     return _packed(found, model, batch_size, epochs, seed, (f"{report.kept:,} conversations", *report.lines()))
 
 
