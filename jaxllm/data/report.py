@@ -142,18 +142,19 @@ def convert_each(
     return found, locations
 
 
-def usable(rows: Iterable[T], fn: Callable[[T], Any], where: Callable[[int], str], report: Report) -> Iterator[Any]:
-    """`fn(row)` of every good row, one by one, for data sets that do not fit in memory.
+def usable(rows: Iterable[tuple[T, str]], fn: Callable[[T, str], Any], report: Report) -> Iterator[Any]:
+    """`fn(row, location)` of every good row, one by one, for data sets that do not fit in memory.
 
-    The report is filled anew by each pass. Raises InputError as `convert_each` does, where too many are bad at the end.
+    rows: each with its location. The report is filled anew by each pass to the end. Raises InputError there where too
+    many rows were bad, and at once for a row of the wrong structure.
     """
     now = Report(max_bad_rows=report.max_bad_rows)
-    for i, row in enumerate(rows):
+    for row, location in rows:
         now.total += 1
         try:
-            value = fn(row)
+            value = fn(row, location)
         except BadRow as error:
-            now.drop_bad(error, where(i))
+            now.drop_bad(error, location)
             continue
         yield value
     report.dropped, report.total, report.bad = now.dropped, now.total, now.bad

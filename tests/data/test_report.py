@@ -73,12 +73,12 @@ def test_bad_rows_of_a_second_step_add_to_those_of_the_first():
 
 
 def test_rows_of_a_stream_are_counted_anew_by_each_pass():
-    report, rows = Report(max_bad_rows=0.5), ["a", "empty", "b"]
+    report, rows = Report(max_bad_rows=0.5), [("a", where(0)), ("empty", where(1)), ("b", where(2))]
     for _ in range(2):
-        assert list(usable(rows, lambda row: convert(row, where(rows.index(row))), where, report)) == ["A", "B"]
+        assert list(usable(rows, convert, report)) == ["A", "B"]
     assert (report.dropped, report.total) == ({"empty": [where(1)]}, 3)
     with pytest.raises(InputError, match="2 of 2 rows are bad"):
-        list(usable(["empty"] * 2, lambda row: convert(row, "x"), where, report))
+        list(usable(rows[1:2] * 2, convert, report))
 
 
 @pytest.mark.parametrize("value", ["a \ud83d b", {"a": ["b", {"c": "\udc80"}]}, {"\ud83d": 1}])

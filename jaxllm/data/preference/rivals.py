@@ -4,7 +4,7 @@
 |--------|----------------------------------------------------------------------|------------------------------------|
 | scores | completions (a list), scores (a number for each)                     | the higher score                   |
 | ranks  | answers (a list of {"answer": ..., "rank": ...})                     | the lower rank, 1 is best          |
-| SHP    | history (the prompt), human_ref_A, human_ref_B, labels               | A where labels is 1, B where 0     |
+| SHP    | history (the user)  , human_ref_A, human_ref_B, labels               | A where labels is 1, B where 0     |
 
 The best answer is compared with the worst, or every two; answers with equal scores are not compared.
 """
@@ -34,7 +34,7 @@ def has_rivals(row: Mapping[str, Any]) -> str:
 
 
 def compared(row: Mapping[str, Any], where: str, every: bool) -> list[dict[str, Any]]:
-    """The pairs in such a row, as columns chosen and rejected (and prompt, of SHP); none in another row.
+    """The pairs in such a row, as columns chosen and rejected (and question, of SHP); none in another row.
 
     every: all pairs of different scores, best first; otherwise the best and the worst. Raises BadRow where no two
     differ, and InputError for columns of other types, both beginning with `where`.
@@ -47,7 +47,7 @@ def compared(row: Mapping[str, Any], where: str, every: bool) -> list[dict[str, 
             raise InputError(f"{where}: its labels are {row['labels']!r}, wanted 1 (A is preferred) or 0; mend the row")
         a, b = row["human_ref_A"], row["human_ref_B"]
         chosen, rejected = (a, b) if int(row["labels"]) else (b, a)
-        return [{"prompt": row["history"], "chosen": chosen, "rejected": rejected}]
+        return [{"question": row["history"], "chosen": chosen, "rejected": rejected}]
     answers, scores = _ranked(row, where) if shape == "answers with ranks" else _scored(row, where)
     order = sorted(range(len(answers)), key=lambda i: -scores[i])
     two = itertools.combinations(order, 2) if every else [(order[0], order[-1])] if order else []

@@ -9,6 +9,15 @@ from jaxllm.data.preference.rivals import compared
 from jaxllm.data.report import BadRow
 from jaxllm.types import InputError
 
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def said(text):
+    return {"role": "assistant", "content": text}
+
+
 SCORED = {"prompt": "Q", "completions": ["a", "b", "c", "d"], "scores": [0.1, 0.9, 0.5, 0.9]}
 
 
@@ -30,7 +39,7 @@ def test_a_low_rank_is_better():
 def test_a_human_preferred_one(label, chosen):
     row = {"history": "Q", "human_ref_A": "a", "human_ref_B": "b", "labels": label}
     (pair,) = compared(row, "row 1", False)
-    assert (pair["prompt"], pair["chosen"]) == ("Q", chosen)
+    assert (pair["question"], pair["chosen"]) == ("Q", chosen)
 
 
 def test_other_rows_have_no_rivals():
@@ -78,7 +87,7 @@ def test_pairs_of_a_row_have_locations_of_their_own_and_columns_are_read():
 @pytest.mark.parametrize(
     ("name", "first", "unread"),
     [
-        ("shp", ("Q 0", ("Bad thing 0", "Good 0")), []),
+        ("shp", ([user("Q 0")], ([said("Bad thing 0")], [said("Good 0")])), []),
         ("scores", ("Q 0", ("B thing 0", "A 0")), []),
         ("nectar", ("\n\nHuman: Q 0\n\nAssistant: ", ("A 0", "B 0")), []),
     ],
