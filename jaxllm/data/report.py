@@ -188,8 +188,7 @@ def check_argument(text: str, name: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        shown = text.encode(errors="backslashreplace").decode()
-        raise InputError(f"{name} {shown!r}: not UTF-8 at character {error.start + 1}; give it in UTF-8") from None
+        raise InputError(f"{name} {text!a}: not UTF-8 at character {error.start + 1}; give it in UTF-8") from None
 
 
 def _listed(locations: Sequence[str]) -> str:

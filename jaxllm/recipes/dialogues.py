@@ -71,7 +71,7 @@ def lines_of(splits: dict[str, Split[Dialogue]]) -> list[tuple[str, str]]:
 
 def questions_of(split: Split[Dialogue], begin: Start, count: int, room: int) -> list[Question]:
     """`count` dialogues of a split, evenly spaced; of them those that ask something and leave `room` in the context."""
-    gone = {place for places in split.report.dropped.values() for place in places}
+    gone = {place for kind in split.report.bad for place in split.report.dropped[kind]}
     rows = [row for row, place in zip(split.rows, split.locations, strict=True) if place not in gone]
     found: list[Question] = []
     for dialogue in rows[:: max(1, len(rows) // max(1, count))][:count]:

@@ -4,7 +4,7 @@
 |--------|----------------------------------------------------------------------|------------------------------------|
 | scores | completions (a list), scores (a number for each)                     | the higher score                   |
 | ranks  | answers (a list of {"answer": ..., "rank": ...})                     | the lower rank, 1 is best          |
-| SHP    | history (the user)  , human_ref_A, human_ref_B, labels               | A where labels is 1, B where 0     |
+| SHP    | history (the user's turn), human_ref_A, human_ref_B, labels          | A where labels is 1, B where 0     |
 
 The best answer is compared with the worst, or every two; answers with equal scores are not compared.
 """
