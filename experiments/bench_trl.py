@@ -87,7 +87,7 @@ def prepare(config: Config, folder: Path, shape: Shape = SHAPE) -> Prepared:
     """A model with its tokenizer, and the rows as plain text: TRL's in the order of our steps without packing."""
     rows = sources.load(config.dataset)["train"]
     if config.stage == "sft":
-        asked = plain_dialogues(instructions.dialogues(rows, where=rows.where))
+        asked = plain_dialogues(instructions.dialogues(rows, report=Report())[0])
         texts = [{"prompt": one.prompt, "completion": one.completion} for one in asked]
         spoken = dialogues.texts_of(Split(asked, []))
     else:

@@ -30,6 +30,7 @@ import preference
 from jaxllm.losses import resolve
 from jaxllm.recipes.help import LOSS, OPTIMISATION, flag
 from jaxllm.recipes.losses import find_preference_loss
+from jaxllm.recipes.pairs import read_pairs
 from jaxllm.recipes.script import run as run_script
 from jaxllm.types import InputError
 
@@ -79,6 +80,18 @@ def settle(config: Config) -> tuple[Config, list[preference.Config]]:
             find_preference_loss(run, run.reference)
             runs.append(run)
     return config, runs
+
+
+def check_pairs(config: preference.Config) -> None:
+    """Raises InputError, before any run starts, for data without what is compared: pairs of answers held out."""
+    splits = read_pairs(config)
+    if len(splits["train"].rows[0].answers) < 2:
+        raise InputError(f"--dataset {config.dataset} has judged answers without rivals: losses are compared on pairs")
+    if "dev" not in splits:
+        raise InputError(
+            f"--dataset {config.dataset}: {len(splits['train'])} pairs leave none to evaluate on at --holdout "
+            f"{config.holdout:g}, and losses are compared on dev; give --eval-dataset, more pairs or a larger --holdout"
+        )
 
 
 def _takes(loss: str, argument: str) -> bool:
@@ -168,6 +181,7 @@ def plot(path: Path, found: Found) -> None:
 def main(config: Config) -> None:
     """Runs what has not been run, then compares."""
     config, runs = settle(config)
+    check_pairs(runs[0])
     console = Console(soft_wrap=True, highlight=False, quiet="none" in config.log_to)
     for number, run in enumerate(runs, start=1):
         console.print(f"\n[bold]{number} of {len(runs)}: {run.loss}, seed {run.seed}[/bold]")

@@ -24,6 +24,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from jaxllm.data.report import check_argument
 from jaxllm.data.text.documents import Documents, open_documents, parse_weight
 from jaxllm.data.text.rows import Concatenated, Packed, Rows, TextBatches, text_loader
 from jaxllm.data.text.token_cache import Corpus, Marks, open_corpus
@@ -91,8 +92,8 @@ def read(config: Config) -> Data:
         raise InputError("--dataset is empty: name a file, folder or hub id, or builtin")
     named = [parse_weight(dataset) for dataset in config.dataset]
     holdout = 0.0 if config.eval_dataset else config.holdout
-    opened = [open_documents(name, holdout) for name, _ in named]
-    held_out = [open_documents(config.eval_dataset)] if config.eval_dataset else opened
+    opened = [open_documents(name, holdout, config.max_bad_rows) for name, _ in named]
+    held_out = [open_documents(config.eval_dataset, 0.0, config.max_bad_rows)] if config.eval_dataset else opened
     dev = [splits["dev"] for splits in held_out if "dev" in splits]
     if config.eval_dataset and not dev:  # a lone file
         dev = [held_out[0]["train"]]
@@ -109,6 +110,7 @@ def settle(config: Config) -> Config:
 
 def sampler(config: Config, begin: Start, console: Console) -> Any:
     """An evaluation that prints what the model makes of the prompt."""
+    check_argument(config.prompt, "--prompt")
     prompt = encode(config.prompt, begin.tokenizer)
     if len(prompt) >= begin.config.max_positions:
         raise InputError(f"--prompt has {len(prompt)} tokens, the context of the model is {begin.config.max_positions}")
@@ -151,6 +153,7 @@ def main(config: Config) -> None:
     if session.finished(arguments["steps"]):
         return
     lines = [("train", corpus.describe()) for corpus in train] + [("dev", corpus.describe()) for corpus in dev]
+    lines += [("", f"{corpus.name}: {line}") for corpus in (*train, *dev) for line in corpus.report.lines()]
     if not dev:
         lines.append(("dev", "none: too few documents to hold one out; name an --eval-dataset"))
     session.header(begin, [*lines, ("rows", feed.plan.describe())])
@@ -164,7 +167,8 @@ def main(config: Config) -> None:
         begin.model, loss=loss, data=feed, optimizer=optim_config(config), run=session.describing(begin), mesh=mesh,
         evals=evals, **arguments,
     )  # fmt: skip
-    session.finish(begin, fitted, arguments["steps"])
+    dropped = {corpus.name: corpus.report.dropped for corpus in (*train, *dev) if corpus.report.dropped}
+    session.finish(begin, fitted, arguments["steps"], dropped=dropped)
 
 
 if __name__ == "__main__":

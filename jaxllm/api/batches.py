@@ -20,7 +20,7 @@ from jaxllm.data.preference.pairs import comparisons, encode
 from jaxllm.data.report import Report
 from jaxllm.data.sources import Rows
 from jaxllm.data.tagging import examples as tagging
-from jaxllm.data.text.token_cache import Marks
+from jaxllm.data.text.token_cache import Marks, text_encoder
 from jaxllm.distributed.mesh import local_rows, put_batch, row_multiple
 from jaxllm.evals.logps import answer_logps
 from jaxllm.models.heads import trunk_of
@@ -70,12 +70,13 @@ def text_batches(
     """Batches to predict the next token of texts, each between the tokenizer's begin and end-of-text tokens.
 
     A text over `max_length` tokens is cut into pieces of that length, each of which predicts the next one's first
-    token. batch_size: pieces per step, on average over a pass; `batch.tokens_BT` has as many rows as they fill.
+    token; one that spells a special token is taken as text. batch_size: pieces per step, on average over a pass;
+    `batch.tokens_BT` has as many rows as they fill.
     Raises InputError where there is nothing to learn.
     """
     marks, limit, found = Marks.of(model.tokenizer), _limit(model, max_length), []
-    for ids in model.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []:
-        tokens = np.array([marks.begin, *ids, marks.end], np.int32)
+    for encoding in text_encoder(model.tokenizer).encode_batch(list(texts), add_special_tokens=False):
+        tokens = np.array([marks.begin, *encoding.ids, marks.end], np.int32)
         for start in range(0, len(tokens) - 1, limit):
             piece = tokens[start : start + limit + 1]
             found.append(Example(piece[:-1], piece[1:], np.ones(len(piece) - 1, np.float32)))
@@ -100,10 +101,9 @@ def chat_batches(
     Raises InputError that names the row, or where the tokenizer has no chat template for messages.
     """
     limit = _limit(model, max_length)
-    read, report = _rows(rows), Report()
-    found = examples(
-        dialogues(read, where=read.where), model.tokenizer, limit, where=read.where, report=report, cut=cut
-    )
+    report = Report()
+    read, locations = dialogues(_rows(rows), report=report)
+    found = examples(read, model.tokenizer, limit, where=locations.__getitem__, report=report, cut=cut)
     return _packed(found, model, batch_size, epochs, seed, (f"{report.kept:,} conversations", *report.lines()))
 
 

@@ -16,7 +16,7 @@ from jaxllm.data.packing import Example, make_plan
 from jaxllm.data.preference.answers import AnswerBatches, AnswerRows, Layout
 from jaxllm.data.preference.pairs import Comparison, encode
 from jaxllm.data.report import Report
-from jaxllm.data.text.token_cache import Marks
+from jaxllm.data.text.token_cache import Marks, text_encoder
 from jaxllm.distributed.mesh import row_multiple
 from jaxllm.evals import tag as tagging
 from jaxllm.evals.generate import Sampling
@@ -64,8 +64,9 @@ def tag(model: Model, texts: Sequence[str], *, max_length: int = 512) -> list[li
 def logprobs(model: Model, texts: Sequence[str]) -> list[np.ndarray]:
     """log p of each token of each text, given the begin token and those before it, in nats, float32 [tokens]."""
     begin, found = Marks.of(model.tokenizer).begin, []
+    encoder = text_encoder(model.tokenizer)
     for text in texts:
-        ids = np.array([begin, *model.tokenizer(text, add_special_tokens=False)["input_ids"]], np.int32)
+        ids = np.array([begin, *encoder.encode(text, add_special_tokens=False).ids], np.int32)
         if not 1 < len(ids) <= model.config.max_positions + 1:
             raise InputError(f"a text of {len(ids) - 1} tokens: give 1 to {model.config.max_positions}")
         found.append(Example(ids[:-1], ids[1:], np.ones(len(ids) - 1, np.float32)))

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import tyro
 
+from jaxllm.data.report import check_argument
 from jaxllm.evals.generate import Sampling
 from jaxllm.evals.text import continue_texts, encode, end_tokens
 from jaxllm.types import InputError
@@ -69,6 +70,8 @@ def main(config: Config) -> None:
 
     if not config.prompts:
         raise InputError("no prompt: give one or more after the model")
+    for text in (*config.prompts, *config.stop):
+        check_argument(text, "the prompt")
     if config.max_tokens < 1:
         raise InputError(f"--max-tokens {config.max_tokens}: at least 1 is needed")
     if config.dtype not in ("float32", "bfloat16"):

@@ -13,9 +13,11 @@ from rich.console import Console
 from rich.text import Text
 
 from jaxllm.data import sources
+from jaxllm.data.chat.columns import parse_columns
 from jaxllm.data.loader import Loader, lengths, loader
 from jaxllm.data.packing import Plan, make_plan
 from jaxllm.data.preference.answers import AnswerRows
+from jaxllm.data.preference.pairs import is_compared
 from jaxllm.data.report import Report
 from jaxllm.distributed.mesh import make_mesh, row_multiple
 from jaxllm.hf.config import read_json
@@ -24,7 +26,7 @@ from jaxllm.recipes.chat_start import start_chat
 from jaxllm.recipes.dialogues import DialogueFlags
 from jaxllm.recipes.flags import check
 from jaxllm.recipes.pairs import PairFlags
-from jaxllm.recipes.rows import key_of
+from jaxllm.recipes.rows import key_of, shape_lines
 from jaxllm.recipes.start import Start
 from jaxllm.run.folder import read_config
 from jaxllm.types import Answers, Batch, InputError
@@ -128,7 +130,7 @@ def resolved(config: Config) -> Config:
         config = dataclasses.replace(config, dataset=config.source)
     if not config.script:
         first = {} if config.dataset == "builtin" else next(iter(sources.load(config.dataset)["train"]))
-        paired = "chosen" in first or "rejected" in first or {"completion", "label"} <= first.keys()
+        paired = first and is_compared(first, parse_columns(config.columns))
         config = dataclasses.replace(config, script="preference" if paired else "sft")
     if config.script not in SCRIPTS:
         raise InputError(f"--script {config.script}: batches of {' and '.join(SCRIPTS)} can be shown")
@@ -143,7 +145,7 @@ def _sft(config: Config, multiple: int) -> Shown:
     plan = _plan(config, lengths(examples), multiple)
     kept = _kept(split.locations, split.report)
     places = [[kept[i] for i in row] for row in plan.step(config.step)]
-    lines = dialogues.lines_of({"train": split})
+    lines = [*shape_lines({"train": split}), *dialogues.lines_of({"train": split})]
     return _shown(loader(examples, plan), plan, places, begin, lines, config.step)
 
 
@@ -157,7 +159,7 @@ def _preference(config: Config, multiple: int) -> Shown:
     kept = _kept(split.locations, split.report)
     segments = 1 if layout.share else len(groups[0].answers)
     places = [[kept[i] for i in row for _ in range(segments)] for row in plan.step(config.step)]
-    lines = [*pairs.lines_of({"train": split}), *(("", note) for note in notes)]
+    lines = [*shape_lines({"train": split}), *pairs.lines_of({"train": split}), *(("", note) for note in notes)]
     return _shown(rows.loader(plan), plan, places, begin, lines, config.step)
 
 

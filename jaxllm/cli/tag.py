@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from jaxllm.data.report import check_argument
 from jaxllm.evals.tag import show, tag, tag_words
 from jaxllm.train.forward import Runner
 from jaxllm.types import InputError, nearest
@@ -45,6 +46,8 @@ def main(config: Config) -> None:
         raise InputError(f"--words means --aggregation first; leave it out for --aggregation {config.aggregation}")
     if not config.text:
         raise InputError("no text to tag: give one or more after the model")
+    for text in config.text:
+        check_argument(text, "the text")
     opened = open_weights(config.model, "tagger")
     tokenizer = opened.load_tokenizer()
     mesh = meshes.make_mesh()

@@ -89,6 +89,10 @@ def parse_json(text: str | bytes, path: Path, line: int = 1) -> Any:
     except json.JSONDecodeError as error:
         location = f"{path}, line {line + error.lineno - 1}"
         raise InputError(f"{location}: not JSON at column {error.colno} ({error.msg}); mend the line") from error
+    except RecursionError:
+        raise InputError(f"{path}, line {line}: JSON nested too deeply to read; mend the line") from None
+    except ValueError:  # of a number: Python reads at most 4300 digits
+        raise InputError(f"{path}, line {line}: a number has too many digits to read; mend the line") from None
 
 
 def json_rows(lines: Iterable[str | bytes], path: Path) -> Iterator[tuple[int, Row]]:
@@ -170,7 +174,14 @@ def _arrow(path: Path) -> Part:
 def _columns(path: Path, table: Any) -> Part:
     import datasets
 
+    _check_names(table.column_names, str(path))
     return table_part(str(path), datasets.Dataset(datasets.table.InMemoryTable(table), fingerprint=path.name))
+
+
+def _check_names(columns: Sequence[str], where: str) -> None:
+    """Raises InputError for a column name that stands there twice: a row would hold the last of their values."""
+    if twice := [name for name, count in Counter(columns).items() if count > 1]:
+        raise InputError(f"{where}: several columns are named {twice[0]!r}; give each another name")
 
 
 def table_part(name: str, table: Any) -> Part:
@@ -197,6 +208,7 @@ def _csv(path: Path, delimiter: str = ",") -> Part:
         for values in reader:
             if not header:
                 header = values
+                _check_names(header, f"{path}, line {number}")
             elif values and len(values) != len(header):
                 fault = f"{len(values)} values where the header names {len(header)}"
                 remedy = f"quote values with {'commas' if delimiter == ',' else 'tabs'}"

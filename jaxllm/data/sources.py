@@ -63,8 +63,9 @@ class Rows(Sequence[Row]):
 def load(dataset: str | Path) -> dict[str, Rows]:
     """The splits of a data set, by the names train, dev and test.
 
-    dataset: what `find_files` takes; a folder written by `datasets`' save_to_disk; or a hub id, `org/name` or
-    `org/name:config`. Raises InputError for what is missing, empty, not UTF-8 or malformed, naming file and line.
+    dataset: what `find_files` takes; a folder written by `datasets`' save_to_disk; or a hub id, `org/name`,
+    `org/name:config`, or `org/name:config:split` (the config may be empty) for one of several splits to train on.
+    Raises InputError for what is missing, empty, not UTF-8 or malformed, naming file and line.
     """
     path = Path(dataset).expanduser()
     if is_saved(path):
@@ -77,9 +78,11 @@ def load(dataset: str | Path) -> dict[str, Rows]:
     if path.is_dir():
         found = ", ".join(sorted(path.name for path in path.glob("*"))[:8]) or "nothing"
         raise InputError(f"{path}: no train, dev or test file ({found}); name files like train.jsonl, or give one file")
-    if suffix_of(path) in READERS or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?(:[\w.-]+)?", str(dataset)):
+    if suffix_of(path) in READERS or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?(:[\w.-]*)?(:[\w.-]+)?", str(dataset)):
         raise InputError(f"{dataset}: no such file or folder; check the path")
-    return _tables(_download(str(dataset)), str(dataset))
+    _, _, split = str(dataset).partition(":")[2].partition(":")
+    hub_id = str(dataset).removesuffix(f":{split}").removesuffix(":") if split else str(dataset)
+    return _tables(_download(hub_id), hub_id, split)
 
 
 def is_saved(folder: Path) -> bool:
@@ -127,7 +130,7 @@ def _group(splits: Mapping[Any, str | None]) -> dict[str, list[Any]]:
     return {split: members for split, members in found.items() if members}
 
 
-def by_split(named: Mapping[str, Any], owner: str) -> dict[str, list[Any]]:
+def by_split(named: Mapping[str, Any], owner: str, remedy: str = "keep one") -> dict[str, list[Any]]:
     """Groups things by the split that their names tell.
 
     The names of one split may differ in digits alone: they are shards. Raises InputError for others.
@@ -135,7 +138,7 @@ def by_split(named: Mapping[str, Any], owner: str) -> dict[str, list[Any]]:
     splits = _group({name: split_of(name) for name in named})
     for split, members in splits.items():
         if len({re.sub(r"\d+", "", name) for name in members}) > 1:
-            raise InputError(f"{owner}: {' and '.join(members[:3])} could each be the {split} split; keep one")
+            raise InputError(f"{owner}: {' and '.join(members[:3])} could each be the {split} split; {remedy}")
     return {split: [named[name] for name in members] for split, members in splits.items()}
 
 
@@ -171,12 +174,29 @@ def _download(dataset: str) -> Mapping[str, Any]:
         raise InputError(f"{dataset}: no such file or folder, and the hub says: {reason}") from error
 
 
-def _tables(loaded: Mapping[str, Any], dataset: str) -> dict[str, Rows]:
-    """The splits of a `datasets.DatasetDict`."""
+def _tables(loaded: Mapping[str, Any], dataset: str, chosen: str = "") -> dict[str, Rows]:
+    """The splits of a `datasets.DatasetDict`.
+
+    chosen: the split to train on; its companions (test_sft of train_sft) are the others. Raises InputError where
+    several splits could be one, and for a split that is not there.
+    """
+    if chosen and chosen not in loaded:
+        raise InputError(f"{dataset}: no split {chosen}; give one of {', '.join(loaded)}")
     named = {split: table for split, table in loaded.items() if split in _SPLITS} or dict(loaded)
-    splits = by_split({split: table_part(f"{dataset} {split}", table) for split, table in named.items()}, dataset)
+    if chosen:
+        named = {split: table for split, table in loaded.items() if _kind(split) == _kind(chosen)}
+        if split_of(chosen) != "train":
+            named = {"train": loaded[chosen]}
+    parts = {split: table_part(f"{dataset} {split}", table) for split, table in named.items()}
+    config = "" if ":" in dataset else ":"
+    splits = by_split(parts, dataset, f"name one, as in {dataset}{config}:{next(iter(named), '')}")
     if not splits:
         raise InputError(
             f"{dataset}: no train, dev or test split ({', '.join(loaded)}); save the one you want to a file"
         )
-    return {split: Rows(parts) for split, parts in splits.items()}
+    return {split: Rows(found) for split, found in splits.items()}
+
+
+def _kind(split: str) -> str:
+    """What is left of the name of a split without the word that tells train from test: "_sft" of train_sft."""
+    return "".join(word for word in re.split(r"([^a-z]+)", split.lower()) if word not in _SPLITS)

@@ -7,21 +7,22 @@ from collections.abc import Iterator
 
 from jaxllm.data.builtin import questions
 from jaxllm.data.chat import rows as instructions
+from jaxllm.data.chat.columns import parse_columns
 from jaxllm.data.chat.encode import prompt_of_text, prompt_tokens
 from jaxllm.data.chat.examples import CUTS, examples
 from jaxllm.data.chat.rows import Dialogue
 from jaxllm.data.packing import Example
+from jaxllm.data.report import Report
 from jaxllm.evals.answers import Question
 from jaxllm.recipes import rows
-from jaxllm.recipes.chat_start import ChatFlags
 from jaxllm.recipes.help import DATA
-from jaxllm.recipes.rows import Split, check, hold_out, open_rows
+from jaxllm.recipes.rows import RowFlags, Split, check, hold_out, open_rows
 from jaxllm.recipes.start import Start
 from jaxllm.types import InputError
 
 
 @dataclasses.dataclass(frozen=True)
-class DialogueFlags(ChatFlags):
+class DialogueFlags(RowFlags):
     """Flags of the scripts that train on answers."""
 
     TOPIC = DATA
@@ -29,8 +30,6 @@ class DialogueFlags(ChatFlags):
     dataset: str = "builtin"
     """Hub id, folder or file of dialogues (jaxllm/data/chat/rows.py lists the columns), or `builtin` for questions on
     Python's standard library."""
-    holdout: float = 0.1
-    """Share of a data set without a dev split to evaluate on, taken at even distances; 0 for none."""
     cut: str = "answer"
     """What is done with a row over --max-length: answer (the end of its answer is cut), prompt (first the beginning of
     its prompt is), or drop (it is left out)."""
@@ -39,13 +38,14 @@ class DialogueFlags(ChatFlags):
 
 
 def read_dialogues(config: DialogueFlags) -> dict[str, Split[Dialogue]]:
-    """The splits train and, where there are any, dev and test. Raises InputError that names the bad rows."""
+    """The splits train and, where there are any, dev and test. Raises InputError where too many rows are bad."""
     check(config.holdout, config.cut, CUTS)
     if config.train_on not in ("answers", "all"):
         raise InputError(f"--train-on {config.train_on}: give answers or all")
-    splits = {}
+    splits, names = {}, parse_columns(config.columns)
     for name, part in open_rows(config, questions.sft).items():
-        splits[name] = Split(instructions.dialogues(part, where=part.where), [part.where(i) for i in range(len(part))])
+        report = Report(max_bad_rows=config.max_bad_rows)
+        splits[name] = Split(*instructions.dialogues(part, report=report, columns=names), report)
     return hold_out(splits, config.holdout)
 
 
@@ -71,11 +71,14 @@ def lines_of(splits: dict[str, Split[Dialogue]]) -> list[tuple[str, str]]:
 
 def questions_of(split: Split[Dialogue], begin: Start, count: int, room: int) -> list[Question]:
     """`count` dialogues of a split, evenly spaced; of them those that ask something and leave `room` in the context."""
+    gone = {place for kind in split.report.bad for place in split.report.dropped[kind]}
+    rows = [row for row, place in zip(split.rows, split.locations, strict=True) if place not in gone]
     found: list[Question] = []
-    for dialogue in split.rows[:: max(1, len(split.rows) // max(1, count))][:count]:
+    for dialogue in rows[:: max(1, len(rows) // max(1, count))][:count]:
         if dialogue.messages:
             *asked, last = dialogue.messages
-            one = Question(prompt_tokens(asked, begin.tokenizer), asked[-1]["content"], last["content"])
+            prompt = prompt_tokens(asked, begin.tokenizer, dialogue.options)
+            one = Question(prompt, asked[-1]["content"], last["content"])
         else:
             prompt = prompt_of_text(dialogue.prompt, begin.tokenizer)
             one = Question(prompt, dialogue.prompt, dialogue.completion)

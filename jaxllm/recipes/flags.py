@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import tyro
 
 from jaxllm.data.loader import Steps
+from jaxllm.data.report import MAX_BAD_ROWS
 from jaxllm.losses import Loss, resolve
 from jaxllm.recipes.help import DATA, DEVICES, EVALUATION, LOGGING, LOSS, MODEL, OPTIMISATION, RUN
 from jaxllm.run.folder import operational
@@ -55,6 +56,9 @@ class DataFlags:
     """Length of the longest example, in tokens; longer ones are cut or split."""
     pack: bool = True
     """Put several examples in a row of --max-length tokens; --no-pack gives each a row of its own."""
+    max_bad_rows: float = operational(MAX_BAD_ROWS)
+    """Share of the rows that may be bad in their content (an empty answer, half of an emoji): they are left out and
+    counted. The run stops where more are; 0 stops at the first."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,6 +222,8 @@ def check(config: Common) -> None:
     ):  # fmt: skip
         if not 0 <= getattr(config, name) < math.inf:
             raise InputError(f"--{name.replace('_', '-')} {getattr(config, name)}: give a finite number, 0 or more")
+    if not 0 <= config.max_bad_rows <= 1:
+        raise InputError(f"--max-bad-rows {config.max_bad_rows}: give a share from 0 to 1")
     for name in ("eval_every", "checkpoint_every"):
         if (text := getattr(config, name)) != "epoch" and not text.isdigit():
             raise InputError(f"--{name.replace('_', '-')} {text}: give a number of steps, or epoch")

@@ -8,18 +8,19 @@ from collections.abc import Iterator, Mapping
 import jax
 
 from jaxllm.data.builtin import questions
+from jaxllm.data.chat.columns import parse_columns
 from jaxllm.data.preference.answers import Group, Layout
 from jaxllm.data.preference.pairs import CUTS, Comparison, comparisons, encode
 from jaxllm.models.heads import trunk_of
 from jaxllm.recipes import rows
-from jaxllm.recipes.chat_start import ChatFlags
 from jaxllm.recipes.help import DATA
-from jaxllm.recipes.rows import Split, check, hold_out, open_rows
+from jaxllm.recipes.rows import RowFlags, Split, check, hold_out, open_rows
 from jaxllm.recipes.start import Start
+from jaxllm.types import InputError
 
 
 @dataclasses.dataclass(frozen=True)
-class PairFlags(ChatFlags):
+class PairFlags(RowFlags):
     """Flags of the scripts that train on pairs of answers."""
 
     TOPIC = DATA
@@ -27,20 +28,25 @@ class PairFlags(ChatFlags):
     dataset: str = "builtin"
     """Hub id, folder or file with columns chosen and rejected, or completion and label; `builtin` for questions on
     Python's standard library."""
-    holdout: float = 0.1
-    """Share of a data set without a dev split to evaluate on, taken at even distances; 0 for none."""
     cut: str = "answer"
     """What is cut from a row over --max-length: answer (the end of its answers) or prompt (first the beginning of its
     prompt)."""
+    pairs: str = "best"
+    """Which answers with scores or ranks are compared: best (the best with the worst) or all (every two)."""
     share_prompt: bool = True
     """Compute the prompt of a pair once, for both answers; --no-share-prompt repeats it before each of them."""
 
 
 def read_pairs(config: PairFlags) -> dict[str, Split[Comparison]]:
-    """The splits train and, where there are any, dev and test. Raises InputError that names the bad rows."""
+    """The splits train and, where there are any, dev and test. Raises InputError where too many rows are bad."""
     check(config.holdout, config.cut, CUTS)
-    found = open_rows(config, questions.preference)
-    return hold_out({name: Split(*comparisons(part)) for name, part in found.items()}, config.holdout)
+    if config.pairs not in ("best", "all"):
+        raise InputError(f"--pairs {config.pairs}: give best or all")
+    names, splits = parse_columns(config.columns), {}
+    for name, part in open_rows(config, questions.preference).items():
+        found = comparisons(part, columns=names, every=config.pairs == "all", max_bad_rows=config.max_bad_rows)
+        splits[name] = Split(*found)
+    return hold_out(splits, config.holdout)
 
 
 def texts_of(split: Split[Comparison]) -> Iterator[str]:

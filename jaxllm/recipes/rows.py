@@ -10,7 +10,9 @@ from typing import Any, Generic, TypeVar
 from jaxllm.data import files, sources
 from jaxllm.data.report import Report
 from jaxllm.data.sources import Rows
+from jaxllm.recipes.chat_start import ChatFlags
 from jaxllm.recipes.flags import Common
+from jaxllm.recipes.help import DATA
 from jaxllm.types import InputError
 
 Embedded = Callable[[], Mapping[str, Sequence[dict[str, Any]]]]
@@ -37,6 +39,18 @@ def open_rows(config: Common, embedded: Embedded) -> dict[str, Rows]:
     return rows
 
 
+@dataclasses.dataclass(frozen=True)
+class RowFlags(ChatFlags):
+    """Flags of the scripts that train on rows with prompts and answers."""
+
+    TOPIC = DATA
+
+    holdout: float = 0.1
+    """Share of a data set without a dev split to evaluate on, taken at even distances; 0 for none."""
+    columns: str = ""
+    """Names for columns that are not recognised, as in prompt=question,completion=text; by default none."""
+
+
 T = TypeVar("T")
 
 
@@ -56,7 +70,10 @@ class Split(Generic[T]):
 
         def part(held_out: bool) -> Split[T]:
             which = [i for i in range(len(self)) if (i % period == period - 1) == held_out]
-            report = Report(len(which)) if held_out else dataclasses.replace(self.report, kept=len(which))
+            gone = len(self) - len(which)
+            report = dataclasses.replace(self.report, kept=len(which), total=self.report.total - gone)
+            if held_out:
+                report = Report(len(which), max_bad_rows=self.report.max_bad_rows)
             return Split([self.rows[i] for i in which], [self.locations[i] for i in which], report)
 
         return part(False), part(True)
@@ -83,12 +100,29 @@ def lines_of(splits: Mapping[str, Split[Any]], kind: str) -> list[tuple[str, str
     """Lines that describe the data: how many rows of this kind each split has, and which were left out or cut."""
     counts = ", ".join(f"{split.report.kept:,} {name}" for name, split in splits.items())
     lines = [("data", f"{counts} {kind}")]
-    return lines + [("", f"{name}: {line}") for name, split in splits.items() for line in split.report.lines()]
+    lines += [("", f"{name}: {line}") for name, split in splits.items() for line in split.report.lines()]
+    unread = _unread(splits)
+    return lines + ([("", f"columns not read: {', '.join(unread)}")] if unread else [])
 
 
-def dropped_of(splits: Mapping[str, Split[Any]]) -> dict[str, dict[str, list[str]]]:
-    """The locations of all rows left out, by split and reason, for summary.json."""
-    return {name: split.report.dropped for name, split in splits.items() if split.report.dropped}
+def left_out(splits: Mapping[str, Split[Any]]) -> dict[str, Any]:
+    """For summary.json: the locations of rows left out by split and reason, and the names of columns not read."""
+    dropped = {name: split.report.dropped for name, split in splits.items() if split.report.dropped}
+    return {"dropped": dropped, "columns_not_read": _unread(splits)}
+
+
+def _unread(splits: Mapping[str, Split[Any]]) -> list[str]:
+    return list(dict.fromkeys(column for split in splits.values() for column in split.report.unread))
+
+
+def shape_lines(splits: Mapping[str, Split[Any]]) -> list[tuple[str, str]]:
+    """A line that says by which columns rows were recognised, for the terminal."""
+    shapes: dict[str, int] = {}
+    for split in splits.values():
+        for name, count in split.report.shapes.items():
+            shapes[name] = shapes.get(name, 0) + count
+    said = ", ".join(f"{name} ({count:,} rows)" for name, count in shapes.items())
+    return [("shape", f"recognised by the columns {said}")]
 
 
 def key_of(texts: Iterable[str]) -> str:

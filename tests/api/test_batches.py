@@ -21,6 +21,22 @@ def test_texts_are_cut_into_pieces_that_predict_every_token_once(model):
     assert sorted(learnt) == sorted([*ids, end, *short, end])
 
 
+def test_a_text_that_spells_a_special_token_is_text(model):
+    end = model.tokenizer.eos_token_id
+    text = f"the {model.tokenizer.eos_token} king"
+    batch = next(iter(jaxllm.text_batches([text], model, batch_size=1, max_length=32)))
+    learnt = np.asarray(batch.targets_BT)[np.asarray(batch.weights_BT) > 0]
+    assert learnt.tolist().count(end) == 1
+    (values,) = jaxllm.logprobs(model, [text])
+    assert len(values) == len(learnt) - 1
+
+
+def test_bad_rows_are_left_out_and_told(model):
+    rows = [{"question": "What is 1 plus 1?", "answer": "2"}] * 19 + [{"question": "What is 1 plus 2?", "answer": ""}]
+    batches = jaxllm.chat_batches(rows, model, batch_size=1, max_length=64)
+    assert batches.notes[:2] == ("19 conversations", "1 left out, answer is empty: rows, row 20")
+
+
 def test_answers_alone_are_learnt(model):
     rows = [{"messages": [{"role": "user", "content": "What is 1 plus 1?"}, {"role": "assistant", "content": "2"}]}]
     batches = jaxllm.chat_batches(rows, model, batch_size=1, max_length=64)

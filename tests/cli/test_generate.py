@@ -116,6 +116,7 @@ def test_rows_are_shown_in_turn_the_first_unfinished_one_live():
         (["hm", "word " * 80], "the context of 64 takes 1 to 63 and a new one: shorten it"),
         ([], "no prompt"),
         (["hm", "--max-tokens", "0"], "--max-tokens 0: at least 1"),
+        (["h\udcff"], "the prompt 'h\\udcff': not UTF-8 at character 2"),
         (["hm", "--temperature", "-1"], "temperature=-1.0"),
         (["hm", "--top-p", "0"], "top_p=0.0"),
         (["hm", "--top-k", "-2"], "top_k=-2"),

@@ -99,7 +99,7 @@ def test_pairs_with_their_prompt_once(tmp_path, capsys):
     rows = [{"question": "Who was it?", "chosen": "The postman.", "rejected": "No one."},
             {"question": "Who was it?", "chosen": "He.", "rejected": "He."}] * 8  # fmt: skip
     path = write_jsonl(tmp_path / "pairs.jsonl", rows)
-    said = show(capsys, path, "--holdout", 0, "--rows", 8)
+    said = show(capsys, path, "--holdout", 0, "--rows", 8, "--max-bad-rows", 0.5)
     assert "8 left out, chosen equals rejected" in said
     assert re.search(
         rf"line 1  prompt\n<\|endoftext\|>User: Who was it\?\nAssistant\n\d  {re.escape(str(path))}, line 1  chosen\n"
@@ -107,8 +107,21 @@ def test_pairs_with_their_prompt_once(tmp_path, capsys):
         said,
     )
     assert said.count("rejected\n:⟦ No one.<|endoftext|>⟧") >= 2
-    apart = show(capsys, path, "--holdout", 0, "--no-share-prompt", "--rows", 8)
+    apart = show(capsys, path, "--holdout", 0, "--no-share-prompt", "--rows", 8, "--max-bad-rows", 0.5)
     assert "line 1  chosen\n<|endoftext|>User: Who was it?\nAssistant:⟦ The postman.<|endoftext|>⟧" in apart
+
+
+def test_the_shape_is_told_with_the_columns_that_are_not_read(tmp_path, capsys):
+    path = write_jsonl(tmp_path / "asked.jsonl", [{"ask": "Who?", "say": "He.", "id": i} for i in range(4)])
+    said = show(capsys, path, "--holdout", 0, "--columns", "question=ask,answer=say")
+    assert "shape    recognised by the columns question and answer (4 rows)\n" in said
+    assert said.count("columns not read: id\n") == 1
+    rows = [{"prompt": "Who?", "completions": [" He.", " She.", " It."], "scores": [3, 1, 2]}] * 4
+    path = write_jsonl(tmp_path / "scored.jsonl", rows)
+    assert "shape    recognised by the columns completions and scores (4 rows)\n" in show(capsys, path, "--holdout", 0)
+    said = show(capsys, path, "--holdout", 0, "--pairs", "all")
+    assert "12 train pairs" in said
+    assert f"{path}, line 1, pair 3  chosen" in said
 
 
 def test_the_flags_of_a_run(tmp_path, capsys):
@@ -130,6 +143,9 @@ def test_the_flags_of_a_run(tmp_path, capsys):
         (("--script", "ner"), "--script ner: batches of sft and preference can be shown"),
         (("--step", "-1"), "--step -1"),
         (("--script", "preference", "--cut", "drop"), "--cut drop"),
+        (("--script", "preference", "--pairs", "some"), "--pairs some: give best or all"),
+        (("--columns", "ask"), "--columns ask: give NAME=COLUMN"),
+        (("--max-bad-rows", "2"), "--max-bad-rows 2.0: give a share from 0 to 1"),
     ],
 )
 def test_bad_input_is_one_line(capsys, flags, fault):

@@ -294,3 +294,65 @@ def test_patterns_and_split_folders(tmp_path):
     assert rows.where(2) == f"{tmp_path}/data/train-1.jsonl, line 2"
     assert (rows[-1], rows[1:]) == ({"from": 2}, [{"from": 1}, {"from": 2}])
     assert "no such file" in fault(f"{tmp_path}/data/dev-*.jsonl")
+
+
+def test_columns_of_one_name_are_refused(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = write(tmp_path / "a.csv", "question,answer,answer\nhello,four,OTHER\n")
+    assert fault(path).endswith("a.csv, line 1: several columns are named 'answer'; give each another name")
+    table = pa.table([pa.array(["hello"]), pa.array(["four"]), pa.array(["x"])], names=["question", "answer", "answer"])
+    pq.write_table(table, tmp_path / "b.parquet")
+    assert "several columns are named 'answer'" in fault(tmp_path / "b.parquet")
+    with pa.OSFile(str(tmp_path / "c.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    assert "several columns are named 'answer'" in fault(tmp_path / "c.arrow")
+
+
+def test_json_that_python_cannot_read(tmp_path):
+    path = write(tmp_path / "big.jsonl", '{"a": 1}\n{"a": ' + "9" * 5000 + "}\n")
+    assert "big.jsonl, line 2: a number has too many digits" in fault(path)
+    path = write(tmp_path / "deep.jsonl", "[" * 100_000 + "\n")
+    assert "deep.jsonl, line 1: JSON nested too deeply" in fault(path)
+
+
+@pytest.mark.parametrize(("name", "words"), [("bigint", "too many digits"), ("deep", "nested too deeply")])
+def test_the_files_of_the_cases(assets, name, words):
+    assert words in fault(assets / "cases" / "bad_files" / f"{name}.jsonl")
+
+
+def hub(monkeypatch, *names):
+    """A hub whose data sets all have these splits; the hub ids that are asked for."""
+    asked = []
+
+    def download(dataset):
+        asked.append(dataset)
+        return {name: datasets.Dataset.from_list([{"text": name}]) for name in names}
+
+    monkeypatch.setattr("jaxllm.data.sources._download", download)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("dataset", "hub_id", "wanted"),
+    [
+        ("org/name::train_sft", "org/name", {"train": "train_sft", "test": "test_sft"}),
+        ("org/name:config:train_prefs", "org/name:config", {"train": "train_prefs", "test": "test_prefs"}),
+        ("org/name::extra", "org/name", {"train": "extra"}),
+    ],
+)
+def test_one_of_several_splits_is_named(monkeypatch, dataset, hub_id, wanted):
+    asked = hub(monkeypatch, "train_sft", "train_prefs", "test_sft", "test_prefs", "extra")
+    assert {split: rows[0]["text"] for split, rows in load(dataset).items()} == wanted
+    assert asked == [hub_id]
+
+
+def test_several_splits_of_which_none_is_named(monkeypatch):
+    hub(monkeypatch, "train_prefs", "train_sft")
+    with pytest.raises(InputError, match="could each be the train split; name one, as in org/name::train_prefs"):
+        load("org/name")
+    with pytest.raises(InputError, match="name one, as in org/name:small:train_prefs"):
+        load("org/name:small")
+    with pytest.raises(InputError, match="org/name: no split train_x; give one of train_prefs, train_sft"):
+        load("org/name::train_x")

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from data_rows import write_jsonl
 
 import compare_losses as script
 from jaxllm.recipes.script import parse
@@ -65,6 +66,21 @@ def test_one_table_and_one_plot_of_all_runs_and_none_is_run_twice(folder):
 def test_whatever_is_wrong_is_wrong_before_the_first_run(folder, flags, named):
     with pytest.raises(InputError, match=named):
         script.settle(config(folder, *flags))
+
+
+@pytest.mark.parametrize(
+    ("rows", "flags", "named"),
+    [
+        ([{"prompt": "a", "chosen": " b", "rejected": " c"}] * 4, (), "4 pairs leave none to evaluate on at --holdout"),
+        ([{"prompt": "a", "chosen": " b", "rejected": " c"}] * 20, ("--holdout", 0), "at --holdout 0"),
+        ([{"prompt": "a", "completion": " b", "label": 1}] * 20, ("--losses", "kto"), "judged answers without rivals"),
+    ],
+)
+def test_data_without_what_is_compared_is_refused_before_the_first_run(folder, tmp_path, rows, flags, named):
+    path = write_jsonl(tmp_path / "pairs.jsonl", rows)
+    with pytest.raises(InputError, match=named):
+        script.main(config(folder, "--dataset", path, "--out", tmp_path / "out", *flags))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("degrees", "quantile"), [(1, 12.7062), (2, 4.30265), (4, 2.77645), (30, 2.04227)])

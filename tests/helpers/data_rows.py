@@ -12,9 +12,9 @@ def rows_of(*rows, name="train.jsonl", lines=True, class_names=None):
     return Rows([Part(name, list(rows), range(1, len(rows) + 1) if lines else (), class_names or {})])
 
 
-def groups_of(tokenizer, *rows, max_length=100, cut="answer"):
+def groups_of(tokenizer, *rows, max_length=100, cut="answer", **options):
     """Rows that compare answers as groups, and the report on them."""
-    found, locations, report = comparisons(rows_of(*rows))
+    found, locations, report = comparisons(rows_of(*rows), **options)
     return encode(found, tokenizer, max_length, where=locations.__getitem__, report=report, cut=cut), report
 
 

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxllm.data.chat.rows import Dialogue, Message
+from jaxllm.data.chat.rows import OPTIONS, Dialogue, Message
+from jaxllm.data.report import BadRow
 from jaxllm.types import InputError
 
 _MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_COMMENT = re.compile(r"\{#.*?#\}", re.DOTALL)
 
 NO_TEMPLATE = "the tokenizer has no chat template; give --chat-template plain, chatml or a .jinja file"
 
@@ -33,38 +35,85 @@ class Encoded(NamedTuple):
 def encode(dialogue: Dialogue, tokenizer: Any, *, where: str) -> Encoded:
     """Encodes a row. Raises InputError, as the two functions below do."""
     if dialogue.messages:
-        return encode_messages(dialogue.messages, tokenizer, where=where, last_only=dialogue.last_only)
+        return encode_messages(
+            dialogue.messages, tokenizer, where=where, last_only=dialogue.last_only, options=dialogue.options
+        )
     return encode_completion(dialogue.prompt, dialogue.completion, tokenizer, where=where)
 
 
-def encode_messages(messages: Sequence[Message], tokenizer: Any, *, where: str, last_only: bool = False) -> Encoded:
+def encode_messages(
+    messages: Sequence[Message],
+    tokenizer: Any,
+    *,
+    where: str,
+    last_only: bool = False,
+    skip: int = 0,
+    options: Mapping[str, Any] | None = None,
+) -> Encoded:
     """Encodes a conversation with the tokenizer's chat template.
 
-    last_only: only the last of the assistant's turns is learnt. Raises InputError, beginning with `where`, for roles
-    out of order and for conversations that the template refuses; and for a template whose assistant turns cannot be
-    told from the rest, or do not end with a special token.
+    last_only: only the last of the assistant's turns is learnt. skip: the first so many of them are not; nor are those
+    whose message has `weight` 0. options: arguments of the template, such as tools. Raises BadRow, beginning with
+    `where`, for roles out of order, for conversations that the template refuses or shows without their tool calls, and
+    where the assistant's turns cannot be told from the rest; InputError for a template that does not end turns.
     """
     check_roles(messages, where)
-    end = turn_end(tokenizer)
+    end, options = turn_end(tokenizer), options or {}
     for i, message in enumerate(messages, start=1):
         if _name(tokenizer, end) in message["content"]:
-            raise InputError(
-                f"{where}, message {i}: it spells {_name(tokenizer, end)}, which ends a turn; mend the row"
+            name = _name(tokenizer, end)
+            raise BadRow(
+                f"{where}, message {i}: it spells {name}, which ends a turn; mend the row", f"a message spells {name}"
             )
     answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-    if _MARKS.search(_template(tokenizer)):
-        found = _marked(messages, tokenizer, end, where)
+    if has_marks(tokenizer, options):
+        found = _marked(messages, tokenizer, end, where, options)
     else:
-        found = _by_prefix(messages, answers, tokenizer, end, where)
+        found = _by_prefix(messages, answers, tokenizer, end, where, options)
+    _check_tool_calls(messages, tokenizer, where, options)
     ends = np.flatnonzero(found.trained & (found.tokens == end))
     if len(ends) != len(answers):
-        raise InputError(
-            f"{where}: the chat template shows {len(ends)} ends of turns to learn ({_name(tokenizer, end)}) for "
-            f"{len(answers)} turns of the assistant; give another by --chat-template"
-        )
-    if last_only and len(ends) > 1:
-        found.trained[: ends[-2] + 1] = False
+        kind = f"the chat template shows {len(ends)} ends of turns to learn ({_name(tokenizer, end)}) for "
+        kind += f"{len(answers)} turns of the assistant"
+        raise BadRow(f"{where}: {kind}; give another by --chat-template", kind)
+    first = len(answers) - 1 if last_only else skip
+    for number, (start, stop) in enumerate(zip([-1, *ends[:-1]], ends, strict=True)):
+        if number < first or not messages[answers[number]].get("weight", 1):
+            found.trained[start + 1 : stop + 1] = False
     return found
+
+
+def has_marks(tokenizer: Any, options: Mapping[str, Any] | None = None) -> bool:
+    """Whether the chat template marks answers with `{% generation %}`, and not only in a comment."""
+    return bool(_MARKS.search(_COMMENT.sub("", _template(tokenizer, options or {}))))
+
+
+def ignored_options(dialogue: Dialogue, tokenizer: Any) -> list[str]:
+    """Those of tools and documents that the chat template renders nothing of."""
+    given = [name for name in OPTIONS if dialogue.options.get(name)]
+    whole = _text(dialogue.messages, tokenizer, "", dialogue.options) if given else ""
+    return [
+        name for name in given
+        if whole == _text(dialogue.messages, tokenizer, "", {n: x for n, x in dialogue.options.items() if n != name})
+    ]  # fmt: skip
+
+
+def _check_tool_calls(messages: Sequence[Message], tokenizer: Any, where: str, options: Mapping[str, Any]) -> None:
+    """Raises BadRow where the template renders a message the same without its tool calls."""
+    calling = [i for i, message in enumerate(messages) if message.get("tool_calls")]
+    whole = _text(messages, tokenizer, where, options) if calling else ""
+    for i in calling:
+        without = {name: x for name, x in messages[i].items() if name != "tool_calls"}
+        try:
+            changed = _text([*messages[:i], without, *messages[i + 1 :]], tokenizer, where, options)
+        except BadRow:  # it tells them apart
+            continue
+        if changed == whole:
+            raise BadRow(
+                f"{where}, message {i + 1}: the chat template does not show its tool calls; give another by "
+                "--chat-template",
+                "tool calls that the chat template does not show",
+            )
 
 
 def encode_completion(prompt: str, completion: str, tokenizer: Any, *, where: str) -> Encoded:
@@ -73,7 +122,7 @@ def encode_completion(prompt: str, completion: str, tokenizer: Any, *, where: st
     Prompt and completion are tokenised as one text. Raises InputError for an empty completion, and without EOS.
     """
     if not completion:
-        raise InputError(f"{where}: the completion is empty; fill it in or remove the row")
+        raise BadRow(f"{where}: the completion is empty; fill it in or remove the row", "completion is empty")
     end = tokenizer.eos_token_id
     if end is None:
         raise InputError("the tokenizer has no end-of-text token (eos_token); name another by --tokenizer")
@@ -86,9 +135,9 @@ def encode_completion(prompt: str, completion: str, tokenizer: Any, *, where: st
     return Encoded(np.array(tokens, np.int32), trained)
 
 
-def prompt_tokens(messages: Sequence[Message], tokenizer: Any) -> list[int]:
+def prompt_tokens(messages: Sequence[Message], tokenizer: Any, options: Mapping[str, Any] | None = None) -> list[int]:
     """The tokens of a conversation up to the assistant's next answer. Raises InputError if the template refuses it."""
-    return _ids(_text(messages, tokenizer, "the prompt", begun=True), tokenizer)
+    return _ids(_text(messages, tokenizer, "the prompt", options or {}, begun=True), tokenizer)
 
 
 def prompt_of_text(prompt: str, tokenizer: Any) -> list[int]:
@@ -100,7 +149,7 @@ def prompt_of_text(prompt: str, tokenizer: Any) -> list[int]:
 
 
 def check_roles(messages: Sequence[Message], where: str) -> None:
-    """Raises InputError unless the roles are an optional system, then user and assistant in turn, assistant last.
+    """Raises BadRow unless the roles are an optional system, then user and assistant in turn, assistant last.
 
     A tool's message follows the assistant's, and after it the assistant continues.
     """
@@ -110,31 +159,42 @@ def check_roles(messages: Sequence[Message], where: str) -> None:
     expected: tuple[str, ...] = ("user",)
     for role in turns:
         if role not in expected:
-            raise InputError(f"{fault}: wanted {' or '.join(expected)}, found {role}; mend the row")
+            wanted = " or ".join(expected)
+            raise BadRow(f"{fault}: wanted {wanted}, found {role}; mend the row", "roles out of order")
         expected = {"user": ("assistant",), "assistant": ("user", "tool"), "tool": ("assistant", "tool")}[role]
     if not turns or turns[-1] != "assistant":
-        raise InputError(f"{fault}: the last has to be the assistant; mend the row")
+        raise BadRow(f"{fault}: the last has to be the assistant; mend the row", "roles out of order")
 
 
 def turn_end(tokenizer: Any) -> int:
-    """The token with which the chat template ends an assistant's turn: EOS, or a special token like <|im_end|>.
+    """The token with which the chat template ends an assistant's turn: EOS, or an added token like <|im_end|>.
 
-    Found by rendering a conversation. Raises InputError for a template that ends turns with no special token, and for a
-    tokenizer without a template.
+    Found by rendering a conversation. Raises InputError for a template that refuses that or ends turns with no such
+    token, and for a tokenizer without a template.
     """
-    return _turn_end(tokenizer, _template(tokenizer))
+    return _turn_end(tokenizer, _template(tokenizer, {}))
 
 
 @functools.lru_cache(maxsize=8)
 def _turn_end(tokenizer: Any, template: str) -> int:
-    def render(answer: str) -> list[int]:
+    def render(answer: str) -> str:
         chat = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": answer}]
-        return _ids(_text(chat, tokenizer, "a chat"), tokenizer)
+        try:
+            return _text(chat, tokenizer, "", {})
+        except BadRow as error:
+            raise InputError(
+                f"the chat template cannot show a question and its answer ({error.kind}); mend the template, or give "
+                "another by --chat-template"
+            ) from None
 
     one, other = render("Because 1"), render("No 2")
+    # What follows the answer is found in the text: the tokenizer may not know the answer's letters.
     after = one[len(one) - common_length(one[::-1], other[::-1]) :]
-    special = {*tokenizer.all_special_ids, *(i for i, t in tokenizer.added_tokens_decoder.items() if t.special)}
-    found = [token for token in after if token in special]
+    added = tokenizer.added_tokens_decoder
+    special = {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
+    shown = [token for token in _ids(after, tokenizer) if _name(tokenizer, token) in after]
+    found = [token for token in shown if token in special]
+    found += [token for token in shown if token in added and added[token].content.strip()]
     if not found:
         raise InputError(
             "the chat template does not end the assistant's turns with an end token: a model trained on it would not "
@@ -143,15 +203,15 @@ def _turn_end(tokenizer: Any, template: str) -> int:
     return found[0]
 
 
-def _marked(messages: Sequence[Message], tokenizer: Any, end: int, where: str) -> Encoded:
+def _marked(messages: Sequence[Message], tokenizer: Any, end: int, where: str, options: Mapping[str, Any]) -> Encoded:
     """Encodes with a template that marks answers; each marked run is made to end with the end token."""
-    rendered = _apply(messages, tokenizer, where, return_dict=True, return_assistant_tokens_mask=True)
+    rendered = _apply(messages, tokenizer, where, options, return_dict=True, return_assistant_tokens_mask=True)
     tokens = np.array(rendered["input_ids"], np.int32)
     trained = np.array(rendered["assistant_masks"], bool)
     edges = np.flatnonzero(np.diff(np.concatenate([[0], trained, [0]])))
     starts, stops = edges[::2], edges[1::2]
     ends = np.flatnonzero(tokens == end)
-    for start, stop, following in zip(starts, stops, [*starts[1:], len(tokens)], strict=True):
+    for start, stop, following in zip(starts, stops, [*starts, len(tokens)][1:], strict=True):
         at = next((i for i in ends if i >= start), len(tokens))
         if at < stop:
             trained[at + 1 : stop] = False
@@ -160,19 +220,27 @@ def _marked(messages: Sequence[Message], tokenizer: Any, end: int, where: str) -
     return Encoded(tokens, trained)
 
 
-def _by_prefix(messages: Sequence[Message], answers: Sequence[int], tokenizer: Any, end: int, where: str) -> Encoded:
+def _by_prefix(
+    messages: Sequence[Message],
+    answers: Sequence[int],
+    tokenizer: Any,
+    end: int,
+    where: str,
+    options: Mapping[str, Any],
+) -> Encoded:
     """Encodes with a template without marks, by rendering the conversation before each answer."""
-    text = _text(messages, tokenizer, where)
+    text = _text(messages, tokenizer, where, options)
     tokens = _ids(text, tokenizer)
     trained = np.zeros(len(tokens), bool)
     starts = []
     for i in answers:
-        before = _text(messages[:i], tokenizer, where, begun=True)
+        before = _text(messages[:i], tokenizer, where, options, begun=True)
         if not text.startswith(before):
-            raise InputError(
+            raise BadRow(
                 f"{where}: the chat template renders what comes before the assistant's turn (message {i + 1}) "
                 "otherwise once the turn follows, so answers cannot be told from prompts; give a --chat-template with "
-                "{% generation %} marks"
+                "{% generation %} marks",
+                "the chat template renders a prompt otherwise once its answer follows",
             )
         starts.append(common_length(_ids(before, tokenizer), tokens))
     for start, following in zip(starts, [*starts[1:], len(tokens)], strict=True):
@@ -181,28 +249,40 @@ def _by_prefix(messages: Sequence[Message], answers: Sequence[int], tokenizer: A
     return Encoded(np.array(tokens, np.int32), trained)
 
 
-def _apply(messages: Sequence[Message], tokenizer: Any, where: str, **options: Any) -> Any:
-    _template(tokenizer)
+def _apply(messages: Sequence[Message], tokenizer: Any, where: str, options: Mapping[str, Any], **how: Any) -> Any:
+    _template(tokenizer, options)
     try:
-        return tokenizer.apply_chat_template([*messages], **options)
+        return tokenizer.apply_chat_template([*messages], **{**options, **how})
     except Exception as error:  # a template may raise any exception
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"{where}: the chat template refuses it: {reason}; mend the row or the template") from None
+        raise BadRow(
+            f"{where}: the chat template refuses it: {reason}; mend the row or the template",
+            f"the chat template refuses it: {reason}",
+        ) from None
 
 
-def _text(messages: Sequence[Message], tokenizer: Any, where: str, *, begun: bool = False) -> str:
-    return _apply(messages, tokenizer, where, tokenize=False, add_generation_prompt=begun)
+def _text(
+    messages: Sequence[Message], tokenizer: Any, where: str, options: Mapping[str, Any], *, begun: bool = False
+) -> str:
+    return _apply(messages, tokenizer, where, options, tokenize=False, add_generation_prompt=begun)
 
 
 def _ids(text: str, tokenizer: Any) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _template(tokenizer: Any) -> str:
-    """The text of the chat template. Raises InputError for a tokenizer without one."""
+def _template(tokenizer: Any, options: Mapping[str, Any]) -> str:
+    """The text of the chat template. Raises InputError for a tokenizer without one, or with several and no default."""
     if not tokenizer.chat_template:
         raise InputError(NO_TEMPLATE)
-    return tokenizer.get_chat_template()
+    try:
+        return tokenizer.get_chat_template(tools=options.get("tools"))
+    except ValueError:
+        names = ", ".join(sorted(tokenizer.chat_template))
+        raise InputError(
+            f"the tokenizer has chat templates named {names} and none named default; give one of these names by "
+            "--chat-template"
+        ) from None
 
 
 @functools.lru_cache(maxsize=8)

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxllm.data.chat.encode import Encoded, encode
+from jaxllm.data.chat.encode import Encoded, encode, ignored_options, turn_end
 from jaxllm.data.chat.rows import Dialogue
 from jaxllm.data.packing import Example
-from jaxllm.data.report import Report, convert_each
-from jaxllm.types import InputError
+from jaxllm.data.report import BadRow, Report, convert_each
 
 CUTS = ("answer", "prompt", "drop")
 """How a row over the length is treated: the end of its answers is cut, or first the beginning of its prompt, or the row
@@ -37,18 +36,26 @@ def examples(
 ) -> list[Example]:
     """Examples of at most `max_length` tokens, end token included.
 
-    cut: one of CUTS. prompts: learn these too. The report counts cuts, and names rows that are left out. Raises
-    InputError that names the rows that the chat template refuses or that have nothing to learn, and where no row is
-    left.
+    cut: one of CUTS. prompts: learn these too. The report counts cuts, and names rows that are left out, among them
+    those that the chat template refuses or that have nothing to learn. Raises InputError where these are too many, and
+    where no row is left.
     """
-    encoded = convert_each(dialogues, lambda one, location: _encoded(one, tokenizer, location, prompts), where)
-    return report.select((_shorten(one, max_length, cut) for one in encoded), where)
+    if any(one.messages for one in dialogues):
+        turn_end(tokenizer)  # a template at fault is not the fault of a row
+
+    def convert(one: Dialogue, location: str) -> Encoded:
+        found = _encoded(one, tokenizer, location, prompts)
+        report.ignored.update(ignored_options(one, tokenizer))
+        return found
+
+    encoded, locations = convert_each(dialogues, convert, where, report)
+    return report.select((_shorten(one, max_length, cut) for one in encoded), locations.__getitem__)
 
 
 def _encoded(dialogue: Dialogue, tokenizer: Any, where: str, prompts: bool) -> Encoded:
     tokens, trained = encode(dialogue, tokenizer, where=where)
     if not trained[1:].any():
-        raise InputError(f"{where}: it has no token to learn; fill it in or remove the row")
+        raise BadRow(f"{where}: it has no token to learn; fill it in or remove the row", "no token to learn")
     return Encoded(tokens, np.ones_like(trained)) if prompts else Encoded(tokens, trained)
 
 

@@ -1,32 +1,41 @@
 """Converting instruction rows of any common shape to one type, Dialogue. The columns of a row tell its shape.
 
-| shape      | columns                           | meaning                                                   |
-|------------|-----------------------------------|-----------------------------------------------------------|
-| chat       | messages                          | role and content of each message                          |
-| ShareGPT   | conversations                     | from and value of each message                            |
-| completion | prompt, completion                | plain text, or messages of which the completion is learnt |
-| question   | question, answer                  | a user's turn and the assistant's                         |
-| query      | query, answer                     | the same                                                  |
-| Alpaca     | instruction, output; maybe input  | the same, the input below the instruction                 |
-| text       | text                              | all of it is learnt                                       |
+| shape      | columns                                | meaning                                                   |
+|------------|----------------------------------------|-----------------------------------------------------------|
+| chat       | messages                               | role and content of each message                          |
+| ShareGPT   | conversations, or conversation         | from and value of each message                            |
+| LIMA       | conversations: a list of texts         | the user's turns and the assistant's by turns             |
+| completion | prompt, completion                     | plain text, or messages of which the completion is learnt |
+| question   | question, answer or response           | a user's turn and the assistant's                         |
+| query      | query, answer or response              | the same                                                  |
+| Alpaca     | instruction, output or response        | the same; input or context stands below the instruction   |
+| text       | text                                   | all of it is learnt                                       |
 
-Where several shapes fit, the first of them is taken.
+Where several shapes fit, the first of them is taken. Beside messages and turns, these columns are read where a row has
+them: `system` (or `system_prompt`), the system's message; `history`, turns before the question, as pairs of texts or as
+messages; `tools`, `documents` and `chat_template_kwargs`, passed to the chat template, as values or as JSON text.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from jaxllm.data.report import convert_each
+from jaxllm.data.chat.columns import ColumnsRead, TrackedRow, shown_columns
+from jaxllm.data.report import BadRow, Report, check_text, convert_each
 from jaxllm.types import InputError
 
 Message = dict[str, Any]
-"""role ("system", "user", "assistant", "tool") and content; other keys are passed to the chat template unchanged."""
+"""role ("system", "user", "assistant", "tool") and content; other keys are passed to the chat template unchanged.
+`weight`, of an assistant's message, is 0 if it is not learnt."""
 
-PROMPT_COLUMNS = ("prompt", "question", "query", "instruction")
+PROMPT_COLUMNS = ("prompt", "question", "query", "instruction", "input", "conversations")
 """Columns that hold the prompt of a row whose answers are in other columns, in the order of preference."""
+
+OPTIONS = ("tools", "documents", "chat_template_kwargs")
+"""Columns that are passed to the chat template."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,25 +47,58 @@ class Dialogue:
     completion: str = ""
     last_only: bool = False
     """Only the last of the assistant's turns is learnt."""
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Arguments of the chat template, such as tools."""
 
 
-_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant",
-          "bing": "assistant", "bard": "assistant", "model": "assistant", "system": "system", "tool": "tool",
-          "observation": "tool", "function_response": "tool"}  # fmt: skip
+_ROLES = {"human": "user", "user": "user", "prompter": "user", "gpt": "assistant", "assistant": "assistant",
+          "chatgpt": "assistant", "bing": "assistant", "bard": "assistant", "model": "assistant",
+          "function_call": "assistant", "system": "system", "tool": "tool", "observation": "tool",
+          "function_response": "tool"}  # fmt: skip
 
 
-def dialogue(row: Mapping[str, Any], where: str) -> Dialogue:
-    """Converts a row. Raises InputError, beginning with `where`, for missing, empty or mistyped columns."""
-    for columns, build in _SHAPES:
-        if all(column in row for column in columns):
-            return build(row, where, *columns)
+def dialogue(row: Mapping[str, Any], where: str, columns: ColumnsRead | None = None) -> Dialogue:
+    """Converts a row. Raises BadRow for empty and null columns, InputError for missing or mistyped ones.
+
+    Messages begin with `where`. columns: renames columns first, and notes those that are read.
+    """
+    columns = columns or ColumnsRead()
+    opened = columns.open(row, where)
+    wanted, build = _shape(opened, where, columns.names)
+    found = build(opened, where, *wanted)
+    columns.close(opened, " and ".join(wanted))
+    return found
+
+
+def _shape(row: Mapping[str, Any], where: str, named: Iterable[str]) -> tuple[tuple[str, ...], Callable[..., Dialogue]]:
+    """The columns of the shape of a row and the function that converts it: the shape with most of the named columns."""
+    fitting = [shape for shape in _SHAPES if all(column in row for column in shape[0])]
+    if fitting:
+        return max(fitting, key=lambda shape: len({*shape[0]} & {*named}))  # the first of equal ones
     known = "; ".join(" and ".join(columns) for columns, _ in _SHAPES)
-    raise InputError(f"{where}: its columns are {', '.join(row) or 'none'}; wanted one of: {known}")
+    raise InputError(
+        f"{where}: {shown_columns(row)}; wanted one of: {known}; or name them, as in "
+        "--columns prompt=question,completion=text"
+    )
 
 
-def dialogues(rows: Any, *, where: Callable[[int], str]) -> list[Dialogue]:
-    """Converts all rows. Raises InputError that names the bad ones."""
-    return convert_each(rows, dialogue, where)
+def dialogues(
+    rows: Any,
+    *,
+    where: Callable[[int], str] | None = None,
+    report: Report,
+    columns: Mapping[str, str] | None = None,
+) -> tuple[list[Dialogue], list[str]]:
+    """Converts `sources.Rows`: the dialogues, and the location of each.
+
+    where: the location of a row, by default `rows.where`. columns: the column that stands for a name, as `--columns`
+    gives it. The report names rows that are left out and columns that are not read. Raises InputError as `convert_each`
+    does.
+    """
+    reader = ColumnsRead(columns or {})
+    found, locations = convert_each(rows, lambda row, at: dialogue(row, at, reader), where or rows.where, report)
+    reader.tell(report)
+    return found, locations
 
 
 def prompt_of(row: Mapping[str, Any], where: str) -> str | list[Message]:
@@ -66,26 +108,84 @@ def prompt_of(row: Mapping[str, Any], where: str) -> str | list[Message]:
     """
     column = next((name for name in PROMPT_COLUMNS if name in row), None)
     if column is None:
-        raise InputError(f"{where}: it has no prompt, question, query or instruction; its columns are {', '.join(row)}")
+        raise InputError(
+            f"{where}: it has no prompt, question, query or instruction; {shown_columns(row)}; or name it, as in "
+            "--columns prompt=question"
+        )
+    if column == "conversations":
+        return with_system(row, _talk(row, column, where), where)
     if column != "prompt":
-        return [_asked(row, column, where)]
-    return messages_of(row, column, where) if isinstance(row[column], list | tuple) else _text(row, column, where)
+        return [*_before(row, where), _asked(row, column, where)]
+    if isinstance(row[column], list | tuple):
+        return with_system(row, messages_of(row, column, where), where)
+    return text_of(row, column, where)
+
+
+def options_of(row: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The arguments of the chat template that a row has: tools, documents, and those in chat_template_kwargs."""
+    found: dict[str, Any] = {}
+    for column in OPTIONS:
+        given = row.get(column)
+        if isinstance(given, str):
+            check_text(given, where, column)
+            try:
+                given = json.loads(given) if given.strip() else None
+            except ValueError:
+                raise BadRow(
+                    f"{where}: its {column} is text and not JSON; mend the row", f"{column} not JSON"
+                ) from None
+        if not given:
+            continue
+        wanted: Any = Mapping if column == "chat_template_kwargs" else (list, tuple)
+        if not isinstance(given, wanted):
+            raise mistyped(column, given, "an object" if wanted is Mapping else "a list", where)
+        check_text(given, where, column)
+        found |= {column: given} if wanted is not Mapping else given
+    return found
 
 
 def messages_of(row: Mapping[str, Any], column: str, where: str) -> list[Message]:
     """A column of messages, each with role and content. Raises InputError, beginning with `where`."""
     given = row[column]
+    if given is None:
+        raise _absent(column, "a list of messages", where)
     if not isinstance(given, list | tuple):
-        raise _mistyped(column, given, "a list of messages", where)
+        raise mistyped(column, given, "a list of messages", where)
     if other := [x for x in given if not isinstance(x, Mapping)]:
         raise InputError(f"{where}: its {column} holds {_kind(other[0])}, wanted messages alone; mend the row")
     if not given:
-        raise _empty(column, where)
-    return [_message(message, f"{where}, message {i}") for i, message in enumerate(given, start=1)]
+        raise empty(column, where)
+    found = [_message(message, f"{where}, message {i}") for i, message in enumerate(given, start=1)]
+    return [message for message in found if message is not None]
+
+
+def with_system(row: Mapping[str, Any], messages: list[Message], where: str) -> list[Message]:
+    """The messages after that of the row's `system` column, unless they begin with a system's message themselves."""
+    if messages and messages[0]["role"] == "system":
+        return messages
+    column = next((name for name in ("system", "system_prompt") if name in row), None)
+    text = column and row.get(column)
+    if not column or text is None:
+        return messages
+    text = text_of({column: text}, column, where, may_be_empty=True)
+    return [{"role": "system", "content": text}, *messages] if text.strip() else messages
+
+
+def _talk(row: Mapping[str, Any], column: str, where: str) -> list[Message]:
+    """Messages, or texts that are the user's and the assistant's by turns."""
+    given = super(TrackedRow, row).__getitem__(column) if isinstance(row, TrackedRow) else row[column]
+    texts = isinstance(given, list | tuple) and given and all(isinstance(x, str) for x in given)
+    if column == "messages" or not texts:
+        return messages_of(row, column, where)
+    return [
+        {"role": ("user", "assistant")[i % 2], "content": text_of({column: x}, column, f"{where}, turn {i + 1}")}
+        for i, x in enumerate(row[column])
+    ]
 
 
 def _messages(row: Mapping[str, Any], where: str, column: str) -> Dialogue:
-    return Dialogue(messages_of(row, column, where))
+    messages = with_system(row, _talk(row, column, where), where)
+    return Dialogue(messages, options=options_of(row, where))
 
 
 def _completion(row: Mapping[str, Any], where: str, prompt: str, completion: str) -> Dialogue:
@@ -93,65 +193,122 @@ def _completion(row: Mapping[str, Any], where: str, prompt: str, completion: str
         before, after = messages_of(row, prompt, where), messages_of(row, completion, where)
         if [message["role"] for message in after] != ["assistant"]:
             raise InputError(f"{where}: its completion has to be one message of the assistant; mend the row")
-        return Dialogue([*before, *after], last_only=True)
-    return Dialogue(prompt=_text(row, prompt, where, empty=True), completion=_text(row, completion, where))
+        messages = with_system(row, [*before, *after], where)
+        return Dialogue(messages, last_only=True, options=options_of(row, where))
+    asked = text_of(row, prompt, where, may_be_empty=True)
+    return Dialogue(prompt=asked, completion=text_of(row, completion, where))
 
 
 def _turn(row: Mapping[str, Any], where: str, asked: str, answered: str) -> Dialogue:
-    return Dialogue([_asked(row, asked, where), {"role": "assistant", "content": _text(row, answered, where)}])
+    before, question = _before(row, where), _asked(row, asked, where)
+    answer = {"role": "assistant", "content": text_of(row, answered, where)}
+    options = options_of(row, where)
+    return Dialogue([*before, question, answer], options=options)
 
 
 def _plain(row: Mapping[str, Any], where: str, column: str) -> Dialogue:
-    return Dialogue(completion=_text(row, column, where))
+    return Dialogue(completion=text_of(row, column, where))
 
 
 _SHAPES: tuple[tuple[tuple[str, ...], Callable[..., Dialogue]], ...] = (
     (("messages",), _messages),
     (("conversations",), _messages),
+    (("conversation",), _messages),
     (("prompt", "completion"), _completion),
     (("question", "answer"), _turn),
     (("query", "answer"), _turn),
     (("instruction", "output"), _turn),
+    (("instruction", "response"), _turn),
+    (("question", "response"), _turn),
+    (("query", "response"), _turn),
     (("text",), _plain),
 )
 
 
+def _before(row: Mapping[str, Any], where: str) -> list[Message]:
+    """The messages before the question: those of the columns system and history."""
+    turns: list[Message] = []
+    if "history" in row and isinstance(history := dict(row)["history"], list | tuple):
+        row.get("history")  # text in a column of this name is not turns, and is reported as not read
+        if all(isinstance(turn, Mapping) for turn in history):
+            turns = messages_of(row, "history", where) if history else []
+        else:
+            turns = [message for i, pair in enumerate(history, 1) for message in _pair(pair, f"{where}, history {i}")]
+    return with_system(row, turns, where)
+
+
+def _pair(pair: Any, where: str) -> list[Message]:
+    if not isinstance(pair, list | tuple) or len(pair) != 2:
+        raise InputError(f"{where}: {_kind(pair)}, wanted a question and its answer; mend the row")
+    return [
+        {"role": role, "content": text_of({"history": text}, "history", where)}
+        for role, text in zip(("user", "assistant"), pair, strict=True)
+    ]
+
+
 def _asked(row: Mapping[str, Any], column: str, where: str) -> Message:
-    """The user's message: an instruction may have an input below it."""
-    given = (row.get("input") or "") if column == "instruction" else ""
-    more = _text({"input": given}, "input", where, empty=True)
-    text = _text(row, column, where)
-    return {"role": "user", "content": f"{text}\n\n{more}" if more.strip() else text}
+    """The user's message: an instruction may have an input or a context below it."""
+    below = [name for name in ("input", "context") if column == "instruction" and name in row]
+    parts = [text_of(row, column, where)]
+    parts += [text_of({name: row.get(name) or ""}, name, where, may_be_empty=True) for name in below]
+    return {"role": "user", "content": "\n\n".join(part for i, part in enumerate(parts) if not i or part.strip())}
 
 
-def _text(row: Mapping[str, Any], column: str, where: str, *, empty: bool = False) -> str:
+def text_of(row: Mapping[str, Any], column: str, where: str, *, may_be_empty: bool = False) -> str:
+    """The text in a column. Raises BadRow where it is null, empty or no Unicode, InputError for another type."""
     text = row[column]
+    if text is None:
+        raise _absent(column, "text", where)
     if not isinstance(text, str):
-        raise _mistyped(column, text, "text", where)
-    if not empty and not text.strip():
-        raise _empty(column, where)
+        raise mistyped(column, text, "text", where)
+    check_text(text, where, column)
+    if not may_be_empty and not text.strip():
+        raise empty(column, where)
     return text
 
 
-def _message(message: Mapping[str, Any], where: str) -> Message:
-    """A message with role and content, whether it was written so or as from and value."""
-    role = message.get("role", message.get("from"))
-    content = message.get("content", message.get("value"))
+def _message(message: Mapping[str, Any], where: str) -> Message | None:
+    """A message with role and content, however it was written; None for a system's message that says nothing."""
+    role = message.get("role") or message.get("from")
+    content = message.get("value") if message.get("content") is None else message["content"]
     if role not in _ROLES:
         raise InputError(f"{where}: its role is {role!r}, known are {', '.join(_ROLES)}; mend the row")
     more = {k: x for k, x in message.items() if k not in ("role", "content", "from", "value") and x is not None}
+    check_text(more, where, "message")
+    if more.get("weight", 0) not in (0, 1):
+        raise InputError(f"{where}: its weight is {more['weight']!r}, wanted 0 or 1; mend the row")
+    content = _joined(content, where) if isinstance(content, list | tuple) else content
+    if _ROLES[role] == "system" and (content is None or content == ""):
+        return None
     if content is None and more.get("tool_calls"):
         content = ""
-    content = _text({"content": content}, "content", where, empty=bool(more.get("tool_calls")))
+    content = text_of({"content": content}, "content", where, may_be_empty=bool(more.get("tool_calls")))
     return {"role": _ROLES[role], "content": content, **more}
 
 
-def _mistyped(column: str, given: Any, wanted: str, where: str) -> InputError:
+def _joined(parts: Sequence[Any], where: str) -> str:
+    """The text of a content given as a list of parts."""
+    for part in parts:
+        kind = part.get("type", "text") if isinstance(part, Mapping) else type(part).__name__
+        if kind != "text" or not isinstance(part.get("text"), str):
+            name = "text without text" if kind == "text" else str(kind)
+            message = f"{where}: its content has a part that is no text ({name}); remove the part or the row"
+            raise BadRow(message, f"content with a part that is no text ({name})")
+    return "".join(part["text"] for part in parts)
+
+
+def mistyped(column: str, given: Any, wanted: str, where: str) -> InputError:
+    """The error for a column of another type."""
     return InputError(f"{where}: its {column} is {_kind(given)}, wanted {wanted}; mend the row")
 
 
-def _empty(column: str, where: str) -> InputError:
-    return InputError(f"{where}: its {column} is empty; fill it in or remove the row")
+def empty(column: str, where: str) -> BadRow:
+    """The error for a column that is empty."""
+    return BadRow(f"{where}: its {column} is empty; fill it in or remove the row", f"{column} is empty")
+
+
+def _absent(column: str, wanted: str, where: str) -> BadRow:
+    return BadRow(f"{where}: its {column} is absent, wanted {wanted}; mend the row", f"{column} is absent")
 
 
 def _kind(x: Any) -> str:

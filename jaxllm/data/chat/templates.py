@@ -30,7 +30,7 @@ _PADS = (
 
 
 def give_template(tokenizer: Any, name: str) -> list[str]:
-    """Gives the tokenizer a chat template, from BUILTIN or a .jinja file. Returns notes to print.
+    """Gives the tokenizer a chat template: of BUILTIN, of its own by name, or a .jinja file. Returns notes to print.
 
     Special tokens of the template that the tokenizer lacks (<|im_start|>) are added, and the token that ends the
     assistant's turns becomes EOS. A built-in template begins with the tokenizer's begin token, if it has one. Raises
@@ -39,12 +39,14 @@ def give_template(tokenizer: Any, name: str) -> list[str]:
     if name in BUILTIN:
         begins = tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
         template = ("{{ bos_token }}" if begins else "") + BUILTIN[name]
+    elif isinstance(tokenizer.chat_template, dict) and name in tokenizer.chat_template:
+        template = tokenizer.chat_template[name]
     else:
         path = Path(name).expanduser()
         if not path.is_file():
             raise InputError(f"--chat-template {name}: no such file, and built in are {' and '.join(BUILTIN)}")
         try:
-            template = path.read_text(encoding="utf-8")
+            template = path.read_text(encoding="utf-8-sig")  # Windows' editors put a byte order mark first
         except UnicodeDecodeError:
             raise InputError(f"--chat-template {name}: not UTF-8; convert the file") from None
     notes = [f"chat template: {name}" + (" instead of the tokenizer's own" if tokenizer.chat_template else "")]
@@ -53,7 +55,10 @@ def give_template(tokenizer: Any, name: str) -> list[str]:
         tokenizer.add_tokens(missing, special_tokens=True)
         notes.append(f"tokens added: {', '.join(missing)}")
     tokenizer.chat_template = template
-    end = tokenizer.convert_ids_to_tokens(turn_end(tokenizer))
+    try:
+        end = tokenizer.convert_ids_to_tokens(turn_end(tokenizer))
+    except InputError as error:
+        raise InputError(f"--chat-template {name}: {error}") from None
     if end != tokenizer.eos_token:
         notes.append(f"EOS is now {end}, which ends the assistant's turns; it was {tokenizer.eos_token}")
         tokenizer.eos_token = end

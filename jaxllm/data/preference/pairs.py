@@ -8,8 +8,9 @@
 | instructions     | chosen, rejected, and instruction (maybe input), question or query: the user's words     |
 | unpaired         | prompt (or as above), completion, label: true for a desirable completion                 |
 
-Any of them may have `weight` (above 0, a factor of the row's loss) and `margin` (by how much the chosen answer is
-better).
+Rows with several rivals (scores, ranks, human judgements) are read by data/preference/rivals.py. Any row may have
+`weight` (above 0, a factor of the row's loss) and `margin` (by how much the chosen answer is better), as numbers or as
+text, and with messages `system`, `history` and what data/chat/rows.py passes to the chat template.
 """
 
 from __future__ import annotations
@@ -22,10 +23,30 @@ from typing import Any
 
 import numpy as np
 
-from jaxllm.data.chat.encode import Encoded, common_length, encode_completion, encode_messages, turn_end
-from jaxllm.data.chat.rows import PROMPT_COLUMNS, Message, messages_of, prompt_of
+from jaxllm.data.chat.columns import ColumnsRead, TrackedRow, shown_columns
+from jaxllm.data.chat.encode import (
+    Encoded,
+    common_length,
+    encode_completion,
+    encode_messages,
+    ignored_options,
+    turn_end,
+)
+from jaxllm.data.chat.rows import (
+    PROMPT_COLUMNS,
+    Dialogue,
+    Message,
+    empty,
+    messages_of,
+    options_of,
+    prompt_of,
+    text_of,
+    with_system,
+)
 from jaxllm.data.preference.answers import Answer, Group
-from jaxllm.data.report import Report, convert_each
+from jaxllm.data.preference.rivals import compared, has_rivals
+from jaxllm.data.preference.transcripts import split_transcripts
+from jaxllm.data.report import MAX_BAD_ROWS, BadRow, Report, convert_each
 from jaxllm.types import InputError
 
 CUTS = ("answer", "prompt")
@@ -41,85 +62,134 @@ class Comparison:
     sides: tuple[int, ...]
     weight: float
     margin: float
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Arguments of the chat template, such as tools."""
 
 
-def comparisons(rows: Any) -> tuple[list[Comparison], list[str], Report]:
-    """The comparisons in `sources.Rows`, the location of each, and a report of rows left out for want of a choice.
+_LABELS = {"1": 1, "true": 1, "good": 1, "desirable": 1, "0": -1, "false": -1, "bad": -1, "undesirable": -1}
+"""The side of an answer by its label as text."""
 
-    Raises InputError that names the rows with missing columns, wrong types or roles out of order, and for a data set
-    that is paired only in part.
+
+def comparisons(
+    rows: Any, *, columns: Mapping[str, str] | None = None, every: bool = False, max_bad_rows: float = MAX_BAD_ROWS
+) -> tuple[list[Comparison], list[str], Report]:
+    """The comparisons in `sources.Rows`, the location of each, and a report of rows left out and columns not read.
+
+    columns: the column that stands for a name, as `--columns` gives it. every: of answers with scores or ranks, every
+    two that differ are compared, and not only the best with the worst. max_bad_rows: the share of rows that may be bad
+    in their content. Raises InputError as `convert_each` does, and for a data set that is paired only in part.
     """
-    report, kept, locations = Report(), [], []
-    for i, row in enumerate(rows):
-        if reason := _fault(row):
-            report.drop(reason, rows.where(i))
-        else:
-            kept.append(row)
-            locations.append(rows.where(i))
-    found = convert_each(kept, comparison, locations.__getitem__)
+    report, reader = Report(max_bad_rows=max_bad_rows), ColumnsRead(columns or {})
+
+    def convert(row: Mapping[str, Any], where: str) -> list[Comparison]:
+        opened = reader.open(row, where)
+        pairs: list[dict[str, Any]] = compared(opened, where, every) or [{}]
+        parts = [TrackedRow({**opened, **pair}) for pair in pairs]
+        found = [comparison(part, where) for part in parts]
+        for part in parts:
+            opened.read |= part.read
+        reader.close(opened, _shape(opened))
+        return found
+
+    lists, places = convert_each(rows, convert, rows.where, report)
+    reader.tell(report)
+    found, locations = [], []
+    for some, place in zip(lists, places, strict=True):
+        found += some
+        locations += [place] if len(some) == 1 else [f"{place}, pair {i}" for i in range(1, len(some) + 1)]
     if len({len(one.answers) for one in found}) > 1:
         odd = next(i for i, one in enumerate(found) if len(one.answers) != len(found[0].answers))
         raise InputError(
             f"{locations[odd]}: some rows have chosen and rejected, others completion and label; split them"
         )
-    if not found:
-        raise InputError("no row with answers to compare is left: " + ("; ".join(report.lines()) or "there are none"))
     report.kept = len(found)
     return found, locations, report
 
 
-def _fault(row: Mapping[str, Any]) -> str:
-    """Why there is nothing to choose in a row; "" if there is something."""
-    for column in ("chosen", "rejected", "completion"):
-        if column in row and _is_empty(row[column]):
-            return f"{column} is empty"
-    same = "chosen" in row and "rejected" in row and row["chosen"] == row["rejected"]
-    return "chosen equals rejected" if same else ""
+def is_compared(row: Mapping[str, Any], names: Mapping[str, str]) -> bool:
+    """Whether a row compares or judges answers. names: the column that stands for a name."""
+    opened = ColumnsRead(names).open(row, "the first row")
+    return (
+        "chosen" in opened
+        or "rejected" in opened
+        or {"completion", "label"} <= opened.keys()
+        or bool(has_rivals(opened))
+    )
 
 
-def _is_empty(answer: Any) -> bool:
-    if isinstance(answer, list | tuple) and answer and isinstance(answer[-1], Mapping):
-        last = answer[-1]
-        return not last.get("tool_calls") and _is_empty(last.get("content", last.get("value")))
-    return (answer.strip() if isinstance(answer, str) else answer) in ("", [], ())
+def _shape(row: Mapping[str, Any]) -> str:
+    prompt = next((name for name in PROMPT_COLUMNS if name in row), "their common beginning")
+    if rivals := has_rivals(row):
+        return rivals
+    answers = "chosen and rejected" if "chosen" in row else "completion and label"
+    return f"{answers} after {prompt}"
 
 
 def comparison(row: Mapping[str, Any], where: str) -> Comparison:
-    """Converts a row. Raises InputError, beginning with `where`."""
+    """Converts a row of one pair or one judged answer. Raises BadRow and InputError, beginning with `where`."""
     columns = ("chosen", "rejected") if "chosen" in row or "rejected" in row else ("completion", "label")
     if missing := [name for name in columns if name not in row]:
         raise InputError(
-            f"{where}: it has no {' and no '.join(missing)}, its columns are {', '.join(row) or 'none'}; wanted "
-            "chosen and rejected, or completion and label"
+            f"{where}: it has no {' and no '.join(missing)}, {shown_columns(row)}; wanted chosen and rejected, or "
+            "completion and label; or name them, as in --columns prompt=question,chosen=answer_a,rejected=answer_b"
         )
     weight, margin = _number(row, "weight", 1.0, where), _number(row, "margin", 0.0, where)
     if weight <= 0:
-        raise InputError(f"{where}: its weight is {weight:g}, wanted above 0; remove the row to leave it out")
-    if columns[1] == "label":
-        if row["label"] not in (0, 1):
-            raise InputError(f"{where}: its label is {row['label']!r}, wanted true or false; mend the row")
-        sides: dict[str, int] = {"completion": 1 if row["label"] else -1}
-    else:
-        sides = {"chosen": 1, "rejected": -1}
-    prompt, answers = _parted(row, [_answer(row, column, where) for column in sides], where)
-    return Comparison(prompt, tuple(answers), tuple(sides.values()), weight, margin)
+        raise BadRow(
+            f"{where}: its weight is {weight:g}, wanted above 0; remove the row to leave it out", "weight not above 0"
+        )
+    sides = {"completion": _side(row["label"], where)} if columns[1] == "label" else {"chosen": 1, "rejected": -1}
+    answers = [_answer(row, column, where) for column in sides]
+    if len(answers) > 1 and answers[0] == answers[1]:
+        raise BadRow(f"{where}: chosen equals rejected; remove the row", "chosen equals rejected")
+    prompt, answers = _parted(row, answers, where)
+    options = options_of(row, where) if isinstance(prompt, list) else {}
+    return Comparison(prompt, tuple(answers), tuple(sides.values()), weight, margin, options)
+
+
+def _side(label: Any, where: str) -> int:
+    """The side of a judged answer: 1 of a true label, -1 of a false one."""
+    if label is None:
+        raise BadRow(f"{where}: its label is absent; mend the row", "label is absent")
+    text = label.strip().lower() if isinstance(label, str) else ""
+    if text in _LABELS:
+        return _LABELS[text]
+    if isinstance(label, str) or label not in (0, 1):
+        raise InputError(f"{where}: its label is {label!r}, wanted true or false; mend the row")
+    return 1 if label else -1
 
 
 def _number(row: Mapping[str, Any], column: str, default: float, where: str) -> float:
     given = row.get(column)
-    if given is None:
+    if given is None or given == "":
         return default
-    if not isinstance(given, numbers.Real) or isinstance(given, bool) or not math.isfinite(given):
+    number = given
+    if isinstance(given, str):  # as every value of a CSV file is
+        try:
+            number = float(given)
+        except ValueError:
+            number = None
+    if not isinstance(number, numbers.Real) or isinstance(number, bool) or not math.isfinite(number):
         raise InputError(f"{where}: its {column} is {given!r}, wanted a finite number; mend the row")
-    return float(given)
+    return float(number)
 
 
 def _answer(row: Mapping[str, Any], column: str, where: str) -> Any:
-    if isinstance(row[column], str):
-        return row[column]
-    if isinstance(row[column], list | tuple):
-        return messages_of(row, column, where)
-    raise InputError(f"{where}: its {column} is {row[column]!r}, wanted text or messages; mend the row")
+    given = row[column]
+    if given is None or isinstance(given, str):
+        return text_of(row, column, where)
+    if isinstance(given, Mapping):  # a lone message
+        given = [given]
+    if isinstance(given, list | tuple):
+        if given and isinstance(given[-1], Mapping) and _says_nothing(given[-1]):
+            raise empty(column, where)
+        return messages_of({column: given}, column, where)
+    raise InputError(f"{where}: its {column} is {given!r}, wanted text or messages; mend the row")
+
+
+def _says_nothing(message: Mapping[str, Any]) -> bool:
+    content = message.get("value") if message.get("content") is None else message["content"]
+    return not message.get("tool_calls") and (content is None or content == [] or str(content).strip() == "")
 
 
 def _parted(row: Mapping[str, Any], answers: list[Any], where: str) -> tuple[Any, list[Any]]:
@@ -131,23 +201,21 @@ def _parted(row: Mapping[str, Any], answers: list[Any], where: str) -> tuple[Any
         n = common_length(*answers) if len(answers) > 1 else len(answers[0]) - 1
         n = min(n, *(len(answer) - 1 for answer in answers))
         if n:
-            return answers[0][:n], [answer[n:] for answer in answers]
-        raise InputError(f"{where}: chosen and rejected have no message in common to be the prompt; mend the row")
+            return with_system(row, answers[0][:n], where), [answer[n:] for answer in answers]
+        raise BadRow(
+            f"{where}: chosen and rejected have no message in common to be the prompt; mend the row",
+            "chosen and rejected have no prompt in common",
+        )
     if not any(column in row for column in PROMPT_COLUMNS):
         if talk or len(answers) == 1:
-            raise InputError(f"{where}: it has no prompt, and its answers do not begin with one; mend the row")
-        n = common_length(*answers)
-        while n and not answers[0][n - 1].isspace():
-            n -= 1  # to the beginning of a word, and of the space that tokenizers count to it
-        n -= answers[0][n - 1 : n] == " "
-        if not n:
-            raise InputError(f"{where}: chosen and rejected have no beginning in common to be the prompt; mend the row")
-        if any(not answer[n:].strip() for answer in answers):
-            raise InputError(f"{where}: one of chosen and rejected begins the other, so one is empty; mend the row")
-        return answers[0][:n], [answer[n:] for answer in answers]
+            raise InputError(
+                f"{where}: it has no prompt, and its answers do not begin with one; mend the row, or name the prompt, "
+                "as in --columns prompt=question"
+            )
+        return split_transcripts(answers, where)
     prompt = prompt_of(row, where)
     if talk and isinstance(prompt, str):
-        prompt = [{"role": "user", "content": prompt}]
+        prompt = with_system(row, [{"role": "user", "content": prompt}], where)
     elif not talk and isinstance(prompt, list):
         answers = [[{"role": "assistant", "content": answer}] for answer in answers]
     return prompt, answers
@@ -165,12 +233,22 @@ def encode(
     """Comparisons as tokens, at most `max_length` of them for a prompt and an answer together, end token included.
 
     The prompt is the common beginning of the answers' tokens, up to the first that is trained on. cut: one of CUTS. The
-    report counts cuts, and names rows that are left out: where the prompt leaves no token of an answer, and where
-    nothing that differs is left. Raises InputError that names the rows the chat template refuses.
+    report counts cuts, and names rows that are left out: those that the chat template refuses, where the prompt leaves
+    no token of an answer, and where nothing that differs is left. Raises InputError where the refused are too many, and
+    where no row is left.
     """
-    encoded = convert_each(found, lambda one, location: _encoded(one, tokenizer, location), where)
-    pairs = zip(found, encoded, strict=True)
-    return report.select((_group(one, answers, max_length, cut) for one, answers in pairs), where)
+    if any(isinstance(one.prompt, list) for one in found):
+        turn_end(tokenizer)  # a template at fault is not the fault of a row
+
+    def convert(one: Comparison, location: str) -> tuple[Comparison, list[Encoded]]:
+        encoded = _encoded(one, tokenizer, location)
+        if one.options:
+            whole = Dialogue([*one.prompt, *one.answers[0]], options=one.options)
+            report.ignored.update(ignored_options(whole, tokenizer))
+        return one, encoded
+
+    pairs, locations = convert_each(found, convert, where, report)
+    return report.select((_group(one, encoded, max_length, cut) for one, encoded in pairs), locations.__getitem__)
 
 
 def _encoded(one: Comparison, tokenizer: Any, where: str) -> list[Encoded]:
@@ -178,10 +256,12 @@ def _encoded(one: Comparison, tokenizer: Any, where: str) -> list[Encoded]:
     if isinstance(one.prompt, str):
         return [encode_completion(one.prompt, str(answer), tokenizer, where=where) for answer in one.answers]
     before = sum(message["role"] == "assistant" for message in one.prompt)
-    found = [encode_messages([*one.prompt, *answer], tokenizer, where=where) for answer in one.answers]
-    for tokens, trained in found if before else ():
-        ends = np.flatnonzero(trained & (tokens == turn_end(tokenizer)))
-        trained[: ends[before - 1] + 1] = False
+    found = [
+        encode_messages([*one.prompt, *answer], tokenizer, where=where, skip=before, options=one.options)
+        for answer in one.answers
+    ]
+    if any(not trained.any() for _, trained in found):
+        raise BadRow(f"{where}: an answer has no token to learn; mend the row", "no token to learn")
     return found
 
 

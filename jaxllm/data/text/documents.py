@@ -21,12 +21,13 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxllm.data import files, sources
 from jaxllm.data.builtin import stdlib
+from jaxllm.data.report import MAX_BAD_ROWS, BadRow, Report, check_text, usable
 from jaxllm.types import InputError
 
 SUFFIXES = (".txt", ".jsonl", ".json", ".parquet", ".arrow", ".csv", ".tsv")
@@ -45,6 +46,10 @@ class Fragment(NamedTuple):
     last: bool
 
 
+Located = tuple[Any, str]
+"""A row, or the fragments of a text file, and its location."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Documents:
     """The documents of one split. Iterating reads them anew."""
@@ -53,6 +58,8 @@ class Documents:
     key: str
     """A string that changes when the documents change."""
     read: Callable[[], Iterator[Fragment]]
+    report: Report = dataclasses.field(default_factory=Report, compare=False)
+    """The rows that the last pass to the end left out."""
 
     def __iter__(self) -> Iterator[Fragment]:
         return self.read()
@@ -72,22 +79,24 @@ def parse_weight(spec: str) -> tuple[str, float]:
     return name, float(number)
 
 
-def open_documents(dataset: str, holdout: float = 0.0) -> dict[str, Documents]:
+def open_documents(dataset: str, holdout: float = 0.0, max_bad_rows: float = MAX_BAD_ROWS) -> dict[str, Documents]:
     """The splits `train` and, where there are any, `dev` and `test` of a data set.
 
     dataset: `builtin`, or what `sources.load` takes. holdout: the share that becomes dev where there is no dev split:
-    the end of a single .txt file, otherwise every n-th document (none if there are fewer than n). Raises InputError
-    for missing files; reading the documents raises it for malformed ones.
+    the end of a single .txt file, otherwise every n-th document (none if there are fewer than n). max_bad_rows: the
+    share of rows whose text may be null or no Unicode; they are left out. Raises InputError for missing files; reading
+    the documents raises it for malformed ones.
     """
     path = Path(dataset).expanduser()
     if dataset == "builtin":
         splits = {name: _of_texts(f"builtin {name}", texts) for name, texts in stdlib.documents().items()}
     elif not sources.is_saved(path) and (found := find_text_files(dataset)):
-        splits = {name: _of_files(paths) for name, paths in found.items()}
+        splits = {name: _of_files(paths, max_bad_rows) for name, paths in found.items()}
         if holdout and "dev" not in splits and [p.suffix for p in found["train"]] == [".txt"]:
             return splits | _cut_in_two(found["train"][0], holdout)
     else:
-        splits = {name: _of_rows(f"{dataset} {name}", rows) for name, rows in sources.load(dataset).items()}
+        loaded = sources.load(dataset).items()
+        splits = {name: _of_rows(f"{dataset} {name}", rows, max_bad_rows) for name, rows in loaded}
     if "train" not in splits:
         raise InputError(f"--dataset {dataset}: no train split, only {', '.join(splits)}; name a file train.jsonl")
     if holdout and "dev" not in splits:
@@ -127,25 +136,41 @@ def _of_texts(name: str, texts: dict[str, str]) -> Documents:
     return Documents(name, digest, lambda: (piece for text in texts.values() for piece in split_document(text)))
 
 
-def _of_rows(name: str, rows: sources.Rows) -> Documents:
-    def read() -> Iterator[Fragment]:
-        for i, row in enumerate(rows):
-            yield from split_document(_text(row, rows.where(i)))
-
-    return Documents(name, f"{name} {rows.fingerprint}", read)
+def _of_rows(name: str, rows: sources.Rows, max_bad_rows: float) -> Documents:
+    return _of_texts_of(name, f"{name} {rows.fingerprint}", lambda: _located(rows), max_bad_rows)
 
 
-def _of_files(paths: Sequence[Path]) -> Documents:
+def _of_texts_of(name: str, key: str, read: Callable[[], Iterator[Located]], max_bad_rows: float) -> Documents:
+    """Documents of rows, without those that are bad in their content."""
+    report = Report(max_bad_rows=max_bad_rows)
+
+    def fragments() -> Iterator[Fragment]:
+        for found in usable(read(), _checked, report):
+            yield from split_document(found) if isinstance(found, str) else found
+
+    return Documents(name, key, fragments, report)
+
+
+def _located(rows: sources.Rows) -> Iterator[Located]:
+    return ((row, rows.where(i)) for i, row in enumerate(rows))
+
+
+def _checked(row: Any, where: str) -> Any:
+    """The text of a row, or the fragments of a file as they are."""
+    return _text(row, where) if isinstance(row, Mapping) else row
+
+
+def _of_files(paths: Sequence[Path], max_bad_rows: float) -> Documents:
     for path in paths:
         if (suffix := files.suffix_of(path)) not in SUFFIXES:
             raise InputError(f"{path}: cannot read text from {suffix or 'no suffix'}; give {', '.join(SUFFIXES)}")
     name = str(paths[0]) + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
 
-    def read() -> Iterator[Fragment]:
+    def read() -> Iterator[Located]:
         for path in paths:
             yield from _READERS.get(files.suffix_of(path), _whole)(path)
 
-    return Documents(name, _stamp(paths), read)
+    return _of_texts_of(name, _stamp(paths), read, max_bad_rows)
 
 
 def _stamp(paths: Sequence[Path]) -> str:
@@ -183,7 +208,7 @@ def _every(documents: Documents, period: int) -> dict[str, Documents]:
         return {}
     key = f"{documents.key} every {period}"
     return {
-        "train": Documents(documents.name, f"{key} not", lambda: read(False)),
+        "train": Documents(documents.name, f"{key} not", lambda: read(False), documents.report),
         "dev": Documents(f"1 of {period} of {documents.name}", key, lambda: read(True)),
     }
 
@@ -191,6 +216,9 @@ def _every(documents: Documents, period: int) -> dict[str, Documents]:
 def _text(row: Any, where: str) -> str:
     if "text" not in row:
         raise InputError(f"{where}: no 'text' column, there is {', '.join(map(str, row)) or 'nothing'}; rename one")
+    if row["text"] is None:
+        raise BadRow(f"{where}: its text is absent; mend the row", "text is absent")
+    check_text(row["text"], where, "text")
     if not isinstance(row["text"], str):
         raise InputError(f"{where}: 'text' is {type(row['text']).__name__}, not a string; mend the row")
     return row["text"]
@@ -216,13 +244,13 @@ def _txt(path: Path, start: int = 0, stop: int | None = None) -> Iterator[Fragme
     yield Fragment(text, True)
 
 
-def _jsonl(path: Path) -> Iterator[Fragment]:
+def _jsonl(path: Path) -> Iterator[Located]:
     with files.open_bytes(path) as file:
         for number, row in files.json_rows(file, path):
-            yield from split_document(_text(row, f"{path}, line {number}"))
+            yield row, f"{path}, line {number}"
 
 
-def _parquet(path: Path) -> Iterator[Fragment]:
+def _parquet(path: Path) -> Iterator[Located]:
     import pyarrow.parquet as pq  # read here, because files.read holds all columns of the whole file
 
     with files.table_errors(path):
@@ -230,12 +258,15 @@ def _parquet(path: Path) -> Iterator[Fragment]:
     _text(dict.fromkeys(file.schema_arrow.names, ""), str(path))
     column = (value for batch in file.iter_batches(batch_size=1024, columns=["text"]) for value in batch.column(0))
     for number, value in enumerate(column, start=1):
-        yield from split_document(_text({"text": value.as_py()}, f"{path}, row {number}"))
+        yield {"text": value.as_py()}, f"{path}, row {number}"
 
 
-def _whole(path: Path) -> Iterator[Fragment]:
-    rows = sources.Rows([files.read(path)])
-    return _of_rows("", rows).read()
+def _whole(path: Path) -> Iterator[Located]:
+    return _located(sources.Rows([files.read(path)]))
 
 
-_READERS: dict[str, Callable[[Path], Iterator[Fragment]]] = {".txt": _txt, ".jsonl": _jsonl, ".parquet": _parquet}
+_READERS: dict[str, Callable[[Path], Iterator[Located]]] = {
+    ".txt": lambda path: iter([(_txt(path), str(path))]),
+    ".jsonl": _jsonl,
+    ".parquet": _parquet,
+}

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxllm.data.report import Report
 from jaxllm.data.text.documents import Documents, Fragment
 from jaxllm.data.tokenizers import cache_root, lock_folder, publish
 from jaxllm.types import InputError
@@ -61,6 +62,8 @@ class Corpus:
     """The position after each document's end token, int64."""
     size: int
     """The size of the texts in UTF-8, in bytes."""
+    report: Report = dataclasses.field(default_factory=Report)
+    """The rows that were left out."""
 
     def describe(self) -> str:
         """The size of the corpus in one line, for the terminal."""
@@ -82,11 +85,11 @@ def open_corpus(
     InputError where there is no text, and for a token that is not below `vocab_size`.
     """
     marks = Marks.of(tokenizer)
-    encoder = _encoder(tokenizer)
+    encoder = text_encoder(tokenizer)
     key = hashlib.sha256(json.dumps([VERSION, documents.key, encoder.to_str(), marks]).encode()).hexdigest()[:20]
     folder = (cache_root() if root is None else root) / "tokens" / key
     with lock_folder(folder):
-        if (corpus := _open(folder, documents.name, marks, vocab_size)) is not None:
+        if (corpus := _open(folder, documents, marks, vocab_size)) is not None:
             return corpus
         shutil.rmtree(folder, ignore_errors=True)  # damaged, if it is there
         partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix="partial-"))
@@ -95,12 +98,12 @@ def open_corpus(
             publish(partial, folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    corpus = _open(folder, documents.name, marks, vocab_size)
+    corpus = _open(folder, documents, marks, vocab_size)
     assert corpus is not None
     return corpus
 
 
-def _encoder(tokenizer: Any) -> Any:
+def text_encoder(tokenizer: Any) -> Any:
     """The fast tokenizer without truncation and padding, which reads special tokens in a text as plain text."""
     from tokenizers import Tokenizer
 
@@ -111,8 +114,8 @@ def _encoder(tokenizer: Any) -> Any:
     return encoder
 
 
-def _open(folder: Path, name: str, marks: Marks, vocab_size: int) -> Corpus | None:
-    """The corpus in a folder; None where it is absent or incomplete."""
+def _open(folder: Path, documents: Documents, marks: Marks, vocab_size: int) -> Corpus | None:
+    """The corpus in a folder; None where it is absent or incomplete. Raises InputError for too many bad rows."""
     try:
         meta = json.loads((folder / "meta.json").read_text())
         tokens = np.memmap(folder / "tokens.bin", meta["dtype"], mode="r")
@@ -125,10 +128,12 @@ def _open(folder: Path, name: str, marks: Marks, vocab_size: int) -> Corpus | No
     starts = np.concatenate([[int(shared)], ends[:-1]]) - int(shared)
     if meta["largest"] >= vocab_size:
         raise InputError(
-            f"{name}: token id {meta['largest']} is beyond the model's vocabulary of {vocab_size}; "
+            f"{documents.name}: token id {meta['largest']} is beyond the model's vocabulary of {vocab_size}; "
             "use the model's own tokenizer"
         )
-    return Corpus(name, tokens, starts, ends, meta["bytes"])
+    report = Report(max_bad_rows=documents.report.max_bad_rows, **meta.get("rows", {}))
+    report.check_bad()
+    return Corpus(documents.name, tokens, starts, ends, meta["bytes"], report)
 
 
 def _write(folder: Path, documents: Documents, encoder: Any, marks: Marks, say: Callable[[str], None]) -> None:
@@ -159,7 +164,16 @@ def _write(folder: Path, documents: Documents, encoder: Any, marks: Marks, say: 
     if not ends:
         raise InputError(f"{documents.name}: there is no text in it; check the data")
     np.save(folder / "ends.npy", np.array(ends, np.int64))
-    meta = {"tokens": written, "documents": len(ends), "bytes": size, "largest": largest, "dtype": dtype.name}
+    report = documents.report
+    rows = {"dropped": report.dropped, "bad": report.bad, "total": report.total}
+    meta = {
+        "rows": rows,
+        "tokens": written,
+        "documents": len(ends),
+        "bytes": size,
+        "largest": largest,
+        "dtype": dtype.name,
+    }
     (folder / "meta.json").write_text(json.dumps(meta))
 
 

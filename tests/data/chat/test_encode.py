@@ -3,8 +3,18 @@
 import numpy as np
 import pytest
 
-from jaxllm.data.chat.encode import encode, encode_completion, encode_messages, prompt_tokens, turn_end
+from jaxllm.data import tokenizers
+from jaxllm.data.chat.encode import (
+    encode,
+    encode_completion,
+    encode_messages,
+    ignored_options,
+    prompt_tokens,
+    turn_end,
+)
 from jaxllm.data.chat.rows import Dialogue
+from jaxllm.data.chat.templates import give_template
+from jaxllm.data.report import BadRow
 from jaxllm.types import InputError
 
 CHATML = (
@@ -114,6 +124,83 @@ def test_a_template_that_changes_the_past_is_refused(chatml):
         encode_messages(ONE, chatml, where="row 3")
     chatml.chat_template = MARKED.replace("m['content'] +", "(m['content'] if loop.last else m['content'][:2]) +")
     assert learnt(encode_messages(ONE, chatml, where="row 3"), chatml) == ANSWERS[:1]  # its marks say what they mean
+
+
+@pytest.mark.parametrize("weight", [0, 0.0, False])
+@pytest.mark.parametrize("template", [CHATML, MARKED])
+def test_a_turn_of_weight_0_is_not_learnt(chatml, template, weight):
+    chatml.chat_template = template
+    silent = [{**m, "weight": weight} if i == 2 else m for i, m in enumerate(TWO)]
+    assert learnt(encode_messages(silent, chatml, where="row 1"), chatml) == ANSWERS[1:]
+    assert learnt(encode_messages(TWO, chatml, where="row 1", skip=1), chatml) == ANSWERS[1:]
+
+
+CALLING = [
+    {"role": "user", "content": "And 1 and 1?"},
+    {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": {"name": "add"}}]},
+    {"role": "tool", "content": "2"},
+    {"role": "assistant", "content": "Two."},
+]
+KNOWS_TOOLS = CHATML.replace("m['content'] +", "m['content'] + (m.tool_calls | tojson if m.tool_calls else '') +")
+
+
+def test_tool_calls_are_learnt_where_the_template_shows_them_and_a_bad_row_elsewhere(chatml):
+    with pytest.raises(BadRow, match="row 1, message 2: the chat template does not show its tool calls"):
+        encode_messages(CALLING, chatml, where="row 1")
+    chatml.chat_template = KNOWS_TOOLS
+    first, second = learnt(encode_messages(CALLING, chatml, where="row 1"), chatml)
+    assert '"name": "add"' in first
+    assert second == "Two.<|im_end|>"
+
+
+def test_tools_are_passed_to_the_template(chatml):
+    chatml.chat_template = "{% if tools %}TOOLS {{ tools | tojson }}{% endif %}" + CHATML
+    options = {"tools": [{"name": "add"}]}
+    found = encode(Dialogue(ONE, options=options), chatml, where="row 1")
+    assert chatml.decode(found.tokens).startswith('TOOLS [{"name": "add"}]<|im_start|>')
+    assert learnt(found, chatml) == ANSWERS[:1]
+    assert prompt_tokens(ONE[:1], chatml, options) == found.tokens[~found.trained][:-1].tolist()
+    assert ignored_options(Dialogue(ONE, options=options), chatml) == []
+    chatml.chat_template = CHATML
+    assert ignored_options(Dialogue(ONE, options=options), chatml) == ["tools"]
+
+
+def test_marks_in_a_comment_are_none(chatml):
+    chatml.chat_template = "{# {% generation %} is\nnot used #}" + CHATML
+    assert learnt(encode_messages(TWO, chatml, where="row 1"), chatml) == ANSWERS
+
+
+def test_marks_in_a_branch_that_is_not_taken_make_a_bad_row(chatml):
+    chatml.chat_template = MARKED.replace("m['role'] == 'assistant'", "m['role'] == 'assistant' and m.reasoning")
+    with pytest.raises(BadRow, match=r"row 1: the chat template shows 0 ends of turns to learn .* for 1 turns"):
+        encode_messages(ONE, chatml, where="row 1")
+
+
+def test_the_end_of_a_turn_is_found_without_knowing_latin_letters():
+    known = tokenizers.characters(["привет как дела четыре два"])
+    notes = give_template(known, "plain")
+    assert (known.eos_token, turn_end(known)) == ("<|endoftext|>", known.convert_tokens_to_ids("<|endoftext|>"))
+    assert not any("EOS is now" in note for note in notes)
+    give_template(known, "chatml")
+    assert known.eos_token == "<|im_end|>"
+    messages = [{"role": "user", "content": "привет"}, {"role": "assistant", "content": "дела"}]
+    assert learnt(encode_messages(messages, known, where="row 1"), known) == ["дела<|im_end|>"]
+
+
+def test_an_added_token_that_is_not_special_ends_a_turn_too(tokenizer):
+    tokenizer.add_tokens(["<|im_start|>", "<|im_end|>"])
+    tokenizer.chat_template = CHATML
+    assert tokenizer.convert_ids_to_tokens(turn_end(tokenizer)) == "<|im_end|>"
+    assert learnt(encode_messages(TWO, tokenizer, where="row 1"), tokenizer) == ANSWERS
+
+
+def test_named_templates_without_a_default_are_listed(chatml):
+    chatml.chat_template = {"tool_use": CHATML, "rag": CHATML}
+    for find in (turn_end, lambda t: encode_messages(ONE, t, where="row 1")):
+        with pytest.raises(InputError, match="chat templates named rag, tool_use and none named default"):
+            find(chatml)
+    assert give_template(chatml, "rag")[0] == "chat template: rag instead of the tokenizer's own"
+    assert learnt(encode_messages(ONE, chatml, where="row 1"), chatml) == ANSWERS[:1]
 
 
 def test_turns_must_end_with_a_special_token(tokenizer):

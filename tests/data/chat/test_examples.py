@@ -99,3 +99,30 @@ def test_a_long_conversation_loses_its_last_turns(tokenizer):
     (found,) = examples([Dialogue(messages)], tokenizer, 3 * turn, where=where, report=report)
     assert found.tokens.tolist() == whole.tokens[: 2 * turn - 1].tolist()  # the third turn is a prompt without answer
     assert report.cut == {"answers": 1}
+
+
+def test_a_template_at_fault_is_not_said_of_the_rows(tokenizer):
+    tokenizer.chat_template = "{% for m in messages"
+    messages = [{"role": role, "content": "one"} for role in ("user", "assistant")]
+    with pytest.raises(InputError, match=r"^the chat template cannot show a question and its answer"):
+        examples([Dialogue(messages)] * 3, tokenizer, 99, where=where, report=Report())
+
+
+def test_rows_that_a_template_refuses_are_left_out_while_others_pass(tokenizer):
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system here') }}{% endif %}"
+        "{{ m['content'] + eos_token }}{% endfor %}"
+    )
+    messages = [{"role": role, "content": "one"} for role in ("user", "assistant")]
+    refused = Dialogue([{"role": "system", "content": "one"}, *messages])
+    report = Report()
+    assert len(examples([Dialogue(messages)] * 19 + [refused], tokenizer, 99, where=where, report=report)) == 19
+    assert report.dropped == {"the chat template refuses it: no system here": [where(19)]}
+
+
+def test_columns_that_the_template_does_not_show_are_counted(tokenizer):
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] + eos_token }}{% endfor %}"
+    messages = [{"role": role, "content": "one"} for role in ("user", "assistant")]
+    report = Report()
+    examples([Dialogue(messages, options={"tools": [{"name": "look"}]})] * 2, tokenizer, 99, where=where, report=report)
+    assert report.lines() == ["the chat template does not show tools (2 rows)"]

@@ -2,7 +2,10 @@
 
 import pytest
 
+from jaxllm.data import sources
+from jaxllm.data.chat.columns import ColumnsRead, parse_columns
 from jaxllm.data.chat.rows import Dialogue, dialogue, dialogues, prompt_of
+from jaxllm.data.report import BadRow, Report
 from jaxllm.types import InputError
 
 USER, SAID = {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}
@@ -63,7 +66,10 @@ def test_the_prompt_alone(row, wanted):
 @pytest.mark.parametrize(
     ("row", "fault"),
     [
-        ({"question": "Why?"}, "columns are question; wanted one of: messages; conversations; prompt and completion"),
+        (
+            {"question": "Why?"},
+            "columns are question: question (Why?); wanted one of: messages; conversations; conversation; prompt and",
+        ),
         ({}, "columns are none"),
         ({"text": "  \n"}, "its text is empty"),
         ({"text": None}, "its text is absent, wanted text"),
@@ -80,7 +86,10 @@ def test_the_prompt_alone(row, wanted):
         ({"messages": ["Why?"]}, "its messages holds a str, wanted messages alone"),
         ({"messages": [USER, {"role": "assistant", "content": ""}]}, "message 2: its content is empty"),
         ({"messages": [USER, {"role": "assistant"}]}, "message 2: its content is absent"),
-        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "message 1: its content is a list"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image"}]}]},
+            "message 1: its content has a part that is no text (image)",
+        ),
         ({"messages": [{"role": "narrator", "content": "x"}]}, "message 1: its role is 'narrator', known are"),
         ({"conversations": [{"value": "x"}]}, "message 1: its role is None"),
     ],
@@ -97,16 +106,154 @@ def test_a_prompt_that_is_not_there():
         prompt_of({"chosen": "a", "rejected": "b"}, "row 2")
 
 
-def test_all_bad_rows_are_named_in_one_line():
-    rows = [{"question": "Why?", "answer": "" if i % 2 else "So."} for i in range(40)]
+def test_all_rows_of_the_wrong_structure_are_named_in_one_line():
+    rows = [{"question": "Why?", "answer": 3 if i % 2 else "So."} for i in range(40)]
     with pytest.raises(InputError) as error:
-        dialogues(rows, where=lambda i: f"data.jsonl, line {i + 1}")
+        dialogues(rows, where=lambda i: f"data.jsonl, line {i + 1}", report=Report(max_bad_rows=1))
     text = str(error.value)
     assert text.startswith(
-        "data.jsonl, line 2: its answer is empty; fill it in or remove the row ... and 19 more: line 4"
+        "data.jsonl, line 2: its answer is an int, wanted text; mend the row ... and 19 more: line 4"
     )
     assert text.endswith("line 18, ...")
     assert "\n" not in text
-    with pytest.raises(InputError, match=r"remove the row$"):
-        dialogues(rows[:2], where=lambda i: f"row {i + 1}")
-    assert dialogues(rows[:1], where=str) == [Dialogue([USER, {"role": "assistant", "content": "So."}])]
+    with pytest.raises(InputError, match=r"mend the row$"):
+        dialogues(rows[:2], where=lambda i: f"row {i + 1}", report=Report())
+    wanted = [Dialogue([USER, {"role": "assistant", "content": "So."}])]
+    assert dialogues(rows[:1], where=str, report=Report()) == (wanted, ["0"])
+
+
+BRIEF = {"role": "system", "content": "Be brief."}
+CALL = {"role": "assistant", "content": "{}"}
+SUN = {"role": "tool", "content": "sun"}
+
+
+@pytest.mark.parametrize(
+    ("row", "wanted"),
+    [
+        ({"instruction": "Why", "context": "this?", "response": "Because.", "category": "qa"}, [
+            {"role": "user", "content": "Why\n\nthis?"}, SAID]),
+        ({"instruction": "Why?", "context": "", "response": "Because."}, TURN),
+        ({"conversations": ["Why?", "Because.", "Why?", "Because."], "source": "x"}, TURN * 2),
+        ({"conversation": TURN}, TURN),
+        ({"messages": [{"role": "prompter", "content": "Why?"}, SAID]}, TURN),
+        ({"system": "Be brief.", "question": "Why?", "response": "Because."}, [BRIEF, *TURN]),
+        ({"system_prompt": "Be brief.", "question": "Why?", "response": "Because."}, [BRIEF, *TURN]),
+        ({"system_prompt": "", "question": "Why?", "response": "Because."}, TURN),
+        ({"query": "Why?", "response": "Because."}, TURN),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "Wh"}, {"type": "text", "text": "y?"}]},
+                       SAID]}, TURN),
+        ({"messages": [{"role": "system", "content": None}, *TURN]}, TURN),
+        ({"messages": [{"role": "system", "content": ""}, *TURN]}, TURN),
+        ({"system": "Be brief.", "tools": "[]",
+          "conversations": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "Because."}]}, [BRIEF, *TURN]),
+        ({"system": "Be long.", "messages": [BRIEF, *TURN]}, [BRIEF, *TURN]),
+        ({"system": None, "messages": TURN}, TURN),
+        ({"system": "Be brief.", "history": [["Why?", "Because."]], "instruction": "Why?", "output": "Because."},
+         [BRIEF, *TURN, *TURN]),
+        ({"history": TURN, "question": "Why?", "answer": "Because."}, TURN * 2),
+        ({"history": [], "question": "Why?", "answer": "Because."}, TURN),
+        ({"conversations": [{"from": "human", "value": "Why?"}, {"from": "function_call", "value": "{}"},
+                            {"from": "observation", "value": "sun"}, {"from": "gpt", "value": "Because."}]},
+         [USER, CALL, SUN, SAID]),
+        ({"messages": [USER, CALL, {"role": "tool", "content": "sun"}, SAID]}, [USER, CALL, SUN, SAID]),
+    ],
+)  # fmt: skip
+def test_shapes_of_published_sets(row, wanted):
+    assert dialogue(row, "row 1") == Dialogue(wanted)
+
+
+def test_columns_for_the_chat_template_are_values_or_their_json():
+    tools = [{"type": "function", "function": {"name": "add"}}]
+    wanted = Dialogue(TURN, options={"tools": tools, "enable_thinking": False})
+    row = {"messages": TURN, "tools": tools, "chat_template_kwargs": {"enable_thinking": False}, "documents": None}
+    assert dialogue(row, "row 1") == wanted
+    assert dialogue({**row, "tools": '[{"type": "function", "function": {"name": "add"}}]'}, "row 1") == wanted
+    with pytest.raises(BadRow, match="its tools is text and not JSON"):
+        dialogue({**row, "tools": "[add"}, "row 1")
+    with pytest.raises(InputError, match="its tools is a dict, wanted a list"):
+        dialogue({**row, "tools": {"name": "add"}}, "row 1")
+
+
+def test_columns_can_be_named():
+    named = ColumnsRead(parse_columns("prompt=question, completion=text"))
+    row = {"question": "Why?", "text": "So.", "answer": "x", "messages": TURN}
+    assert dialogue(row, "row 1", named) == Dialogue(prompt="Why?", completion="So.")
+    assert dialogue({"q": "Why?", "a": "Because."}, "row 1", ColumnsRead(parse_columns("question=q,answer=a"))) == (
+        Dialogue(TURN)
+    )
+    with pytest.raises(InputError, match="row 3: --columns names text, and its columns are question"):
+        dialogue({"question": "Why?"}, "row 3", named)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("prompt", "--columns prompt: give NAME=COLUMN"),
+        ("ask=text", "--columns ask=...: columns can be named messages,"),
+    ],
+)
+def test_columns_that_cannot_be_named(text, fault):
+    with pytest.raises(InputError, match=fault):
+        parse_columns(text)
+
+
+def test_unknown_columns_are_shown_with_how_to_name_them():
+    with pytest.raises(InputError) as error:
+        dialogue({"ask": "Why?", "say": "b" * 70}, "row 1")
+    text = str(error.value)
+    assert "row 1: its columns are ask, say: ask (Why?); say (" + "b" * 60 + "...); wanted one of" in text
+    assert text.endswith("or name them, as in --columns prompt=question,completion=text")
+
+
+def test_columns_that_are_not_read_and_shapes_are_reported():
+    report = Report()
+    rows = [{"instruction": "Why?", "output": "So.", "input": "", "id": 3, "source": "web"}, {"text": "So.", "id": 4}]
+    dialogues(rows, where=str, report=report)
+    assert list(report.unread) == ["id", "source"]
+    assert report.shapes == {"instruction and output": 1, "text": 1}
+
+
+@pytest.mark.parametrize(
+    ("row", "kind"),
+    [
+        ({"text": "a \ud83d b"}, "a lone surrogate in text"),
+        ({"messages": [{"role": "user", "content": "a \ud83d"}, SAID]}, "a lone surrogate in content"),
+        ({"messages": [USER, {**SAID, "tool_calls": [{"name": "\ud83d"}]}]}, "a lone surrogate in message"),
+        ({"messages": [USER, {"role": "assistant", "content": None}]}, "content is absent"),
+        ({"messages": [USER, {"role": "assistant", "content": " "}]}, "content is empty"),
+        ({"messages": [{"role": "user", "content": [{"type": "image", "text": None}]}, SAID]},
+         "content with a part that is no text (image)"),
+        ({"question": None, "answer": "So."}, "question is absent"),
+        ({"question": "Why?", "answer": ""}, "answer is empty"),
+        ({"messages": None}, "messages is absent"),
+    ],
+)  # fmt: skip
+def test_rows_bad_in_content_have_a_kind(row, kind):
+    with pytest.raises(BadRow) as error:
+        dialogue(row, "row 1")
+    assert error.value.kind == kind
+
+
+def test_bad_rows_are_left_out_and_counted_up_to_a_share():
+    rows = [{"question": "Why?", "answer": "" if i == 3 else "So."} for i in range(20)]
+    report = Report()
+    found, locations = dialogues(rows, where=lambda i: f"a.jsonl, line {i + 1}", report=report)
+    assert (len(found), len(locations), report.kept, report.total) == (19, 19, 19, 20)
+    assert report.lines() == ["1 left out, answer is empty: a.jsonl, line 4"]
+
+
+def test_a_weight_of_a_message_is_0_or_1():
+    kept = [USER, {**SAID, "weight": 0}]
+    assert dialogue({"messages": kept}, "row 1").messages == kept
+    with pytest.raises(InputError, match=r"message 2: its weight is 0\.5, wanted 0 or 1"):
+        dialogue({"messages": [USER, {**SAID, "weight": 0.5}]}, "row 1")
+
+
+def test_the_rows_of_the_cases(assets):
+    """What each of these sets is made of is learnt, and nothing else."""
+    folder = assets / "cases" / "row_shapes"
+    wanted = {"dolly": 2, "lima": 2, "oasst": 2, "orca": 3, "openai_content": 2, "null_system": 2, "tool_calls": 4}
+    for name, turns in wanted.items():
+        rows = sources.load(folder / f"{name}.jsonl")["train"]
+        found, _ = dialogues(rows, report=Report())
+        assert [len(one.messages) for one in found] == [turns] * 3, name

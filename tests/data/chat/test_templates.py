@@ -67,15 +67,22 @@ def test_a_template_from_a_file(tokenizer, tmp_path):
     ("text", "fault"),
     [
         ("{% for m in messages %}{{ m['content'] }}{% endfor %}", "does not end the assistant's turns"),
-        ("{% for m in messages", "the chat template refuses it"),
-        ("{{ messages[0].role.nothing.more }}", "the chat template refuses it"),
+        ("{% for m in messages", "the chat template cannot show a question and its answer"),
+        ("{{ messages[0].role.nothing.more }}", "the chat template cannot show a question and its answer"),
     ],
 )
 def test_a_bad_file_is_refused(tokenizer, tmp_path, text, fault):
     path = tmp_path / "own.jinja"
     path.write_text(text)
-    with pytest.raises(InputError, match=fault):
+    with pytest.raises(InputError, match=f"^--chat-template .*own.jinja: .*{fault}"):
         give_template(tokenizer, str(path))
+
+
+def test_a_byte_order_mark_is_no_part_of_a_template(tokenizer, tmp_path):
+    path = tmp_path / "own.jinja"
+    path.write_bytes(b"\xef\xbb\xbf{% for m in messages %}{{ m['content'] + '<|stop|>' }}{% endfor %}")
+    give_template(tokenizer, str(path))
+    assert tokenizer.apply_chat_template(MESSAGES[:1], tokenize=False) == "Be brief.<|stop|>"
 
 
 def test_an_unknown_name(tokenizer):

@@ -1,11 +1,15 @@
 """Rows that compare answers: what is recognised, what is refused by row, what is left out and counted, what is cut."""
 
+import copy
+
 import numpy as np
 import pytest
-from data_rows import groups_of
+from data_rows import groups_of, rows_of
 
-from jaxllm.data import tokenizers
-from jaxllm.data.preference.pairs import Report, comparison
+from jaxllm.data import sources, tokenizers
+from jaxllm.data.chat.columns import parse_columns
+from jaxllm.data.preference.pairs import comparison, comparisons, is_compared
+from jaxllm.data.report import BadRow, Report
 from jaxllm.types import InputError
 
 TEMPLATE = (
@@ -55,6 +59,27 @@ SHAPES = {
         ([user("Name it.\n\nmeow")], TALK[1], TALK[2]),
     ),
     "question": ({"question": "What is it?", "chosen": "a cat", "rejected": "a dog"}, TALK),
+    "system column": (
+        {"system": "Be brief.", "question": "What is it?", "chosen": "a cat", "rejected": "a dog"},
+        ([{"role": "system", "content": "Be brief."}, *TALK[0]], *TALK[1:]),
+    ),
+    "system column before messages": (
+        {"system": "Be brief.", "prompt": TALK[0], "chosen": TALK[1], "rejected": TALK[2]},
+        ([{"role": "system", "content": "Be brief."}, *TALK[0]], *TALK[1:]),
+    ),
+    "input": ({"input": "What is it?", "chosen": "a cat", "rejected": "a dog"}, TALK),
+    "lone messages after conversations": (
+        {
+            "conversations": [{"from": "human", "value": "What is it?"}],
+            "chosen": {"from": "gpt", "value": "a cat"},
+            "rejected": {"from": "gpt", "value": "a dog"},
+        },
+        TALK,
+    ),
+    "transcript with marked turns": (
+        {"chosen": "\n\nHuman: It?\n\nAssistant: A cat.", "rejected": "\n\nHuman: It?\n\nAssistant: A dog."},
+        ("\n\nHuman: It?\n\nAssistant:", " A cat.", " A dog."),
+    ),
     "ShareGPT": (
         {
             "chosen": [{"from": "human", "value": "What is it?"}, {"from": "gpt", "value": "a cat"}],
@@ -126,7 +151,7 @@ def test_a_token_over_the_boundary_shortens_the_prompt_and_is_trained_on(tokeniz
 def test_rows_without_a_choice_are_left_out_and_counted_by_row(tokenizer):
     good = SHAPES["standard"][0]
     rows = [good, {**good, "rejected": good["chosen"]}, {**good, "chosen": " "}, good, {**good, "rejected": " a cat"}]
-    found, report = groups_of(tokenizer, *rows)
+    found, report = groups_of(tokenizer, *rows, max_bad_rows=0.6)
     assert len(found) == report.kept == 2
     assert report.lines() == [
         "2 left out, chosen equals rejected: train.jsonl, line 2, line 5",
@@ -170,7 +195,7 @@ def asked(*prompt):
 GOOD = SHAPES["standard"][0]
 BAD = {
     "missing column": ([GOOD, {"prompt": "a", "chosen": "b"}], "line 2: it has no rejected"),
-    "columns of another kind": ([{"text": "a"}], "completion and no label, its columns are text"),
+    "columns of another kind": ([{"text": "a"}], "completion and no label, its columns are text: text (a)"),
     "no prompt": ([{"chosen": "yes", "rejected": "no"}], "line 1: chosen and rejected have no beginning in common"),
     "paired in part": ([GOOD, {"prompt": "a", "completion": "b", "label": True}], "line 2: some rows have chosen"),
     "label": ([{"prompt": "a", "completion": "b", "label": "yes"}], "line 1: its label is 'yes'"),
@@ -180,10 +205,10 @@ BAD = {
     "text and messages": ([{**GOOD, "chosen": [said("a")]}], "line 1: chosen is text and rejected messages"),
     "roles": (
         [GOOD, asked(user("a"), user("b")), GOOD, asked(said("a"))],
-        "line 2: roles out of order (user, user, assistant): wanted assistant, found user; mend the row ... "
-        "and 1 more: line 4",
+        "line 2: roles out of order (user, user, assistant): wanted assistant, found user; mend the row (2 of 4 rows "
+        "are bad, above --max-bad-rows 0.05: 2 roles out of order: train.jsonl, line 2, line 4)",
     ),
-    "nothing left": ([{**GOOD, "chosen": ""}], "1 left out, chosen is empty: train.jsonl, line 1"),
+    "nothing left": ([{**GOOD, "chosen": ""}], "1 of 1 rows are bad, above --max-bad-rows 0.05: 1 chosen is"),
 }
 
 
@@ -204,3 +229,80 @@ def test_a_long_list_of_rows_is_shortened():
         "1,000 left out, chosen is empty: x.json, row 1, row 2, row 3, row 4, row 5, row 6, row 7, row 8, row 9, "
         "... 991 more"
     ]
+
+
+JUDGED = {"prompt": "Why?", "completion": " so"}
+
+
+@pytest.mark.parametrize(
+    ("label", "side"),
+    [(True, 1), (False, -1), (1, 1), (0, -1), (1.0, 1), ("1", 1), ("0", -1), ("True", 1), ("false", -1), ("good", 1),
+     ("bad", -1)],
+)  # fmt: skip
+def test_labels_of_judged_answers(label, side):
+    assert comparison({**JUDGED, "label": label}, "here").sides == (side,)
+
+
+@pytest.mark.parametrize("label", ["yes", "2", "", 2, -1, 0.5, [1]])
+def test_labels_that_could_mean_anything_are_refused(label):
+    with pytest.raises(InputError, match="here: its label is"):
+        comparison({**JUDGED, "label": label}, "here")
+
+
+def test_weight_and_margin_may_be_text_as_in_a_csv_file():
+    found = comparison({**SHAPES["standard"][0], "weight": "2", "margin": " 0.5"}, "here")
+    assert (found.weight, found.margin) == (2.0, 0.5)
+    assert comparison({**SHAPES["standard"][0], "weight": "", "margin": ""}, "here").weight == 1.0
+
+
+def test_a_published_set_with_bad_rows_is_used_without_them(tokenizer, assets):
+    rows = sources.load(assets / "cases" / "preference_rows" / "rows.jsonl")["train"]
+    found, locations, report = comparisons(rows, max_bad_rows=0.5)
+    assert [place.rpartition(" ")[2] for place in locations] == ["1", "3", "6"]
+    assert {kind: len(places) for kind, places in report.dropped.items()} == {
+        "one answer is the beginning of the other": 1, "chosen equals rejected": 1, "rejected is empty": 1
+    }  # fmt: skip
+    assert found[0].answers == (" Put it in boiling water for seven minutes.", " I do not know.")
+    assert found[2].prompt.endswith("And 'dog'?\n\nAssistant:")
+    with pytest.raises(
+        InputError, match=r"3 of 6 rows are bad, above --max-bad-rows 0\.05: 1 one answer is the beginning"
+    ):
+        comparisons(rows)
+    with pytest.raises(
+        InputError, match=r"line 2: one of chosen and rejected is the beginning .* \(--max-bad-rows 0\)"
+    ):
+        comparisons(rows, max_bad_rows=0.0)
+
+
+def test_columns_can_be_named_and_those_not_read_are_reported():
+    rows = [{"question": "It?", "answer_a": " a cat", "answer_b": " a dog", "chosen": "x", "id": 1}] * 2
+    names = parse_columns("prompt=question,chosen=answer_a,rejected=answer_b")
+    found, _, report = comparisons(rows_of(*rows), columns=names)
+    assert (found[0].prompt, found[0].answers) == ("It?", (" a cat", " a dog"))
+    assert list(report.unread) == ["chosen", "id"]
+    assert report.shapes == {"chosen and rejected after prompt": 2}
+    assert is_compared(rows[0], names)
+
+
+@pytest.mark.parametrize("column", ["prompt", "chosen", "rejected"])
+@pytest.mark.parametrize("value", [None, "a \ud83d"])
+def test_null_and_half_characters_are_bad_rows(column, value):
+    with pytest.raises(BadRow, match=f"here: .*its {column}"):
+        comparison({**SHAPES["standard"][0], column: value}, "here")
+
+
+def test_tools_reach_the_template_and_weight_0_is_not_learnt(tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = "{% if tools %}<tools {{ tools | length }}>{% endif %}" + TEMPLATE
+    row = {
+        "prompt": [user("It?")], "chosen": [{**said("a cat"), "weight": 0}, user("Sure?"), said("yes")],
+        "rejected": [said("a dog")], "tools": [{"name": "look"}],
+    }  # fmt: skip
+    (group,), report = groups_of(tokenizer, row)
+    prompt, answers = texts(group, tokenizer)
+    assert prompt.startswith("<tools 1><user>It?")
+    assert answers[0][1] == f"yes{END}"
+    assert not report.lines()
+    tokenizer.chat_template = TEMPLATE
+    _, report = groups_of(tokenizer, row)
+    assert report.lines() == ["the chat template does not show tools (1 rows)"]

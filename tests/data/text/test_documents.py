@@ -7,6 +7,7 @@ from data_rows import write_jsonl
 
 from jaxllm.data.text import documents
 from jaxllm.data.text.documents import Fragment, open_documents, parse_weight, split_document
+from jaxllm.data.text.token_cache import open_corpus
 from jaxllm.types import InputError
 
 TEXTS = ["first é", "second\nline", "third"]
@@ -129,7 +130,7 @@ def test_weights(tmp_path):
 BAD = {
     "no text column": ("train.jsonl", b'{"text": "a"}\n{"body": "b"}\n', "line 2: no 'text' column, there is body"),
     "no text column in csv": ("a.csv", b"body\nx\n", "line 2: no 'text' column"),
-    "text is null": ("a.json", b'[{"text": null}]', "row 1: 'text' is NoneType"),
+    "text is null": ("a.json", b'[{"text": null}]', "row 1: its text is absent"),
     "not json": ("a.jsonl", b'{"text": "a"}\n{"text": \n', "line 2: not JSON"),
     "not an object": ("a.jsonl", b"[1]\n", "line 1: list"),
     "not utf-8 lines": ("a.jsonl", b'{"text": "caf\xe9"}\n', "line 1: not UTF-8"),
@@ -193,3 +194,30 @@ def test_saved_sets_patterns_and_arrow_files_give_their_texts(tmp_path):
     for shard, text in enumerate(TEXTS):
         write(tmp_path / "data", "parquet", [text], f"train-{shard}")
     assert whole(open_documents(f"{tmp_path}/data/train-*.parquet")["train"]) == TEXTS
+
+
+def test_rows_whose_text_is_none_are_left_out_and_counted(tmp_path, tokenizer):
+    path = tmp_path / "a.jsonl"
+    lines = [json.dumps({"text": text}) for text in ["one", "a \ud83d b", *["two"] * 18]]
+    path.write_text("\n".join(lines))
+    (documents,) = open_documents(str(path)).values()
+    assert list(documents.texts()) == ["one", *["two"] * 18]
+    left_out = {"a lone surrogate in text": [f"{path}, line 2"]}
+    assert documents.report.dropped == left_out
+    for _ in range(2):  # written, and read from the cache
+        corpus = open_corpus(documents, tokenizer, len(tokenizer), root=tmp_path)
+        assert (len(corpus.ends), corpus.report.dropped) == (19, left_out)
+    strict = open_documents(str(path), max_bad_rows=0.01)["train"]
+    for read in (lambda: list(strict), lambda: open_corpus(strict, tokenizer, len(tokenizer), root=tmp_path)):
+        with pytest.raises(InputError, match=r"line 2: a lone surrogate .* \(1 of 20 rows are bad, above"):
+            read()
+
+
+def test_a_row_that_is_held_out_is_no_bad_one(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(json.dumps({"text": text}) for text in [None, *"abcdefghijklmnopqrstuvw"]))
+    splits = open_documents(str(path), holdout=0.5)
+    assert list(splits["dev"].texts()) == [*"bdfhjlnprtv"]
+    assert list(splits["train"].texts()) == [*"acegikmoqsuw"]
+    assert splits["train"].report.dropped == {"text is absent": [f"{path}, line 1"]}
+    assert splits["dev"].report.dropped == {}
