@@ -13,7 +13,8 @@
 
 `entities` decides which words are an entity, for scores and for tagged text alike. Where tags are valid, it finds what
 seqeval finds in strict mode. Tags out of order it accepts as seqeval's default mode does, and with it CoNLL's script
-and the Hugging Face examples; scores of BILOU alone are strict, because seqeval's default mode does not know its letters.
+and the Hugging Face examples; scores of BILOU alone are strict, because seqeval's default mode does
+not know its letters.
 """
 
 from __future__ import annotations

@@ -130,18 +130,18 @@ def test_entities_are_those_of_seqeval(name):
 
 
 def test_nothing_continues_after_an_entity_that_has_ended():
-    assert entities("S-x S-x I-x".split()) == [("x", 0, 1), ("x", 1, 2), ("x", 2, 3)]
-    assert entities("U-x L-x".split()) == [("x", 0, 1), ("x", 1, 2)]
-    assert entities("B-x E-x B-x L-x".split()) == [("x", 0, 2), ("x", 2, 4)]
-    assert entities("E-x E-x".split()) == [("x", 0, 1), ("x", 1, 2)]
-    assert entities("B-x M-x E-x M-x".split()) == [("x", 0, 3), ("x", 3, 4)]
+    assert entities(["S-x", "S-x", "I-x"]) == [("x", 0, 1), ("x", 1, 2), ("x", 2, 3)]
+    assert entities(["U-x", "L-x"]) == [("x", 0, 1), ("x", 1, 2)]
+    assert entities(["B-x", "E-x", "B-x", "L-x"]) == [("x", 0, 2), ("x", 2, 4)]
+    assert entities(["E-x", "E-x"]) == [("x", 0, 1), ("x", 1, 2)]
+    assert entities(["B-x", "M-x", "E-x", "M-x"]) == [("x", 0, 3), ("x", 3, 4)]
 
 
 def test_labels_without_a_letter_and_with_an_underscore():
-    assert entities("PER PER O LOC".split()) == [("PER", 0, 2), ("LOC", 3, 4)]
-    assert entities("B_PER I_PER I_LOC".split()) == [("PER", 0, 2), ("LOC", 2, 3)]
-    assert entities("LABEL_0 LABEL_1 LABEL_1".split()) == [("LABEL_0", 0, 1), ("LABEL_1", 1, 3)]
-    assert entities("creative-work O".split()) == [("creative-work", 0, 1)]
+    assert entities(["PER", "PER", "O", "LOC"]) == [("PER", 0, 2), ("LOC", 3, 4)]
+    assert entities(["B_PER", "I_PER", "I_LOC"]) == [("PER", 0, 2), ("LOC", 2, 3)]
+    assert entities(["LABEL_0", "LABEL_1", "LABEL_1"]) == [("LABEL_0", 0, 1), ("LABEL_1", 1, 3)]
+    assert entities(["creative-work", "O"]) == [("creative-work", 0, 1)]
     assert entities([]) == []
     numbers = score([["PER", "PER", "O"]], [["PER", "PER", "LOC"]], "IO", ["PER"])
     assert (numbers["PER/f1"], numbers["precision"]) == (1, 0.5)
