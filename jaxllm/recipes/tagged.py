@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any
 
 from jaxllm.data.builtin import ner as builtin
 from jaxllm.data.sources import Rows
 from jaxllm.data.tagging import schemes
 from jaxllm.data.tagging.bad_rows import MAX_BAD_ROWS, Report
-from jaxllm.data.tagging.examples import Sentence, label_set, usable_sentences, without_unseen
+from jaxllm.data.tagging.examples import TAG_COLUMNS, Sentence, label_set, usable_sentences, without_unseen
 from jaxllm.data.tagging.load import load_tagged
 from jaxllm.recipes.flags import Common
 from jaxllm.recipes.help import DATA
@@ -71,7 +70,8 @@ def read_tagged(config: TaggedFlags) -> Tagged:
     others = [name for name in found if name != "train"]
     for name in others:
         label_set(found[name])  # each has tags
-    listed = {label for names in rows["train"].class_names.values() for label in names}
+    classes = rows["train"].class_names
+    listed = set(next((classes[name] for name in TAG_COLUMNS if name in classes), ()))
     labels = _more_labels(labels, scheme, listed, (sentence for name in others for sentence in found[name]))
     for name in others:
         found[name] = without_unseen(found[name], labels, reports[name])
@@ -86,15 +86,10 @@ def _more_labels(
     labels: tuple[str, ...], scheme: str, listed: set[str], sentences: Iterable[Sentence]
 ) -> tuple[str, ...]:
     """The labels, with those of other splits that are listed in the classes, or are of the scheme and a known type."""
-    types = set(schemes.entity_types(labels))
+    types = {label[1:] for label in labels if schemes.parse(label)[0] in schemes.SCHEMES[scheme]}  # "-person"
     more = {tag for sentence in sentences for tag in sentence.tags or ()} - {*labels}
-    more = {tag for tag in more if tag in listed or _is_known(tag, scheme, types)}
-    return ("O", *sorted({*labels, *more} - {"O"}))
-
-
-def _is_known(tag: str, scheme: str, types: set[str]) -> bool:
-    letter, kind = schemes.parse(tag)
-    return bool(letter) and letter in schemes.SCHEMES[scheme] and kind in types
+    known = {tag for tag in more if tag in listed or (tag[:1] in schemes.SCHEMES[scheme] and tag[1:] in types)}
+    return ("O", *sorted({*labels, *known} - {"O"}))
 
 
 def _lines(
@@ -103,22 +98,21 @@ def _lines(
     splits: dict[str, Split[Sentence]],
     labels: tuple[str, ...],
     scheme: str,
-    before: dict[str, Any],
+    given: Collection[str],
 ) -> list[tuple[str, str]]:
     """How many sentences each split has, the files it comes from, what was held out and what was left out."""
     sizes = ", ".join(f"{len(split):,} {name}" for name, split in splits.items())
     lines = [("data", f"{sizes} sentences, {len(labels)} labels, {scheme}")]
     if config.dataset != "builtin":
         lines.append(("", "; ".join(f"{name}: {_files(part)}" for name, part in rows.items())))
-    if "dev" not in before:
+    if "dev" not in given:
         if "dev" in splits:
             share = f"{config.holdout:g} of train is held out as dev (--holdout)"
         elif not config.holdout:
             share = "nothing is held out (--holdout 0), so there is no dev score"
         else:
-            share = (
-                f"{len(splits['train']):,} sentences are too few to hold out {config.holdout:g}: give --eval-dataset"
-            )
+            count = len(splits["train"])
+            share = f"{count:,} sentences are too few to hold out {config.holdout:g}; give --eval-dataset for a score"
         lines.append(("", f"no dev split: {share}"))
     return lines + [("", f"{name}: {line}") for name, split in splits.items() for line in split.report.lines()]
 

@@ -24,7 +24,7 @@ CONLLU = ("ID", "FORM", "LEMMA", "UPOS", "XPOS", "FEATS", "HEAD", "DEPREL", "DEP
 CHUNKS = {"NP", "VP", "PP", "ADVP", "ADJP", "SBAR", "PRT", "CONJP", "INTJ", "LST", "UCP"}
 """The phrases of CoNLL-2000, which CoNLL-2003 gives beside the entities."""
 
-_TAG = re.compile(r"O|[BIMELSU]([-_]\S.*)?")
+_TAG = re.compile(r"O|[BIMELSU]([-_]\S+)?")
 _RANGE = re.compile(r"\d+[-.]\d+")  # of CoNLL-U: 1-2, a word of several tokens; 8.1, a word that is not in the text
 
 
@@ -126,10 +126,8 @@ def looks_like_columns(text: str) -> bool:
     if width < 2 or not table or len(table) < 0.98 * len(plain):
         return False
     table = table[_is_header(table) :]
-    numbered = _counts(table)
-    return bool(table) and bool(
-        _tag_columns(table, width) or _label_columns(table, width) or (numbered and width == 10)
-    )
+    is_conllu = width == len(CONLLU) and _counts(table)
+    return bool(table) and bool(_tag_columns(table, width) or _label_columns(table, width) or is_conllu)
 
 
 def _lines(text: str) -> tuple[list[Line], list[str]]:

@@ -21,6 +21,10 @@ from jaxllm.types import InputError
 __all__ = ["Sentence", "Text", "Windows", "encode", "encode_text", "group_entities", "label_set", "sentences", "stitch"]
 
 
+TAG_COLUMNS = ("ner_tags", "tags", "labels")
+"""The columns of tags; the first that a row has is read."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Sentence:
     """Words and their tags (None where untagged), and their locations in the data, for messages."""
@@ -65,10 +69,9 @@ def _sentence(row: Row, i: int, rows: Rows) -> Sentence:
         fault = "'tokens' must be a list of strings" if "tokens" in row else f"no 'tokens' among {', '.join(row)}"
         raise InputError(f"{rows.where(i)}: {fault}; give the words of the sentence, or the name as --word-column")
     if None in words:
-        raise BadRow(
-            f"{rows.where(i, words.index(None))}: no word (null); give each tag a word", "with a word that is null"
-        )
-    column = next((name for name in ("ner_tags", "tags", "labels") if row.get(name) is not None), None)
+        fault = f"{rows.where(i, words.index(None))}: no word (null); give each tag a word"
+        raise BadRow(fault, "with a word that is null")
+    column = next((name for name in TAG_COLUMNS if row.get(name) is not None), None)
     tags = _tags(row[column], column, len(words), i, rows) if column else None
     return Sentence(words, tags, rows.where(i), functools.partial(rows.where, i))
 

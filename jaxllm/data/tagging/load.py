@@ -85,11 +85,8 @@ def _rename(part: Part, word_column: str, tag_column: str) -> Part:
                 )
         row = {**row, **{new: row[old] for new, old in wanted.items()}}
         rows.append({name: _listed(x) for name, x in row.items()} if text else row)
-    names = {
-        **part.class_names,
-        **{new: part.class_names[old] for new, old in wanted.items() if old in part.class_names},
-    }
-    return Part(part.name, rows, part.numbers, names)
+    renamed = {new: part.class_names[old] for new, old in wanted.items() if old in part.class_names}
+    return Part(part.name, rows, part.numbers, {**part.class_names, **renamed})
 
 
 def _listed(value: Any) -> Any:
