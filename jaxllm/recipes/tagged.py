@@ -111,8 +111,8 @@ def _lines(
         elif not config.holdout:
             share = "nothing is held out (--holdout 0), so there is no dev score"
         else:
-            count = len(splits["train"])
-            share = f"{count:,} sentences are too few to hold out {config.holdout:g}; give --eval-dataset for a score"
+            few = f"train has too few sentences ({len(splits['train'])}) to hold out {config.holdout:g}"
+            share = f"{few}; give --eval-dataset for a score"
         lines.append(("", f"no dev split: {share}"))
     return lines + [("", f"{name}: {line}") for name, split in splits.items() for line in split.report.lines()]
 
