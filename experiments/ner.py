@@ -27,19 +27,19 @@ from jaxllm.data.builtin import ner as builtin
 from jaxllm.data.loader import EvalBatches, lengths, loader, token_dropout
 from jaxllm.data.packing import make_plan
 from jaxllm.data.tagging import examples as ner
-from jaxllm.data.tagging import schemes
 from jaxllm.distributed.mesh import row_multiple
 from jaxllm.evals import ner as ner_eval
 from jaxllm.evals.tag import show, tag_words
 from jaxllm.models import encoder
 from jaxllm.models.heads import TaggerConfig, describe_model
-from jaxllm.recipes.flags import Common, fit_arguments, optim_config, token_loss
+from jaxllm.recipes.flags import fit_arguments, optim_config, token_loss
 from jaxllm.recipes.help import DATA, MODEL, OPTIMISATION, flag
 from jaxllm.recipes.recipe import fill_in
-from jaxllm.recipes.rows import open_rows
+from jaxllm.recipes.rows import dropped_of
 from jaxllm.recipes.script import run as run_script
 from jaxllm.recipes.session import open_session
 from jaxllm.recipes.start import Start
+from jaxllm.recipes.tagged import Tagged, TaggedFlags, read_tagged
 from jaxllm.recipes.weights import open_weights
 from jaxllm.train.fit import fit
 
@@ -72,7 +72,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Common):
+class Config(TaggedFlags):
     """Named entity recognition by token classification."""
 
     RECIPES = RECIPES
@@ -91,34 +91,11 @@ class Config(Common):
     beta2: float | None = None  # type: ignore[assignment]
     token_dropout: float | None = flag(None, DATA)
     """Share of the training tokens that are replaced by the unknown token, drawn anew at each step."""
-    scheme: str = flag("", DATA)
-    """Scheme of the tags: IOB1, IOB2, IOE1, IOE2, IOBES or BILOU; by default recognised from the tags."""
     vocab_size: int = flag(2048, MODEL)
     """Vocabulary of the tokenizer that is trained for a preset, in sub-words."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """Sentences by split (train, and dev and test where there are any), their labels and scheme."""
-
-    splits: dict[str, list[ner.Sentence]]
-    labels: tuple[str, ...]
-    scheme: str
-
-
-def read(config: Config) -> Data:
-    """Reads and checks the data set."""
-    rows = open_rows(config, builtin.ner)
-    splits = {name: ner.sentences(part) for name, part in rows.items()}
-    labels = ner.label_set(splits["train"])
-    scheme = schemes.recognise(splits["train"], config.scheme or None)
-    for name, sentences in splits.items():
-        if name != "train":
-            schemes.recognise(sentences, scheme)
-    return Data(splits, labels, scheme)
-
-
-def start(config: Config, data: Data) -> Start:
+def start(config: Config, data: Tagged) -> Start:
     """A pretrained encoder, or a preset with a tokenizer trained on the words of the training split."""
     computing = {"dtype": config.dtype, "remat": config.remat}
     if config.model not in PRESETS:
@@ -128,7 +105,7 @@ def start(config: Config, data: Data) -> Start:
     if config.tokenizer:
         tokenizer = hf.load_tokenizer(config.tokenizer)
     else:
-        texts = (" ".join(sentence.words) for sentence in data.splits["train"])
+        texts = (" ".join(sentence.words) for sentence in data.splits["train"].rows)
         tokenizer = builtin.wordpiece(texts, config.vocab_size, PRESETS[config.model]["max_positions"])
     shape = encoder.Config(vocab_size=len(tokenizer), **PRESETS[config.model], **MODERN, **computing)
     tagger = TaggerConfig(shape, data.labels, transform=True)
@@ -146,11 +123,11 @@ def main(config: Config) -> None:
     loss = token_loss(config)
     session = open_session("ner", config)
     run, console, mesh = session.run, session.console, session.mesh
-    data = read(config)
+    data = read_tagged(config)
     begin = start(config, data)
     limit = min(config.max_length, begin.config.encoder.max_positions)
     encode = functools.partial(ner.encode, tokenizer=begin.tokenizer, labels=data.labels, max_length=limit)
-    windows = {name: encode(sentences) for name, sentences in data.splits.items()}
+    windows = {name: encode(split.rows) for name, split in data.splits.items()}
     multiple = row_multiple(mesh)
     train = windows["train"].examples
     plan = make_plan(
@@ -164,16 +141,14 @@ def main(config: Config) -> None:
     arguments = fit_arguments(config, plan)
     if session.finished(arguments["steps"]):
         return
-    sizes = ", ".join(f"{len(sentences):,} {name}" for name, sentences in data.splits.items())
-    found = f"{sizes} sentences, {len(data.labels)} labels, {data.scheme}"
-    session.header(begin, [("data", found), ("rows", plan.describe())])
+    session.header(begin, [*data.lines, ("rows", plan.describe())])
 
     def evaluation(split: str, predictions: Path | None = None) -> Any:
         examples = windows[split].examples
         size = min(config.eval_batch_size, len(examples))
         batches = EvalBatches(examples, make_plan(lengths(examples), batch_size=size, multiple=multiple))
         score = ner_eval.evaluator(
-            windows[split], data.splits[split], data.labels, data.scheme, predictions=predictions
+            windows[split], data.splits[split].rows, data.labels, data.scheme, predictions=predictions
         )
         return functools.partial(score, batches=batches)
 
@@ -203,7 +178,7 @@ def main(config: Config) -> None:
             strict=True,
         ):
             console.print("  " + show(text, entities))
-    session.finish(begin, fitted, arguments["steps"], finals)
+    session.finish(begin, fitted, arguments["steps"], finals, dropped=dropped_of(data.splits))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from jaxllm.evals.logps import answer_logps
 from jaxllm.evals.text import continue_texts, end_tokens
 from jaxllm.evals.text import encode as encode_prompt
 from jaxllm.losses.tokens import over_tokens, token_logprobs
+from jaxllm.models.heads import ScorerConfig, TaggerConfig
 from jaxllm.types import Batch, InputError
 
 
@@ -42,8 +43,9 @@ def generate(
     """The text that follows each prompt, up to an end token or a text in `stop`, which are not part of it.
 
     temperature: 0 takes the likeliest token. chat: each prompt is a user's message, put into the chat template.
-    Raises InputError for a prompt that leaves no room in the context.
+    Raises InputError for a prompt that leaves no room in the context, and for a model that is no language model.
     """
+    _check_kind(model, "generate", "lm")
     ids = [encode_prompt(prompt, model.tokenizer, chat=chat) for prompt in prompts]
     source = model.start.source
     ends = end_tokens(source.folder if source else Path(), model.tokenizer)
@@ -56,13 +58,18 @@ def generate(
 
 
 def tag(model: Model, texts: Sequence[str], *, max_length: int = 512) -> list[list[dict[str, Any]]]:
-    """The entities of each text, by words: entity_group, score, word, start and end (offsets in characters)."""
+    """The entities of each text, by words: entity_group, score, word, start and end (offsets in characters).
+
+    Raises InputError for a model that is no token classifier.
+    """
+    _check_kind(model, "tag", "tagger")
     limit = min(max_length, model.config.encoder.max_positions)
     return tagging.tag_words(model.runner, model.tokenizer, model.config.labels, texts, limit)
 
 
 def logprobs(model: Model, texts: Sequence[str]) -> list[np.ndarray]:
     """log p of each token of each text, given the begin token and those before it, in nats, float32 [tokens]."""
+    _check_kind(model, "logprobs", "lm")
     begin, found = Marks.of(model.tokenizer).begin, []
     encoder = text_encoder(model.tokenizer)
     for text in texts:
@@ -86,6 +93,7 @@ def score(model: Model, prompts: Sequence[str], answers: Sequence[str]) -> np.nd
     Where the tokenizer has a chat template, a prompt is a user's message and the answer the assistant's. The
     log-probability is in nats, over the answer's tokens and the token that ends it.
     """
+    _check_kind(model, "score", "lm", "scorer")
     chat = bool(model.tokenizer.chat_template)
     rows = [
         Comparison([{"role": "user", "content": p}], ([{"role": "assistant", "content": a}],), (1,), 1.0, 0.0)
@@ -104,6 +112,19 @@ def score(model: Model, prompts: Sequence[str], answers: Sequence[str]) -> np.nd
         for number, values in answer_rows.take(plan.step(step), rewards_BT):
             found[number] = values[0][-1]
     return found
+
+
+KINDS = {"lm": "a language model", "tagger": "a token classifier", "scorer": "a reward model"}
+"""What a model of each task is called."""
+
+
+def _check_kind(model: Model, function: str, *tasks: str) -> None:
+    """Raises InputError where the model is for none of these tasks."""
+    is_tagger, is_scorer = isinstance(model.config, TaggerConfig), isinstance(model.config, ScorerConfig)
+    task = "tagger" if is_tagger else "scorer" if is_scorer else "lm"
+    if task not in tasks:
+        wanted = " or ".join(KINDS[name] for name in tasks)
+        raise InputError(f"jaxllm.{function} needs {wanted}, and this is {KINDS[task]}; load another model")
 
 
 def _token_logps(model: Any, batch: Batch) -> jax.Array:

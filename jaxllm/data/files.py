@@ -7,7 +7,8 @@
 | .parquet .arrow  | a row, with the class names that the `datasets` library keeps in the schema             |
 | .csv .tsv        | a record, keyed by the header; every value is a string                                  |
 | .txt             | the whole file, as {"text": ...}: one document                                          |
-| .conll .bio .iob | a sentence, as {"tokens": [...], "ner_tags": [...]}: word first, tag last on each line  |
+| .conll .bio .iob | a sentence, as {"tokens": [...], "ner_tags": [...]}; jaxllm/data/tagging/columns.py says |
+| .iob2 .conllu .. | which columns hold the words and the tags                                               |
 
 Text formats may be compressed (.gz, .zst, .bz2: `train.jsonl.gz`). They are parsed here, because the readers of
 `datasets` force all rows into one schema and do not say in which line a fault is.
@@ -21,12 +22,11 @@ import dataclasses
 import functools
 import io
 import json
-import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from jaxllm.data.tagging.columns import Choice, looks_like_columns, read_columns
 from jaxllm.types import InputError
 
 Row = dict[str, Any]
@@ -42,7 +42,8 @@ class Part:
     rows: Sequence[Row]
     numbers: Sequence[int] = ()
     class_names: Mapping[str, list[str]] = dataclasses.field(default_factory=dict)
-    word_lines: Sequence[Sequence[int]] = ()  # .conll: the line of every word
+    word_lines: Sequence[Sequence[int]] = ()  # of a file of columns: the line of every word
+    columns: Choice | None = None  # of a file of columns: which hold words and tags
 
     def where(self, row: int, word: int | None) -> str:
         """Names a row, or a word of it, for messages."""
@@ -226,41 +227,24 @@ def _txt(path: Path) -> Part:
     return Part(str(path), [{"text": _text(path)}], [1])
 
 
-def _conll(path: Path) -> Part:
-    # Only spaces and tabs are white space here: a word may be a no-break space.
-    lines = [line.rstrip(" \t\r") for line in _text(path).split("\n")]
-    lines = ["" if line.startswith("-DOCSTART-") else line for line in lines]
-    data = list(filter(None, lines))
-    plain = [line for line in data if not line.startswith("#")] or data
-    tabs = sum("\t" in line for line in plain) * 2 >= len(plain)
-    split: Callable[[str], list[str]] = (
-        (lambda s: s.split("\t")) if tabs else (lambda s: re.split(r"[ \t]+", s.lstrip()))
-    )
-    # The file's column count is the commonest, and of equally common ones the largest.
-    counts = Counter(len(split(line)) for line in plain)
-    columns = max(counts, key=lambda width: (counts[width], width), default=0)
+def column_file(path: Path, word_column: str = "", tag_column: str = "", like: Choice | None = None) -> Part:
+    """The sentences of a file of columns. The arguments are those of `columns.read_columns`."""
+    found = read_columns(str(path), _text(path), word_column, tag_column, like)
+    if not found.words:
+        raise InputError(f"{path}: holds no rows; check the file")
+    rows = [{"tokens": words, "ner_tags": tags} for words, tags in zip(found.words, found.tags, strict=True)]
+    return Part(str(path), rows, [lines[0] for lines in found.lines], word_lines=found.lines, columns=found.choice)
 
-    rows: list[Row] = []
-    word_lines: list[list[int]] = []
-    ended = True
-    for number, line in enumerate(lines, start=1):
-        values = split(line)
-        if not line or (len(values) != columns and line.startswith("#")):  # the end of a sentence, or a comment
-            ended = ended or not line
-            continue
-        if len(values) != columns or columns < 2 or not values[0]:
-            several = values[0] and columns > 1
-            fault = f"{len(values)} columns, elsewhere {columns}" if several else f"{line.strip()!r} alone"
-            raise InputError(f"{path}, line {number}: {fault}; each line needs a word first and its tag last")
-        if ended:
-            rows.append({"tokens": [], "ner_tags": []})
-            word_lines.append([])
-            ended = False
-        rows[-1]["tokens"].append(values[0])
-        rows[-1]["ner_tags"].append(values[-1])
-        word_lines[-1].append(number)
-    return Part(str(path), rows, [numbers[0] for numbers in word_lines], word_lines=word_lines)
 
+def is_column_file(path: Path) -> bool:
+    """Whether the suffix of a file, or else the beginning of it, tells that it has columns of words and tags."""
+    if suffix_of(path) in COLUMN_SUFFIXES:
+        return True
+    with open_bytes(path) as file:
+        return looks_like_columns(file.read(1 << 16).decode("utf-8", errors="replace").removeprefix("\ufeff"))
+
+
+COLUMN_SUFFIXES = (".conll", ".bio", ".iob", ".iob2", ".bioes", ".bilou", ".bmes", ".conllu", ".conllup")
 
 READERS: dict[str, Callable[[Path], Part]] = {
     ".jsonl": _jsonl,
@@ -270,7 +254,5 @@ READERS: dict[str, Callable[[Path], Part]] = {
     ".csv": _csv,
     ".tsv": functools.partial(_csv, delimiter="\t"),
     ".txt": _txt,
-    ".conll": _conll,
-    ".bio": _conll,
-    ".iob": _conll,
+    **dict.fromkeys(COLUMN_SUFFIXES, column_file),
 }

@@ -15,7 +15,10 @@ from typing import Any
 from jaxllm.data.files import READERS, Part, Row, read, suffix_of, table_part
 from jaxllm.types import InputError
 
-_SPLITS = {"train": "train", "dev": "dev", "validation": "dev", "valid": "dev", "val": "dev", "test": "test"}
+_SPLITS = {
+    "train": "train", "dev": "dev", "validation": "dev", "valid": "dev", "val": "dev", "testa": "dev",
+    "test": "test", "testb": "test",
+}  # fmt: skip
 
 # Known by a short name, and scripts on the hub: only their parquet conversion can be loaded.
 _SCRIPTS = {"conll2003": "eriktks/conll2003", "eriktks/conll2003": "eriktks/conll2003"}
@@ -29,18 +32,18 @@ class Rows(Sequence[Row]):
     """
 
     def __init__(self, parts: Sequence[Part]) -> None:
-        self._parts = parts
+        self.parts = parts
         self._starts = list(itertools.accumulate((len(part.rows) for part in parts), initial=0))
         self.class_names: Mapping[str, list[str]] = parts[0].class_names
 
     @property
     def fingerprint(self) -> str:
         """Changes with the contents of a hub data set, as the `datasets` library computes it; empty for text files."""
-        return " ".join(str(getattr(part.rows, "_fingerprint", "")) for part in self._parts)
+        return " ".join(str(getattr(part.rows, "_fingerprint", "")) for part in self.parts)
 
     def _find(self, row: int) -> tuple[Part, int]:
         part = bisect.bisect_right(self._starts, row) - 1
-        return self._parts[part], row - self._starts[part]
+        return self.parts[part], row - self._starts[part]
 
     def where(self, row: int, word: int | None = None) -> str:
         """The location of a row for messages, "train.conll, line 12", or of one of its words, counted from 0."""
@@ -54,7 +57,7 @@ class Rows(Sequence[Row]):
         return part.rows[row]
 
     def __iter__(self) -> Iterator[Row]:
-        return itertools.chain.from_iterable(part.rows for part in self._parts)  # tables iterate faster than they index
+        return itertools.chain.from_iterable(part.rows for part in self.parts)  # tables iterate faster than they index
 
     def __len__(self) -> int:
         return self._starts[-1]

@@ -11,6 +11,7 @@ import numpy as np
 from jaxllm.data.loader import EvalBatches, lengths
 from jaxllm.data.packing import make_plan
 from jaxllm.data.tagging import examples as ner
+from jaxllm.data.tagging import schemes
 from jaxllm.data.tagging.windows import stitch
 from jaxllm.distributed.mesh import row_multiple
 from jaxllm.evals.ner import outputs
@@ -40,7 +41,8 @@ def tag_words(
     """The entities of each text in whole words, each by the label of its first sub-word, which training teaches.
 
     transformers' aggregation_strategy="first" finds the same where its tokenizer marks sub-words, as BERT's does; for
-    byte-level tokenizers, RoBERTa's for one, that takes a word with its punctuation for one word.
+    byte-level tokenizers, RoBERTa's for one, that takes a word with its punctuation for one word. Words are joined to
+    entities by `schemes.entities`, as in evaluation, for labels of every scheme.
     """
     spans = [[match.span() for match in WORD.finditer(text)] for text in texts]
     words = [[text[a:b] for a, b in found] for text, found in zip(texts, spans, strict=True)]
@@ -48,20 +50,11 @@ def tag_words(
     found: list[list[Entity]] = []
     for text, at, (label, score) in zip(texts, spans, _predict(model, windows), strict=True):
         entities: list[Entity] = []
-        for (start, end), number, p in zip(at, label.tolist(), score.tolist(), strict=True):
-            letter, _, kind = labels[number].partition("-")
-            if not kind:
-                continue
-            last = entities[-1] if entities else None
-            gap = text[last["end"] : start].strip() if last else ""
-            if last and letter != "B" and last["entity_group"] == kind and not gap:
-                scores = [*last["scores"], p]
-                last.update(end=end, word=text[last["start"] : end], scores=scores, score=sum(scores) / len(scores))
-            else:
-                word = text[start:end]
-                entity = {"entity_group": kind, "score": p, "word": word, "start": start, "end": end}
-                entities.append({**entity, "scores": [p]})
-        found.append([{name: x for name, x in e.items() if name != "scores"} for e in entities])
+        for kind, first, stop in schemes.entities([labels[number] for number in label.tolist()]):
+            start, end, p = at[first][0], at[stop - 1][1], score[first:stop].tolist()
+            named = {"entity_group": kind, "score": sum(p) / len(p), "word": text[start:end]}
+            entities.append({**named, "start": start, "end": end})
+        found.append(entities)
     return found
 
 

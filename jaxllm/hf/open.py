@@ -143,6 +143,10 @@ def assemble(
     spec = dataclasses.replace(spec, load=found.load)
     if wanted == "tagger" and "classifier.kernel" in found.initialised:
         if task and labels is None:
+            shapes = next((note for note in found.notes if note.startswith("classifier initialised: classifier.")), "")
+            if shapes:
+                names = f"{where} has {len(config.labels)} labels (id2label), and {shapes.partition(': ')[2]}"
+                raise InputError(f"{names}; name the label of each row of the classifier in id2label")
             raise InputError(
                 f"{folder} has no classifier for its labels; name a fine-tuned checkpoint, or train this one first"
             )

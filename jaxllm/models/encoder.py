@@ -146,6 +146,21 @@ class Block(nnx.Module):
         return self.mlp_norm(x + dropout(self.mlp(x, inner), c.mlp_output_dropout, mlp))
 
 
+def position_rows(batch: Batch, offset: int) -> jax.Array:
+    """Rows of the position embedding, int32 [B, T]: the positions plus the offset, which is RoBERTa's padding id + 1.
+
+    RoBERTa gives a padding id inside a text the row of that id, and does not count it in the positions of the tokens
+    after it (`create_position_ids_from_input_ids` of transformers).
+    """
+    if not offset:
+        return batch.positions_BT
+    padding_BT = ((batch.tokens_BT == offset - 1) & (batch.segments_BT > 0)).astype(jnp.int32)
+    seen_BT = jnp.cumsum(padding_BT, axis=1)
+    start_BT = jnp.arange(padding_BT.shape[1])[None] - batch.positions_BT  # of the text that a token is in
+    before_BT = jnp.take_along_axis(seen_BT - padding_BT, start_BT, axis=1)
+    return jnp.where(padding_BT > 0, offset - 1, batch.positions_BT + offset - (seen_BT - before_BT))
+
+
 class Embeddings(nnx.Module):
     """Token embeddings, plus positions and the first token type where the configuration has them; normalised."""
 
@@ -164,7 +179,7 @@ class Embeddings(nnx.Module):
         if self.types is not None:
             x_BTD += jnp.broadcast_to(self.types.embedding[0], x_BTD.shape)
         if self.positions is not None:
-            x_BTD += self.positions(batch.positions_BT + self.config.position_offset)
+            x_BTD += self.positions(position_rows(batch, self.config.position_offset))
         return dropout(self.norm(x_BTD).astype(self.config.dtype), self.config.embedding_dropout, key)
 
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 import jaxllm
+from jaxllm.types import InputError
 
 
 @pytest.fixture(scope="module")
@@ -42,3 +43,17 @@ def test_tag_finds_whole_words(bert):
         assert text[entity["start"] : entity["end"]] == entity["word"]
         assert entity["entity_group"] == "person"
         assert not text[entity["end"] : entity["end"] + 1].isalnum()
+
+
+def test_a_model_of_another_kind_is_one_line(model, llama, bert):
+    scorer, tagger = jaxllm.load(str(llama), task="scorer"), jaxllm.load(str(bert))
+    calls = {
+        "jaxllm.tag needs a token classifier, and this is a language model": lambda: jaxllm.tag(model, ["a"]),
+        "jaxllm.generate needs a language model, and this is a reward model": lambda: jaxllm.generate(scorer, ["a"]),
+        "jaxllm.generate needs a language model, and this is a token cl": lambda: jaxllm.generate(tagger, ["a"]),
+        "jaxllm.logprobs needs a language model, and this is a reward model": lambda: jaxllm.logprobs(scorer, ["a"]),
+        "jaxllm.score needs a language model or a reward model, and": lambda: jaxllm.score(tagger, ["a"], ["b"]),
+    }
+    for message, call in calls.items():
+        with pytest.raises(InputError, match=message):
+            call()

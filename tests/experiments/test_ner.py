@@ -83,7 +83,8 @@ def test_run_folder_is_whole(trained, folder):
     predictions = [json.loads(line) for line in (trained / "predictions.jsonl").read_text().splitlines()]
     words = [line.split("\t")[0] for line in (folder / "dev.conll").read_text().splitlines() if line]
     assert [word for row in predictions for word in row["tokens"]] == words
-    assert json.loads((trained / "summary.json").read_text())["finished"]
+    summary = json.loads((trained / "summary.json").read_text())
+    assert (summary["finished"], summary["dropped"]) == (True, {})
 
 
 def test_finished_run_says_so_and_changes_nothing(trained, folder, capsys):

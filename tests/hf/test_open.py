@@ -82,6 +82,18 @@ def test_a_bare_trunk_with_old_spellings(save):
         hf.open_tagger(str(folder))
 
 
+def test_fewer_labels_than_rows_of_the_classifier_is_one_line_with_both_numbers(save):
+    folder = save()
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config |= {"id2label": {"0": "O", "1": "B-X"}, "label2id": {"O": 0, "B-X": 1}}
+    path.write_text(json.dumps(config))
+    with pytest.raises(
+        InputError, match=r"has 2 labels \(id2label\), and classifier\.weight is \(3, 8\), wanted \(2, 8\)"
+    ):
+        hf.open_tagger(str(folder))
+
+
 def test_everything_that_does_not_fit_is_one_line(save):
     folder = save()
 

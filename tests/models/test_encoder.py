@@ -181,6 +181,28 @@ def test_equals_transformers(case, tmp_path):
             assert np.abs(mine - other).max() <= bound, name
 
 
+def test_padding_ids_in_a_text_have_the_positions_of_transformers(tmp_path):
+    model = torch_model("roberta", {**BERT, "num_hidden_layers": 1, "type_vocab_size": 1})
+    model.save_pretrained(tmp_path)
+    opened, params = open_one(tmp_path, unroll=1)
+    given = [[7, 8, PAD, 9, PAD, PAD, 10], [PAD, 11, 12, PAD], [5, 6]]  # packed, then four columns of padding
+    parts, start = [], 0
+    for segment, ids in enumerate(given, start=1):
+        parts.append(Text(0, start, np.array(ids), np.zeros(len(ids)), np.ones(len(ids)), segment))
+        start += len(ids)
+    batch = batch_of(parts, PAD)
+
+    def forward(params):
+        bound = bind(opened.spec.graphdef, params)
+        return bound.head(bound.hidden(batch)[0])
+
+    logits = np.asarray(fast(forward)(params))[0]
+    for part in parts:
+        ids = torch.tensor(part.tokens[None])
+        wanted = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0].detach().numpy()
+        np.testing.assert_allclose(logits[part.start : part.start + len(part.tokens)], wanted, atol=1e-4, rtol=0)
+
+
 fast = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 """For tests whose time is compiling."""
 

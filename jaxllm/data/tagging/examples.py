@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxllm.data.sources import Row, Rows
+from jaxllm.data.tagging.bad_rows import BadRow, Report, convert_each
 from jaxllm.data.tagging.windows import Body, Windows, cut, stitch, tokenize
 from jaxllm.types import InputError
 
 __all__ = ["Sentence", "Text", "Windows", "encode", "encode_text", "group_entities", "label_set", "sentences", "stitch"]
+
+
+TAG_COLUMNS = ("ner_tags", "tags", "labels")
+"""The columns of tags; the first that a row has is read."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,20 +47,44 @@ def sentences(rows: Rows) -> list[Sentence]:
     return [_sentence(row, i, rows) for i, row in enumerate(rows)]
 
 
+def usable_sentences(rows: Rows, report: Report) -> list[Sentence]:
+    """The sentences of rows as `sentences` reads them, without those that are bad in their content.
+
+    Left out, and counted in the report, are rows without words, with words or tags that are null, and with another
+    number of tags than of words. Raises InputError for a row of the wrong structure, and where too many are bad.
+    """
+
+    def usable(numbered: tuple[int, Row], where: str) -> Sentence:
+        sentence = _sentence(numbered[1], numbered[0], rows)
+        if not sentence.words:
+            raise BadRow(f"{where}: no words; leave the row out", "without words")
+        return sentence
+
+    return convert_each(enumerate(rows), usable, rows.where, report)[0]
+
+
 def _sentence(row: Row, i: int, rows: Rows) -> Sentence:
     words = row.get("tokens")
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+    if not isinstance(words, list) or not all(isinstance(word, str | None) for word in words):
         fault = "'tokens' must be a list of strings" if "tokens" in row else f"no 'tokens' among {', '.join(row)}"
-        raise InputError(f"{rows.where(i)}: {fault}; give the words of the sentence")
-    column = next((name for name in ("ner_tags", "tags", "labels") if row.get(name) is not None), None)
+        raise InputError(f"{rows.where(i)}: {fault}; give the words of the sentence, or the name as --word-column")
+    if None in words:
+        fault = f"{rows.where(i, words.index(None))}: no word (null); give each tag a word"
+        raise BadRow(fault, "with a word that is null")
+    column = next((name for name in TAG_COLUMNS if row.get(name) is not None), None)
     tags = _tags(row[column], column, len(words), i, rows) if column else None
     return Sentence(words, tags, rows.where(i), functools.partial(rows.where, i))
 
 
 def _tags(tags: Any, column: str, words: int, i: int, rows: Rows) -> list[str]:
-    if not isinstance(tags, list) or len(tags) != words:
-        count = f"{len(tags)} {column}" if isinstance(tags, list) else f"{column} that are no list"
-        raise InputError(f"{rows.where(i)}: {count} for {words} tokens; give one tag to each word")
+    if not isinstance(tags, list):
+        raise InputError(f"{rows.where(i)}: {column} that are no list for {words} tokens; give one tag to each word")
+    if len(tags) != words:
+        fault = f"{len(tags)} {column} for {words} tokens; give one tag to each word"
+        raise BadRow(f"{rows.where(i)}: {fault}", "with another number of tags than of words")
+    if None in tags:
+        fault = f"no tag (null) in {column}; give the word a tag, O outside entities"
+        raise BadRow(f"{rows.where(i, tags.index(None))}: {fault}", "with a tag that is null")
     if all(isinstance(tag, str) for tag in tags):
         return tags
     return [_name(tag, rows.class_names.get(column), f"{rows.where(i, j)}: {column}") for j, tag in enumerate(tags)]
@@ -75,8 +104,25 @@ def label_set(sentences: Sequence[Sentence]) -> tuple[str, ...]:
     """The labels of tagged sentences: "O", which is class 0, then the others sorted."""
     for sentence in sentences:
         if sentence.tags is None:
-            raise InputError(f"{sentence.where}: no tags; give them as 'ner_tags' to train or evaluate")
+            fault = "no tags; give them as 'ner_tags', or their name as --tag-column"
+            raise InputError(f"{sentence.where}: {fault}, to train or evaluate")
     return ("O", *sorted({tag for sentence in sentences for tag in sentence.tags or ()} - {"O"}))
+
+
+def without_unseen(sentences: Sequence[Sentence], known: Collection[str], report: Report) -> list[Sentence]:
+    """The sentences of a split whose tags are all known, from training; others are counted in the report as bad."""
+    found = []
+    for sentence in sentences:
+        unseen = next((i for i, tag in enumerate(sentence.tags or ()) if tag not in known), None)
+        if unseen is None:
+            found.append(sentence)
+            continue
+        label = sentence.tags[unseen] if sentence.tags else ""
+        fault = f"label {label!r} is unseen in training; add examples or mend the tag"
+        report.drop_bad(BadRow(f"{sentence.at(unseen)}: {fault}", "with a label unseen in training"), sentence.where)
+    report.check_bad()
+    report.kept = len(found)
+    return found
 
 
 def encode(sentences: Sequence[Sentence], tokenizer: Any, labels: Sequence[str], max_length: int) -> Windows:

@@ -8,26 +8,70 @@
 | IOE2   | E on the last word, I on the others                                                         |
 | IOBES  | B first, I inside, E last, S alone                                                          |
 | BILOU  | B first, I inside, L last, U alone                                                          |
+| BMES   | B first, M inside, E last, S alone                                                          |
+| IO     | the entity type alone (person), without a letter                                            |
 
-seqeval scores the entities in its default mode, which accepts tags out of order, as CoNLL's script and the Hugging Face
-examples do. BILOU is scored in strict mode, because the default mode does not know its letters.
+`entities` decides which words are an entity, for scores and for tagged text alike. Where tags are valid, it finds what
+seqeval finds in strict mode. Tags out of order it accepts as seqeval's default mode does, and with it CoNLL's script
+and the Hugging Face examples; scores of BILOU alone are strict, because seqeval's default mode does
+not know its letters.
 """
 
 from __future__ import annotations
 
+import functools
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from jaxllm.data.tagging.examples import Sentence
 from jaxllm.types import InputError
 
-SCHEMES: dict[str, str] = {"IOB1": "BI", "IOB2": "BI", "IOE1": "EI", "IOE2": "EI", "IOBES": "BEIS", "BILOU": "BILU"}
+SCHEMES: dict[str, str] = {
+    "IOB1": "BI", "IOB2": "BI", "IOE1": "EI", "IOE2": "EI", "IOBES": "BEIS", "BILOU": "BILU", "BMES": "BEMS",
+    "IO": "",
+}  # fmt: skip
 """The letters of each scheme, beside O."""
+
+SAME = {"BIO": "IOB2", "IOB": "IOB2", "BIOES": "IOBES", "BILUO": "BILOU", "BMEO": "BMES", "BMESO": "BMES"}
+"""Other names of schemes."""
+
+TAG = re.compile(r"([BIMELSU])(?:([-_])(\S.*))?")
+"""A letter, and after a hyphen or an underscore the entity type: B-person, I_person."""
 
 
 def parse(tag: str) -> tuple[str, str]:
-    """Splits a tag into letter and entity type: ("B", "person"); "O" gives ("O", ""), and "B" alone ("B", "_")."""
-    letter, dash, kind = tag.partition("-")
-    return letter, (kind if dash else "_" if letter != "O" else "")
+    """Splits a tag into letter and entity type: ("B", "person") for B-person and B_person.
+
+    "O" gives ("O", ""), and "B" alone ("B", "_"). A label without a letter is a type: "person" gives ("", "person").
+    """
+    if tag == "O":
+        return "O", ""
+    found = TAG.fullmatch(tag)
+    return (found[1], found[3] or "_") if found else ("", tag)
+
+
+def entities(tags: Sequence[str], *, strict: bool = False) -> list[tuple[str, int, int]]:
+    """The entities of a tagged sentence: type, first word, and the word after the last.
+
+    B, S and U begin an entity, and nothing continues one after E, L, S or U, so that E E of IOE2 are two. I, M, E, L
+    and labels without a letter continue an entity of their type, and begin one where there is none. strict: only
+    entities that are valid in BILOU, B I ... L or U alone, are found.
+    """
+    found: list[tuple[str, int, int]] = []
+    start, before, kind_before = 0, "O", ""
+    for i, (letter, kind) in enumerate(map(parse, [*tags, "O"])):
+        if letter in ("I", "M", "E", "L", "") and kind == kind_before and before not in ("E", "L", "S", "U"):
+            before = letter
+            continue
+        if before != "O" and not (strict and not _is_bilou(tags[start:i])):
+            found.append((kind_before, start, i))
+        start, before, kind_before = i, letter, kind
+    return found
+
+
+def _is_bilou(tags: Sequence[str]) -> bool:
+    return bool(re.fullmatch("BI*L|U", "".join(parse(tag)[0] or "?" for tag in tags)))
 
 
 def entity_types(labels: Sequence[str]) -> list[str]:
@@ -41,22 +85,35 @@ def recognise(sentences: Sequence[Sentence], name: str | None = None) -> str:
     Where two schemes have the same letters and neither fits all tags, the one with fewer exceptions is taken. Raises
     InputError for an unknown name, and for a tag that is not in the scheme, naming its file and line.
     """
+    name = SAME.get(name or "", name)
     if name is not None and name not in SCHEMES:
         raise InputError(f"scheme {name!r} is unknown; choose of {', '.join(SCHEMES)}")
     name = name or _guess(sentences)
+    separators = Counter(_separator(tag) for sentence in sentences for tag in sentence.tags or ())
+    separator = "_" if separators["_"] > separators["-"] else "-"
     for sentence in sentences:
         for i, tag in enumerate(sentence.tags or ()):
-            letter, kind = parse(tag)
-            if tag != "O" and (len(letter) != 1 or letter not in SCHEMES[name] or not kind):
-                known = ", ".join(["O", *(f"{letter}-type" for letter in SCHEMES[name])])
+            letter, _ = parse(tag)
+            fits = letter in SCHEMES[name] and bool(letter) == (name != "IO") and _separator(tag) in ("", separator)
+            if tag != "O" and not (fits and tag):
+                known = ", ".join(["O", *([f"{x}{separator}type" for x in SCHEMES[name]] or ["type"])])
                 raise InputError(f"{sentence.at(i)}: tag {tag!r} is not of {name}, which has {known}; mend the tag")
     return name
 
 
+def _separator(tag: str) -> str:
+    found = TAG.fullmatch(tag)
+    return (found[2] or "") if found else ""
+
+
 def _guess(sentences: Sequence[Sentence]) -> str:
     letters = {parse(tag)[0] for sentence in sentences for tag in sentence.tags or ()}
+    if letters == {"O", ""}:
+        return "IO"
     if letters & {"L", "U"}:
         return "BILOU"
+    if "M" in letters:
+        return "BMES"
     if "S" in letters or {"B", "E"} <= letters:
         return "IOBES"
     # An entity's edge (its start for IOB, its end for IOE) carries the mark always, or only where its own type adjoins.
@@ -71,8 +128,8 @@ def _guess(sentences: Sequence[Sentence]) -> str:
 
 
 def _with_neighbour(tags: Sequence[str], *, before: bool) -> Iterator[tuple[tuple[str, str], tuple[str, str]]]:
-    parsed, outside = [parse(tag) for tag in tags], [("O", "")]
-    return zip(parsed, outside + parsed[:-1] if before else parsed[1:] + outside, strict=True)
+    padded = [("O", ""), *map(parse, tags), ("O", "")]
+    return zip(padded[1:-1], padded[:-2] if before else padded[2:], strict=True)
 
 
 def score(true: list[list[str]], predicted: list[list[str]], scheme: str, types: Sequence[str]) -> dict[str, float]:
@@ -82,25 +139,26 @@ def score(true: list[list[str]], predicted: list[list[str]], scheme: str, types:
     Returns f1, precision and recall over all entities (micro), accuracy per word, and for each type `<type>/f1`,
     `<type>/precision`, `<type>/recall` and `<type>/support` (the number of true entities).
     """
-    from seqeval.metrics import accuracy_score, sequence_labeling, v1  # 2 s: it brings scikit-learn
-    from seqeval.scheme import BILOU
+    from seqeval.metrics import accuracy_score, sequence_labeling  # 2 s: it brings scikit-learn
 
-    if scheme == "BILOU":
-        found = v1.unique_labels(true, predicted, BILOU)
-        options = {"zero_division": 0, "scheme": BILOU}
-        measure = v1.precision_recall_fscore_support
-    else:
-        tags = (sequence_labeling.get_entities(tags) for tags in (true, predicted))
-        found = sorted({kind for entities in tags for kind, _, _ in entities})
-        options = {"zero_division": 0}
-        measure = sequence_labeling.precision_recall_fscore_support
-
-    precision, recall, f1, _ = measure(true, predicted, average="micro", **options)
-    numbers = {"f1": float(f1), "precision": float(precision), "recall": float(recall)}
-    numbers["accuracy"] = float(accuracy_score(true, predicted)) if any(true) else 0.0
+    numbers = {"accuracy": float(accuracy_score(true, predicted)) if any(true) else 0.0}
+    strict = scheme == "BILOU"
+    true, predicted = ([_as_iob2(line, strict=strict) for line in lines] for lines in (true, predicted))
+    found = sorted({parse(tag)[1] for line in [*true, *predicted] for tag in line if tag != "O"})
+    measure = functools.partial(sequence_labeling.precision_recall_fscore_support, true, predicted, zero_division=0)
+    precision, recall, f1, _ = measure(average="micro")
+    numbers |= {"f1": float(f1), "precision": float(precision), "recall": float(recall)}
     for kind in sorted({*types, *found}):
         numbers |= {f"{kind}/{measured}": 0.0 for measured in ("f1", "precision", "recall", "support")}
-    for kind, *values in zip(found, *measure(true, predicted, average=None, **options), strict=True):
+    for kind, *values in zip(found, *measure(average=None), strict=True):
         named = zip(("precision", "recall", "f1", "support"), values, strict=True)
         numbers |= {f"{kind}/{measured}": float(x) for measured, x in named}
     return numbers
+
+
+def _as_iob2(tags: Sequence[str], *, strict: bool) -> list[str]:
+    """The entities as tags of IOB2, in which seqeval counts them for data of any scheme."""
+    written = ["O"] * len(tags)
+    for kind, start, end in entities(tags, strict=strict):
+        written[start:end] = [f"B-{kind}", *[f"I-{kind}"] * (end - start - 1)]
+    return written

@@ -9,6 +9,7 @@ from transformers import AutoTokenizer, BertConfig, BertForTokenClassification, 
 from jaxllm.data.sources import load
 from jaxllm.data.tagging import examples as ner
 from jaxllm.data.tagging import windows
+from jaxllm.data.tagging.bad_rows import Report
 from jaxllm.data.tagging.examples import Sentence
 from jaxllm.types import InputError
 
@@ -78,7 +79,10 @@ def test_sentences():
             ["O", "B-x"],
             "f, row 2, word 2: ner_tags hold 2, and the classes",
         ),
-        ({"tokens": ["a", "b"], "ner_tags": ["O", None]}, ["O"], "f, row 2, word 1: ner_tags hold 'O'"),
+        ({"tokens": ["a", "b"], "ner_tags": ["O", None]}, None, "f, row 2, word 2: no tag (null) in ner_tags"),
+        ({"tokens": ["a", "b"], "ner_tags": [0, None]}, ["O"], "f, row 2, word 2: no tag (null) in ner_tags"),
+        ({"tokens": ["a", None], "ner_tags": ["O", "O"]}, None, "f, row 2, word 2: no word (null)"),
+        ({"tokens": ["a", "b"], "ner_tags": ["O", 1]}, ["O"], "f, row 2, word 1: ner_tags hold 'O'"),
         ({"tokens": ["a", "b"], "ner_tags": "O O"}, None, "no list for 2 tokens"),
         ({"tokens": "a b"}, None, "f, row 2: 'tokens' must be a list of strings"),
         ({"text": "a", "id": 3}, None, "f, row 2: no 'tokens' among text, id"),
@@ -87,6 +91,40 @@ def test_sentences():
 def test_bad_rows_are_named(row, names, message):
     assert message in fault(
         ner.sentences, rows({"tokens": ["a"], "ner_tags": [0] if names else ["O"]}, row, names=names)
+    )
+
+
+def test_rows_bad_in_content_are_left_out_up_to_a_share():
+    good = [{"tokens": ["a"], "ner_tags": ["O"]}] * 37
+    bad = [
+        {"tokens": [], "ner_tags": []},
+        {"tokens": ["a", "b"], "ner_tags": ["O", None]},
+        {"tokens": ["a"], "ner_tags": ["O", "O"]},
+    ]
+    report = Report(max_bad_rows=0.1)
+    assert len(ner.usable_sentences(rows(*good, *bad), report)) == report.kept == 37
+    assert report.dropped == {
+        "without words": ["f, row 38"],
+        "with a tag that is null": ["f, row 39"],
+        "with another number of tags than of words": ["f, row 40"],
+    }
+    assert fault(ner.usable_sentences, rows(*good, *bad), Report()) == (
+        "f, row 38: no words; leave the row out (3 of 40 rows are bad, above --max-bad-rows 0.05: 1 without words, "
+        "1 with a tag that is null, 1 with another number of tags than of words)"
+    )
+    assert "f, row 39, word 2: no tag" in fault(
+        ner.usable_sentences, rows(*good, good[0], bad[1]), Report(max_bad_rows=0)
+    )
+    assert "no 'tokens' among text" in fault(ner.usable_sentences, rows(*good, {"text": "a"}), Report(max_bad_rows=0.9))
+
+
+def test_labels_unseen_in_training_are_bad_rows():
+    found = [Sentence(["a", "b"], ["O", "B-y"], "f, row 1"), *[Sentence(["a"], ["O"], "f, row 2")] * 30]
+    report = Report(total=31)
+    assert ner.without_unseen(found, LABELS, report) == found[1:]
+    assert report.dropped == {"with a label unseen in training": ["f, row 1"]}
+    assert "f, row 1, word 2: label 'B-y' is unseen in training" in fault(
+        ner.without_unseen, found, LABELS, Report(max_bad_rows=0, total=31)
     )
 
 

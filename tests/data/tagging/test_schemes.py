@@ -1,13 +1,17 @@
+import random
+
 import pytest
 from seqeval.metrics import classification_report
-from seqeval.scheme import BILOU
+from seqeval.metrics.sequence_labeling import get_entities
+from seqeval.scheme import BILOU, IOB1, IOB2, IOBES, IOE1, IOE2, Entities
 
 from jaxllm.data.tagging.examples import Sentence
-from jaxllm.data.tagging.schemes import SCHEMES, entity_types, parse, recognise, score
+from jaxllm.data.tagging.schemes import SCHEMES, entities, entity_types, parse, recognise, score
 from jaxllm.types import InputError
 
 # One sentence, a two-word x, a one-word x beside it, O, a three-word y: spelt by each scheme.
 SPELT = {
+    "BMES": "B-x E-x S-x O B-y M-y E-y",
     "IOB1": "I-x I-x B-x O I-y I-y I-y",
     "IOB2": "B-x I-x B-x O B-y I-y I-y",
     "IOE1": "I-x E-x I-x O I-y I-y I-y",
@@ -21,7 +25,7 @@ def tagged(*texts):
     return [Sentence(list(text.split()), text.split(), f"f, row {i + 1}") for i, text in enumerate(texts)]
 
 
-@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize("name", SPELT)
 def test_recognised_and_scored(name):
     assert recognise(tagged("O O", SPELT[name])) == name
     true = [SPELT[name].split(), ["O"]]
@@ -49,6 +53,11 @@ def test_recognised_and_scored(name):
         ("S-x O", "IOBES"),
         ("U-x O", "BILOU"),
         ("B I O B", "IOB2"),
+        ("B_x I_x O B_y", "IOB2"),
+        ("x O y y", "IO"),
+        ("LABEL_1 O", "IO"),
+        ("B M E S", "BMES"),
+        ("", "IOB2"),  # a sentence without words
     ],
 )
 def test_recognised_from_few_tags(text, name):
@@ -92,3 +101,51 @@ def test_unknown_scheme():
 def test_entity_types_keep_their_hyphens():
     assert parse("B-creative-work") == ("B", "creative-work")
     assert entity_types(["O", "I-x", "B-x", "B-creative-work", "B"]) == ["_", "creative-work", "x"]
+
+
+STRICT = {"IOB1": IOB1, "IOB2": IOB2, "IOE1": IOE1, "IOE2": IOE2, "IOBES": IOBES, "BILOU": BILOU}
+
+
+def of_seqeval(tags, scheme):
+    found = Entities([list(tags)], scheme).entities[0]
+    return [entity.to_tuple()[1:] for entity in found]
+
+
+@pytest.mark.parametrize("name", STRICT)
+def test_entities_are_those_of_seqeval(name):
+    draw = random.Random(name)
+    vocabulary = ["O", *(f"{letter}-{kind}" for letter in SCHEMES[name] for kind in "xy")]
+    valid = 0
+    for _ in range(3000):
+        tags = draw.choices(vocabulary, k=draw.randint(1, 6))
+        strict = of_seqeval(tags, STRICT[name])
+        if name == "BILOU":
+            assert entities(tags, strict=True) == strict, tags
+        else:
+            assert entities(tags) == [(kind, a, b + 1) for kind, a, b in get_entities(tags)], tags
+        if sum(end - start for _, start, end in strict) == sum(tag != "O" for tag in tags):
+            valid += 1
+            assert entities(tags) == strict, tags
+    assert valid > 100
+
+
+def test_nothing_continues_after_an_entity_that_has_ended():
+    assert entities(["S-x", "S-x", "I-x"]) == [("x", 0, 1), ("x", 1, 2), ("x", 2, 3)]
+    assert entities(["U-x", "L-x"]) == [("x", 0, 1), ("x", 1, 2)]
+    assert entities(["B-x", "E-x", "B-x", "L-x"]) == [("x", 0, 2), ("x", 2, 4)]
+    assert entities(["E-x", "E-x"]) == [("x", 0, 1), ("x", 1, 2)]
+    assert entities(["B-x", "M-x", "E-x", "M-x"]) == [("x", 0, 3), ("x", 3, 4)]
+
+
+def test_labels_without_a_letter_and_with_an_underscore():
+    assert entities(["PER", "PER", "O", "LOC"]) == [("PER", 0, 2), ("LOC", 3, 4)]
+    assert entities(["B_PER", "I_PER", "I_LOC"]) == [("PER", 0, 2), ("LOC", 2, 3)]
+    assert entities(["LABEL_0", "LABEL_1", "LABEL_1"]) == [("LABEL_0", 0, 1), ("LABEL_1", 1, 3)]
+    assert entities(["creative-work", "O"]) == [("creative-work", 0, 1)]
+    assert entities([]) == []
+    numbers = score([["PER", "PER", "O"]], [["PER", "PER", "LOC"]], "IO", ["PER"])
+    assert (numbers["PER/f1"], numbers["precision"]) == (1, 0.5)
+
+
+def test_other_names_of_schemes():
+    assert [recognise(tagged("O"), name) for name in ("BIO", "BIOES", "BILUO")] == ["IOB2", "IOBES", "BILOU"]

@@ -1,0 +1,100 @@
+"""Loading a data set of tagged words as rows by split: files of columns, told by their contents, and tables."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxllm.data import files, sources
+from jaxllm.data.files import READERS, Part, Row
+from jaxllm.data.sources import Rows
+from jaxllm.data.tagging.columns import Choice
+from jaxllm.types import InputError
+
+TABLES = (".jsonl", ".json", ".parquet", ".arrow", ".csv")
+"""Suffixes of files whose rows have named columns."""
+
+
+def load_tagged(dataset: str | Path, word_column: str = "", tag_column: str = "") -> dict[str, Rows]:
+    """The splits of a data set, by the names train, dev and test.
+
+    dataset: what `sources.load` takes. A .txt, a .tsv and a file with any other suffix or none are files of columns
+    where their contents look so. word_column, tag_column: of files of columns, as in `columns.read_columns`; of rows,
+    the names of the columns; empty to find them. The columns found in the first file are taken in the others too.
+    Raises InputError that names file and line.
+    """
+    path = Path(dataset).expanduser()
+    if sources.is_saved(path):
+        return _named(sources.load(dataset), word_column, tag_column)
+    columns = {file for file in _candidates(path) if files.is_column_file(file)}
+    splits = sources.find_files(dataset, {*READERS, *map(files.suffix_of, columns)})
+    if not splits:
+        return _named(sources.load(dataset), word_column, tag_column)
+    found: dict[str, Rows] = {}
+    like: Choice | None = None
+    for split, paths in splits.items():
+        parts = []
+        for file in paths:
+            if file in columns:
+                parts.append(files.column_file(file, word_column, tag_column, like))
+                like = like or parts[-1].columns
+            elif files.suffix_of(file) == ".txt":
+                fault = "a .txt without columns of words and tags"
+                raise InputError(f"{file}: {fault}; write a word and its tag on each line, or name it .conll")
+            else:
+                parts.append(_rename(files.read(file), word_column, tag_column))
+        found[split] = Rows(parts)
+    return found
+
+
+def _candidates(path: Path) -> list[Path]:
+    """The files that may hold columns: `path`, or those in the folder `path`, or of the pattern, that name a split."""
+    if path.is_file():
+        return [] if files.suffix_of(path) in TABLES else [path]
+    if path.is_dir():
+        within = itertools.chain(path.glob("*"), path.glob("*/*"), path.glob("*/*/*"))
+        names = ((file, file.name, file.parent.name) for file in within)
+        listed = [file for file, *names in names if any(map(sources.split_of, names))]
+    else:
+        listed = list(itertools.chain(*sources.find_files(path, READERS).values()))
+    return [file for file in listed if file.is_file() and files.suffix_of(file) not in TABLES]
+
+
+def _named(splits: Mapping[str, Rows], word_column: str, tag_column: str) -> dict[str, Rows]:
+    return {
+        name: Rows([_rename(part, word_column, tag_column) for part in rows.parts]) for name, rows in splits.items()
+    }
+
+
+def _rename(part: Part, word_column: str, tag_column: str) -> Part:
+    """The part with `tokens` and `ner_tags` in place of the columns that are named, and lists in place of texts."""
+    text = Path(part.name).suffix in (".csv", ".tsv")
+    wanted = {new: old for new, old in (("tokens", word_column), ("ner_tags", tag_column)) if old}
+    if not wanted and not text:
+        return part
+    rows: list[Row] = []
+    for i, row in enumerate(part.rows):
+        for new, old in wanted.items():
+            if old not in row:
+                flag = "--word-column" if new == "tokens" else "--tag-column"
+                raise InputError(
+                    f"{flag} {old}: {part.where(i, None)} has the columns {', '.join(row)}; give one of them"
+                )
+        row = {**row, **{new: row[old] for new, old in wanted.items()}}
+        rows.append({name: _listed(x) for name, x in row.items()} if text else row)
+    renamed = {new: part.class_names[old] for new, old in wanted.items() if old in part.class_names}
+    return Part(part.name, rows, part.numbers, {**part.class_names, **renamed})
+
+
+def _listed(value: Any) -> Any:
+    """The list that a text of a .csv writes: as JSON, or words with white space between."""
+    if not isinstance(value, str):
+        return value
+    try:
+        found = json.loads(value) if value.startswith("[") else None
+    except ValueError:
+        found = None
+    return found if isinstance(found, list) else value.split()

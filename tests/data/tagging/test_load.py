@@ -1,0 +1,84 @@
+"""Data sets of tagged words, as they are distributed: file names, splits and tables."""
+
+import gzip
+import json
+
+import pytest
+
+from jaxllm.data.tagging.load import load_tagged
+from jaxllm.types import InputError
+
+COLUMNS = "-DOCSTART- -X- -X- O\n\nMira NNP B-NP B-PER\nslept VBD B-VP O\n"
+ROW = {"tokens": ["Mira", "slept"], "ner_tags": ["B-PER", "O"]}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"train": "train.txt", "dev": "valid.txt", "test": "test.txt"},
+        {"train": "eng.train", "dev": "eng.testa", "test": "eng.testb"},
+        {"train": "NER-de-train.tsv", "dev": "NER-de-dev.tsv", "test": "NER-de-test.tsv"},
+        {"train": "en-ud-train.iob2", "dev": "en-ud-dev.iob2"},
+        {"train": "train.char.bmes", "dev": "dev.char.bmes"},
+        {"train": "train", "dev": "validation"},
+        {"train": "wnut17train.conll", "dev": "emerging.dev.conll", "test": "emerging.test.annotated"},
+        {"train": "train/a.txt", "test": "test/b.txt"},
+        {"train": "data/train.conll.txt", "dev": "data/dev.conll.txt"},
+    ],
+)
+def test_columns_under_any_name(tmp_path, names):
+    (tmp_path / "README").write_text("a line\n")
+    for name in names.values():
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_text(COLUMNS)
+    splits = load_tagged(tmp_path)
+    assert {split: rows.parts[0].name for split, rows in splits.items()} == {
+        split: str(tmp_path / name) for split, name in names.items()
+    }
+    assert all(list(rows) == [ROW] for rows in splits.values())
+    assert splits["train"].where(0, 1) == f"{tmp_path / names['train']}, line 4"
+
+
+@pytest.mark.parametrize("name", ["alone.conll.txt", "wikigold", "x.annotated", "a.tsv"])
+def test_a_file_alone_is_train(tmp_path, name):
+    (tmp_path / name).write_text(COLUMNS)
+    assert {split: list(rows) for split, rows in load_tagged(tmp_path / name).items()} == {"train": [ROW]}
+
+
+def test_compressed(tmp_path):
+    (tmp_path / "train.txt.gz").write_bytes(gzip.compress(COLUMNS.encode()))
+    assert list(load_tagged(tmp_path)["train"]) == [ROW]
+
+
+def test_text_is_refused(tmp_path):
+    (tmp_path / "train.txt").write_text("Mira slept.\nThen she sang to him.\n")
+    with pytest.raises(
+        InputError, match=r"train\.txt: a \.txt without columns of words and tags; write a word and its"
+    ):
+        load_tagged(tmp_path)
+    (tmp_path / "x.foo").write_text("Mira slept.\nThen she sang to him.\n")
+    with pytest.raises(InputError, match=r"x\.foo: cannot read \.foo; give \.jsonl"):
+        load_tagged(tmp_path / "x.foo")
+
+
+def test_the_columns_of_train_hold_for_dev(tmp_path):
+    (tmp_path / "train.txt").write_text("1\tMira\tB-PER\tO\n2\tslept\tO\tO\n")
+    (tmp_path / "dev.txt").write_text("1\tMira\tO\tB-PER\n2\tslept\tO\tO\n")
+    splits = load_tagged(tmp_path)
+    assert list(splits["train"]) == [ROW]
+    assert list(splits["dev"]) == [{"tokens": ["Mira", "slept"], "ner_tags": ["O", "O"]}]
+
+
+def test_columns_of_tables_by_name(tmp_path):
+    given = {"words": ["Mira", "slept"], "entities": ["B-PER", "O"]}
+    (tmp_path / "train.jsonl").write_text(json.dumps(given) + "\n")
+    assert load_tagged(tmp_path, "words", "entities")["train"][0] == {**given, **ROW}
+    with pytest.raises(InputError, match=r"--tag-column ner: .*train\.jsonl, line 1 has the columns words, entities"):
+        load_tagged(tmp_path, "words", "ner")
+
+
+def test_lists_in_csv(tmp_path):
+    (tmp_path / "a.csv").write_text(
+        'tokens,ner_tags\nMira slept,B-PER O\n"[""Mira"", ""slept""]","[""B-PER"", ""O""]"\n'
+    )
+    assert list(load_tagged(tmp_path / "a.csv")["train"]) == [ROW, ROW]
