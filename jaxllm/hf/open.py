@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.hf import files, table
-from jaxllm.hf.config import Fields, read_json
+from jaxllm.hf.config import Fields, read_description
 from jaxllm.hf.families import TASKS, task_in
 from jaxllm.hf.hub import fetch, load_tokenizer
+from jaxllm.hf.ties import read_head_as_table, untie
 from jaxllm.models.heads import TaggerConfig, describe_model, with_trunk
 from jaxllm.params import Abstract, Load, ModelSpec
 from jaxllm.types import InputError, Params, nearest
@@ -36,7 +37,7 @@ class PretrainedModel(Generic[C]):
     family: str
     """The model_type of config.json."""
     hf_config: dict[str, Any]
-    """config.json as it is on disk."""
+    """config.json as it is on disk, but untied where the files have a head of its own (ties.py)."""
     folder: Path
     """Where the tokenizer is, and of Hugging Face's format the weights."""
     dtypes: dict[str, str]
@@ -93,12 +94,20 @@ def open_model(
     """
     check_task(task)
     folder = fetch(source)
-    path = folder / "config.json"
+    path, raw, notes = folder / "config.json", read_description(folder), list[str]()
+    if (folder / "adapter_config.json").is_file():
+        raise InputError(
+            f"{folder} holds an adapter beside the model, which transformers applies to it; move adapter_config.json "
+            "and adapter_model.safetensors to another folder, and name that one by --lora-from"
+        )
+    if (task or task_in(raw)) == "lm":
+        raw, notes = untie(raw, str(path), folder)
 
     def find(names: table.Table, abstract: Abstract, skip: Mapping[str, str]) -> Found:
         return _find_in_files(folder, names, abstract, skip)
 
-    return assemble(read_json(path), str(path), folder, find, task, labels, overrides)
+    opened = assemble(raw, str(path), folder, find, task, labels, overrides)
+    return dataclasses.replace(opened, notes=[*notes, *opened.notes])
 
 
 def open_tagger(source: str, *, labels: Sequence[str] | None = None, **overrides: Any) -> PretrainedModel[TaggerConfig]:
@@ -168,7 +177,12 @@ def read_config(raw: Mapping[str, Any], where: str, task: str) -> tuple[Any, lis
     """
     families, kind = TASKS[task], raw.get("model_type")
     if not isinstance(kind, str) or kind not in families:
-        raise InputError(f"{where}: model_type is {kind!r}, supported here: {', '.join(sorted(families))}")
+        others = "".join(
+            f"; as a {name}: {', '.join(sorted(TASKS[other]))}"
+            for other, name in (("tagger", "token classifier"), ("lm", "language or reward model"))
+            if TASKS[other].keys() != families.keys()
+        )
+        raise InputError(f"{where}: model_type is {kind!r}, supported here: {', '.join(sorted(families))}{others}")
     if task == "lm" and task_in(raw) == "scorer":
         raise InputError(f"{where} describes a reward model, which generates no text; name a language model")
     fields = Fields(raw, where)
@@ -188,7 +202,7 @@ def _labels(fields: Fields) -> tuple[str, ...]:
 def _find_in_files(folder: Path, names: table.Table, abstract: Abstract, skip: Mapping[str, str]) -> Found:
     """Matches the parameters with the safetensors files of a folder. Raises InputError that lists what does not fit."""
     tensors, entries = table.layout(names, abstract), files.open_folder(folder)
-    found = table.match(names, tensors, {name: entry.shape for name, entry in entries.items()}, skip)
+    found = match_files(names, tensors, entries, skip)
     dtypes = {name: entries[there].dtype for name, there in found.names.items()}
     floats = ("float32", "float16", "bfloat16")
     problems = [*found.problems, *(f"{name} is {x}, wanted a float" for name, x in dtypes.items() if x not in floats)]
@@ -197,7 +211,17 @@ def _find_in_files(folder: Path, names: table.Table, abstract: Abstract, skip: M
         raise InputError(f"{folder}: the tensors do not fit config.json, get the files that belong together: {listed}")
     load = _loader(tensors, {name: entries[there] for name, there in found.names.items()}, abstract, found.initialised)
     ignored = [f"not read: {', '.join(found.ignored)}"] if found.ignored else []
+    if beside := files.unread(folder, entries):
+        ignored.append(f"files not read: {', '.join(beside)}")
     return Found(load, found.initialised, dtypes, [*ignored, *found.notes])
+
+
+def match_files(
+    names: table.Table, tensors: table.Layout, entries: files.Entries, skip: Mapping[str, str] | None = None
+) -> table.Match:
+    """`table.match` with the tensors in files."""
+    shapes = {name: entry.shape for name, entry in entries.items()}
+    return table.match(read_head_as_table(names, entries), tensors, shapes, skip)
 
 
 def _loader(
