@@ -20,7 +20,7 @@ from jaxllm.data.preference.pairs import comparisons, encode
 from jaxllm.data.report import Report
 from jaxllm.data.sources import Rows
 from jaxllm.data.tagging import examples as tagging
-from jaxllm.data.text.token_cache import Marks
+from jaxllm.data.text.token_cache import Marks, plain_encoder
 from jaxllm.distributed.mesh import local_rows, put_batch, row_multiple
 from jaxllm.evals.logps import answer_logps
 from jaxllm.models.heads import trunk_of
@@ -69,13 +69,14 @@ def text_batches(
 ) -> Batches:
     """Batches to predict the next token of texts, each between the tokenizer's begin and end-of-text tokens.
 
+    Where a text spells a special token, it is text, as in `experiments/pretrain.py`.
     A text over `max_length` tokens is cut into pieces of that length, each of which predicts the next one's first
     token. batch_size: pieces per step, on average over a pass; `batch.tokens_BT` has as many rows as they fill.
     Raises InputError where there is nothing to learn.
     """
     marks, limit, found = Marks.of(model.tokenizer), _limit(model, max_length), []
-    for ids in model.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []:
-        tokens = np.array([marks.begin, *ids, marks.end], np.int32)
+    for encoding in plain_encoder(model.tokenizer).encode_batch_fast(list(texts), add_special_tokens=False):
+        tokens = np.array([marks.begin, *encoding.ids, marks.end], np.int32)
         for start in range(0, len(tokens) - 1, limit):
             piece = tokens[start : start + limit + 1]
             found.append(Example(piece[:-1], piece[1:], np.ones(len(piece) - 1, np.float32)))
@@ -129,7 +130,7 @@ def pair_batches(
     limit = _limit(model, max_length)
     found, locations, report = comparisons(_rows(rows))
     groups = encode(found, model.tokenizer, limit, where=locations.__getitem__, report=report, cut=cut)
-    layout, multiple = Layout(share_prompt, closed=hasattr(model.config, "decoder")), row_multiple(model.mesh)
+    layout, multiple = layout_for(model, share_prompt), row_multiple(model.mesh)
     logps = None
     if reference is not None:
         bare = AnswerRows(groups, layout)
@@ -153,6 +154,14 @@ def tag_batches(
     read = tagging.sentences(_rows(rows))
     windows = tagging.encode(read, model.tokenizer, model.config.labels, limit)
     return _packed(windows.examples, model, batch_size, epochs, seed, (f"{len(read):,} sentences",))
+
+
+def layout_for(model: Model, share_prompt: bool = True) -> Layout:
+    """How answers lie in rows: those of a reward model end at the token that `transformers` takes the reward of."""
+    if not hasattr(model.config, "decoder"):
+        return Layout(share_prompt)
+    source = model.start.source.hf_config if model.start.source else {}
+    return Layout(share_prompt, closed=True, pad={**source, **model.start.tokens}.get("pad_token_id"))
 
 
 def _packed(

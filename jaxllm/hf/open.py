@@ -44,6 +44,8 @@ class PretrainedModel(Generic[C]):
     """Name of a tensor in Hugging Face's format -> dtype on disk."""
     notes: list[str]
     """What was not read, reordered or initialised: one line each."""
+    initialised: frozenset[str] = frozenset()
+    """Names of our parameters that the checkpoint lacks, all of a head."""
 
     @property
     def dtype(self) -> str:
@@ -161,7 +163,7 @@ def assemble(
     if task is None and wanted == "scorer" and found.initialised:
         raise InputError(f"{folder} has no head for one number, which a reward model has; name a reward model")
     notes += found.notes
-    return PretrainedModel(spec, config, wanted, raw["model_type"], raw, folder, found.dtypes, notes)
+    return PretrainedModel(spec, config, wanted, raw["model_type"], raw, folder, found.dtypes, notes, found.initialised)
 
 
 def check_task(task: str | None) -> None:

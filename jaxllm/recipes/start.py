@@ -19,6 +19,10 @@ from jaxllm.recipes.help import MODEL
 from jaxllm.recipes.weights import open_weights
 from jaxllm.types import InputError
 
+LENGTHEN = (
+    "its embeddings lack rows for tokens that were added; lengthen them with transformers' resize_token_embeddings and "
+    "save it again"
+)
 MODELS = "Hugging Face id or folder, or run folder, to start from; or to train from scratch, a .json or a preset"
 
 
@@ -36,6 +40,13 @@ class Start:
     """What to print about it, a line each."""
     tokens: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Ids of special tokens that the export's configuration gets in place of the source's."""
+    own_tokenizer: bool = True
+    """Whether the tokenizer is the checkpoint's, so that the ids in its configuration are the tokenizer's too."""
+
+    @property
+    def special_tokens(self) -> hf.SpecialTokens:
+        """The end, pad and begin tokens. Raises InputError where the checkpoint's files name none that is an id."""
+        return hf.special_tokens(self.tokenizer, self.source if self.own_tokenizer else None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +92,9 @@ def start_decoder(config: DecoderFlags, texts: Iterable[str], key: str, task: st
     if len(tokenizer) > shape.vocab_size:
         raise InputError(
             f"the tokenizer has {len(tokenizer)} tokens, the model's vocabulary {shape.vocab_size}: "
-            "use the model's own tokenizer, or a preset, which takes any"
+            + ("use the model's own tokenizer, or a preset, which takes any" if config.tokenizer else LENGTHEN)
         )
     whole = ScorerConfig(shape) if task == "scorer" else shape
     spec = source.spec if source else describe_model(whole)
-    return Start(spec, whole, tokenizer, source, tuple(source.notes) if source else ())
+    notes = tuple(source.notes) if source else ()
+    return Start(spec, whole, tokenizer, source, notes, own_tokenizer=not config.tokenizer)
