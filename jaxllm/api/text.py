@@ -122,7 +122,7 @@ def _groups(model: Model, prompts: Sequence[str], answers: Sequence[str]) -> lis
     ]  # fmt: skip
     groups = []
     for i, row in enumerate(rows):
-        one = encode([row], model.tokenizer, sys.maxsize, where=lambda _, i=i: f"answer {i}", report=Report())
+        one = encode([row], model.tokenizer, sys.maxsize, where=[f"answer {i}"].__getitem__, report=Report())
         length, limit = len(one[0].prompt) + len(one[0].answers[0].tokens), model.config.max_positions
         if length > limit:
             raise InputError(

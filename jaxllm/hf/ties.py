@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from jaxllm.hf.families import LANGUAGE_MODELS
 from jaxllm.hf.table import COMPILED, Table, known_name
 
 HEAD = "lm_head.weight"
-_EMBEDDING = "embeddings.tokens.embedding"
+TABLE = "embeddings.tokens.embedding"
+"""Our parameter."""
 _ROWS = 4096
 """Rows of the two matrices that are compared at a time."""
 
@@ -31,7 +32,7 @@ def untie(raw: dict[str, Any], where: str, folder: Path) -> tuple[dict[str, Any]
         return raw, []
     entries = files.open_folder(folder)
     head, table = head_of(entries), embedding_of(entries, family.table(config))
-    if head is None or table is None or _equal(entries[table], entries[head]):
+    if head is None or table is None or are_equal(entries[table], entries[head]):
         return raw, []
     note = f"{head} differs from {table}: a head of its own, although config.json says tie_word_embeddings"
     return {**raw, "tie_word_embeddings": False}, [note]
@@ -56,11 +57,18 @@ def embedding_of(entries: Mapping[str, Any], names: Table) -> str | None:
     return next((name for name in entries if known_name(names, {theirs}, name) == theirs), None)
 
 
+def is_tied_lm(parameters: Collection[str]) -> bool:
+    """Whether these are the parameters of a language model whose head is the embedding table."""
+    heads = {"unembed.kernel", "score.kernel", "classifier.kernel"}
+    return TABLE in parameters and not heads.intersection(parameters)
+
+
 def _table_name(names: Table) -> str:
-    return next(rule.theirs for rule in names.rules if rule.ours == (_EMBEDDING,))
+    return next(rule.theirs for rule in names.rules if rule.ours == (TABLE,))
 
 
-def _equal(a: files.Entry, b: files.Entry) -> bool:
+def are_equal(a: files.Entry, b: files.Entry) -> bool:
+    """Whether two matrices in files have the same values, read a part at a time."""
     if a.shape != b.shape:
         return False
     x, y = a.map(), b.map()
