@@ -20,6 +20,7 @@ from jaxllm import hf
 from jaxllm.checkpoint.store import Checkpoints
 from jaxllm.distributed import mesh as meshes
 from jaxllm.hf import files, table
+from jaxllm.hf.config import read_json
 from jaxllm.hf.open import match_files
 from jaxllm.recipes import adapter_runs
 from jaxllm.recipes.weights import is_adapted, is_bare_run, open_weights
@@ -95,6 +96,8 @@ def convert(
         found = {path for kind in (*KEPT, *hf.TOKENIZER_FILES) for path in opened.folder.glob(kind) if path.is_file()}
         kept = sorted(path.name for path in found)
         for name in kept:
+            if name.endswith(".json"):
+                read_json(opened.folder / name)
             shutil.copyfile(opened.folder / name, partial / name)
     along = f"along with it: {', '.join(kept)}" if kept else "nothing goes along"
     if not set(kept) & set(hf.TOKENIZER_FILES):

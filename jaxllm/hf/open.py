@@ -152,16 +152,20 @@ def assemble(
     spec = describe_model(config)
     found = find(TASKS[wanted][raw["model_type"]].table(config), spec.graphdef.abstract, skip)
     spec = dataclasses.replace(spec, load=found.load)
+    reason = ", ".join(note.partition(": ")[2] for note in found.notes if " initialised: " in note)
     if wanted == "tagger" and "classifier.kernel" in found.initialised:
         if task and labels is None:
             raise InputError(
-                f"{folder} has no classifier for its labels; name a fine-tuned checkpoint, or train this one first"
+                f"{folder} has no classifier for its labels ({reason}); name a fine-tuned checkpoint, or train this "
+                "one first"
             )
     elif wanted == "tagger" and config.labels != own:
         spec = _reorder(spec, [own.index(label) for label in config.labels])
         notes.append(f"classifier: the file's labels reordered from {', '.join(own)} to {', '.join(config.labels)}")
     if task is None and wanted == "scorer" and found.initialised:
-        raise InputError(f"{folder} has no head for one number, which a reward model has; name a reward model")
+        raise InputError(
+            f"{folder} has no head for one number ({reason}), which a reward model has; name a reward model"
+        )
     notes += found.notes
     return PretrainedModel(spec, config, wanted, raw["model_type"], raw, folder, found.dtypes, notes, found.initialised)
 

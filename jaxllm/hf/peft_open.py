@@ -61,7 +61,7 @@ def open_adapter(source: str, base: ModelSpec, names: table.Table) -> ModelSpec:
     whole: dict[str, files.Entry] = {}
     problems = []
     for name, entry in entries.items():
-        module, _, kind = name.removeprefix(PREFIX).partition(".lora_")
+        module, _, kind = name.removeprefix(PREFIX).replace(table.COMPILED, "").partition(".lora_")
         theirs = f"{module}.weight" if kind else module.replace(".base_layer.", ".")
         tensor = layout.get(theirs) or layout.get(names.prefix + theirs)
         if tensor is None and not kind and _is_tied_head(theirs, entry, entries, names, abstract):

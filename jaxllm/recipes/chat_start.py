@@ -36,7 +36,7 @@ def start_chat(config: ChatFlags, texts: Iterable[str], key: str, task: str = "l
     tokenizer, notes = begin.tokenizer, [*begin.notes]
     if tokenizer.eos_token_id is None:
         raise InputError("the tokenizer has no end-of-text token (eos_token); name another by --tokenizer")
-    changes = []
+    end, changes = tokenizer.eos_token_id, []
     if config.chat_template:
         changes += give_template(tokenizer, config.chat_template)
     elif not tokenizer.chat_template:
@@ -50,5 +50,8 @@ def start_chat(config: ChatFlags, texts: Iterable[str], key: str, task: str = "l
         if begin.source:
             changes.append(f"embeddings: {len(tokenizer) - size} more, the mean of the {size:,} that were there")
         spec, whole = grow_vocabulary(spec, whole, len(tokenizer))
-    begin = dataclasses.replace(begin, model=spec, config=whole, tokenizer=tokenizer, notes=(*notes, *changes))
+    begin = dataclasses.replace(
+        begin, model=spec, config=whole, tokenizer=tokenizer, notes=(*notes, *changes),
+        own_tokenizer=begin.own_tokenizer and tokenizer.eos_token_id == end,
+    )  # fmt: skip
     return dataclasses.replace(begin, tokens=begin.special_tokens.fields())

@@ -41,7 +41,7 @@ class Start:
     tokens: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Ids of special tokens that the export's configuration gets in place of the source's."""
     own_tokenizer: bool = True
-    """Whether the tokenizer is the checkpoint's, so that the ids in its configuration are the tokenizer's too."""
+    """Whether the tokenizer and its EOS are the checkpoint's, so that the end tokens in its configuration apply."""
 
     @property
     def special_tokens(self) -> hf.SpecialTokens:
