@@ -20,7 +20,7 @@ from jaxllm.recipes import adapters
 from jaxllm.recipes.architecture import find_architecture
 from jaxllm.recipes.chat_start import ChatFlags, start_chat
 from jaxllm.recipes.rows import key_of
-from jaxllm.recipes.start import Start, start_decoder
+from jaxllm.recipes.start import Start, check_vocabulary, start_decoder
 from jaxllm.recipes.weights import load_params, open_weights
 from jaxllm.train.forward import Runner
 from jaxllm.types import Batch, InputError, Metrics, Params
@@ -110,6 +110,7 @@ def load(
     found = None if find_architecture(source) else open_weights(source, task, labels=labels, **computing)
     if found and not (chat_template and hasattr(trunk_of(found.config), "backend")):
         loaded = hf.load_tokenizer(tokenizer or str(found.folder))
+        check_vocabulary(loaded, trunk_of(found.config).vocab_size, own=not tokenizer)
         notes = (*found.notes, *(hf.unused_generation_fields(found.folder) if found.task == "lm" else ()))
         start = Start(found.spec, found.config, loaded, found, notes, own_tokenizer=not tokenizer)
     else:

@@ -19,10 +19,6 @@ from jaxllm.recipes.help import MODEL
 from jaxllm.recipes.weights import open_weights
 from jaxllm.types import InputError
 
-LENGTHEN = (
-    "its embeddings lack rows for tokens that were added; lengthen them with transformers' resize_token_embeddings and "
-    "save it again"
-)
 MODELS = "Hugging Face id or folder, or run folder, to start from; or to train from scratch, a .json or a preset"
 
 
@@ -65,6 +61,18 @@ class DecoderFlags(Common):
     """Dropout rate after the embeddings, on attention probabilities and on what each layer adds to the residual."""
 
 
+def check_vocabulary(tokenizer: Any, size: int, *, own: bool) -> None:
+    """Raises InputError for a tokenizer with more tokens than the model's vocabulary. own: it is the model's own."""
+    remedy = "use the model's own tokenizer, or a preset, which takes any"
+    if own:
+        remedy = (
+            "its embeddings lack rows for tokens that were added; lengthen them with transformers' "
+            "resize_token_embeddings, and save it again"
+        )
+    if len(tokenizer) > size:
+        raise InputError(f"the tokenizer has {len(tokenizer)} tokens, the model's vocabulary {size}: {remedy}")
+
+
 def start_decoder(config: DecoderFlags, texts: Iterable[str], key: str, task: str = "lm") -> Start:
     """A pretrained decoder, or one from scratch; a preset's vocabulary is as large as its tokenizer's.
 
@@ -89,11 +97,7 @@ def start_decoder(config: DecoderFlags, texts: Iterable[str], key: str, task: st
     if config.model in PRESETS:
         shape = dataclasses.replace(shape, vocab_size=len(tokenizer))
     shape = dataclasses.replace(shape, **computing)
-    if len(tokenizer) > shape.vocab_size:
-        raise InputError(
-            f"the tokenizer has {len(tokenizer)} tokens, the model's vocabulary {shape.vocab_size}: "
-            + ("use the model's own tokenizer, or a preset, which takes any" if config.tokenizer else LENGTHEN)
-        )
+    check_vocabulary(tokenizer, shape.vocab_size, own=not config.tokenizer)
     whole = ScorerConfig(shape) if task == "scorer" else shape
     spec = source.spec if source else describe_model(whole)
     notes = tuple(source.notes) if source else ()
