@@ -25,7 +25,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from jaxllm.data.chat.templates import end_ids
 from jaxllm.data.packing import make_plan
 from jaxllm.data.preference.answers import AnswerBatches, AnswerRows, Group, add_mismatched
 from jaxllm.distributed.mesh import row_multiple
@@ -145,7 +144,7 @@ def main(config: Config) -> None:
             [group.prompt for group in groups["dev"][: config.samples]],
         )
         found = drift(
-            policy, start, prompts, ends=end_ids(begin.tokenizer),
+            policy, start, prompts, ends=begin.special_tokens.ends,
             max_tokens=min(config.sample_tokens, begin.config.max_positions - max(map(len, prompts))),
             batch_size=config.eval_batch_size, seed=config.seed,
         )  # fmt: skip

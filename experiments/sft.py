@@ -24,7 +24,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from jaxllm.data.chat.rows import Dialogue
-from jaxllm.data.chat.templates import end_ids
 from jaxllm.data.loader import EvalBatches, lengths, loader
 from jaxllm.data.packing import Example, make_plan
 from jaxllm.distributed.mesh import row_multiple
@@ -85,7 +84,7 @@ def evaluation(
     size = min(config.eval_batch_size, len(examples))
     batches = EvalBatches(examples, make_plan(lengths(examples), batch_size=size, multiple=multiple))
     questions = questions_of(split, begin, config.samples, config.sample_tokens)
-    ends = end_ids(begin.tokenizer)
+    ends = begin.special_tokens.ends
 
     def evaluate(model: Any) -> Numbers:
         numbers = answers.evaluate(model, batches)

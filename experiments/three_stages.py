@@ -30,7 +30,6 @@ import pretrain
 import sft
 from jaxllm.data.builtin import preferences
 from jaxllm.data.chat.rows import Dialogue
-from jaxllm.data.chat.templates import end_ids
 from jaxllm.data.packing import make_plan
 from jaxllm.data.preference.answers import AnswerBatches, AnswerRows
 from jaxllm.distributed.mesh import make_mesh, row_multiple
@@ -161,7 +160,7 @@ def ask(model: str, config: Config, dev: Split[Dialogue], preferences: str) -> d
     found = questions_of(dev, begin, config.questions, config.answer_tokens)
     if not found:
         raise InputError(f"--dataset {config.dataset}: nothing in its dev split asks a question that fits the model")
-    said = answers.answer(runner, found, begin.tokenizer, end_ids(begin.tokenizer), config.answer_tokens)
+    said = answers.answer(runner, found, begin.tokenizer, begin.special_tokens.ends, config.answer_tokens)
 
     pairs = {name: split for name, split in read_pairs(flags).items() if name == "dev"}
     groups = groups_of(pairs, flags, begin)["dev"]

@@ -20,7 +20,7 @@ from jaxllm.data.preference.pairs import comparisons, encode
 from jaxllm.data.report import Report
 from jaxllm.data.sources import Rows
 from jaxllm.data.tagging import examples as tagging
-from jaxllm.data.text.token_cache import Marks, text_encoder
+from jaxllm.data.text.token_cache import Marks, plain_encoder
 from jaxllm.distributed.mesh import local_rows, put_batch, row_multiple
 from jaxllm.evals.logps import answer_logps
 from jaxllm.models.heads import trunk_of
@@ -75,7 +75,7 @@ def text_batches(
     Raises InputError where there is nothing to learn.
     """
     marks, limit, found = Marks.of(model.tokenizer), _limit(model, max_length), []
-    for encoding in text_encoder(model.tokenizer).encode_batch(list(texts), add_special_tokens=False):
+    for encoding in plain_encoder(model.tokenizer).encode_batch_fast(list(texts), add_special_tokens=False):
         tokens = np.array([marks.begin, *encoding.ids, marks.end], np.int32)
         for start in range(0, len(tokens) - 1, limit):
             piece = tokens[start : start + limit + 1]
@@ -129,7 +129,7 @@ def pair_batches(
     limit = _limit(model, max_length)
     found, locations, report = comparisons(_rows(rows))
     groups = encode(found, model.tokenizer, limit, where=locations.__getitem__, report=report, cut=cut)
-    layout, multiple = Layout(share_prompt, closed=hasattr(model.config, "decoder")), row_multiple(model.mesh)
+    layout, multiple = layout_for(model, share_prompt), row_multiple(model.mesh)
     logps = None
     if reference is not None:
         bare = AnswerRows(groups, layout)
@@ -153,6 +153,14 @@ def tag_batches(
     read = tagging.sentences(_rows(rows))
     windows = tagging.encode(read, model.tokenizer, model.config.labels, limit)
     return _packed(windows.examples, model, batch_size, epochs, seed, (f"{len(read):,} sentences",))
+
+
+def layout_for(model: Model, share_prompt: bool = True) -> Layout:
+    """How answers lie in rows: those of a reward model end at the token that `transformers` takes the reward of."""
+    if not hasattr(model.config, "decoder"):
+        return Layout(share_prompt)
+    source = model.start.source.hf_config if model.start.source else {}
+    return Layout(share_prompt, closed=True, pad={**source, **model.start.tokens}.get("pad_token_id"))
 
 
 def _packed(

@@ -20,7 +20,7 @@ from jaxllm.recipes import adapters
 from jaxllm.recipes.architecture import find_architecture
 from jaxllm.recipes.chat_start import ChatFlags, start_chat
 from jaxllm.recipes.rows import key_of
-from jaxllm.recipes.start import Start, start_decoder
+from jaxllm.recipes.start import Start, check_vocabulary, start_decoder
 from jaxllm.recipes.weights import load_params, open_weights
 from jaxllm.train.forward import Runner
 from jaxllm.types import Batch, InputError, Metrics, Params
@@ -39,6 +39,8 @@ class Model:
     """The model's description (`ModelSpec`), configuration, tokenizer, and the checkpoint it came from."""
     base: ModelSpec
     """The description without adapters; the same as `start.model` where there are none."""
+    untrained: frozenset[str] = frozenset()
+    """Names of the parameters of a new head, until `with_params` replaces them."""
 
     @property
     def graphdef(self) -> GraphDef:
@@ -72,7 +74,7 @@ class Model:
         """
         if unknown := params.keys() - self.params.keys():
             raise ValueError(f"the model has no parameters called {', '.join(sorted(unknown))}")
-        return dataclasses.replace(self, params={**self.params, **params})
+        return dataclasses.replace(self, params={**self.params, **params}, untrained=self.untrained.difference(params))
 
     def __repr__(self) -> str:
         return f"Model({type(self.config).__module__}.{type(self.config).__name__}, {count(self.params):,} parameters)"
@@ -110,14 +112,19 @@ def load(
         raise InputError(f"{source} is a preset of decoders: a tagger starts from an encoder's folder or id, or a run")
     if found and (isinstance(found.config, TaggerConfig) or not chat_template):
         loaded = hf.load_tokenizer(tokenizer or str(found.folder))
-        start = Start(found.spec, found.config, loaded, found, tuple(found.notes))
+        check_vocabulary(loaded, trunk_of(found.config).vocab_size, own=not tokenizer)
+        notes = (*found.notes, *(hf.unused_generation_fields(found.folder) if found.task == "lm" else ()))
+        start = Start(found.spec, found.config, loaded, found, notes, own_tokenizer=not tokenizer)
     else:
         flags = ChatFlags(
             model=source, tokenizer=tokenizer, chat_template=chat_template, max_length=1, dtype=dtype, remat=remat
         )
         prepare = start_chat if chat_template else start_decoder
         start = prepare(flags, texts, key_of(texts), task or "lm")
-    return Model(load_params(start.model, devices, seed), devices, start, start.model)
+    heads = tuple(pattern.rstrip("*") for pattern in getattr(start.config, "head_parameters", ()))
+    own = start.source.initialised if start.source else start.model.graphdef.abstract
+    untrained = frozenset(name for name in own if name.startswith(heads))
+    return Model(load_params(start.model, devices, seed), devices, start, start.model, untrained)
 
 
 def hidden_states(model: Model, batch: Batch, params: Params | None = None, key: jax.Array | None = None) -> jax.Array:
@@ -161,13 +168,13 @@ def add_lora(
     at = shardings(spec.graphdef.abstract, model.mesh, spec.rules, limits=spec.graphdef.limits)
     new = materialize(spec, {name: x for name, x in at.items() if name not in model.params}, seed)
     start = dataclasses.replace(model.start, model=spec)
-    return Model({**model.params, **new}, model.mesh, start, model.base)
+    return dataclasses.replace(model, params={**model.params, **new}, start=start)
 
 
 def merge_lora(model: Model) -> Model:
     """The model without adapters, their product added to the kernels that they adapt (Hu et al. 2021, section 4.1)."""
     start = dataclasses.replace(model.start, model=model.base)
-    return Model(adapters.merge(model.start.model, model.params), model.mesh, start, model.base)
+    return dataclasses.replace(model, params=adapters.merge(model.start.model, model.params), start=start)
 
 
 def export(model: Model, folder: str | Path, *, dtype: str | None = None) -> Path:

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxllm.api.batches import layout_for
 from jaxllm.api.model import Model
 from jaxllm.data.loader import EvalBatches, lengths
 from jaxllm.data.packing import Example, make_plan
-from jaxllm.data.preference.answers import AnswerBatches, AnswerRows, Layout
+from jaxllm.data.preference.answers import AnswerBatches, AnswerRows, Group
 from jaxllm.data.preference.pairs import Comparison, encode
 from jaxllm.data.report import Report
-from jaxllm.data.text.token_cache import Marks, text_encoder
+from jaxllm.data.text.token_cache import Marks, plain_encoder
 from jaxllm.distributed.mesh import row_multiple
 from jaxllm.evals import tag as tagging
 from jaxllm.evals.generate import Sampling
 from jaxllm.evals.logps import answer_logps
-from jaxllm.evals.text import continue_texts, end_tokens
+from jaxllm.evals.text import continue_texts
 from jaxllm.evals.text import encode as encode_prompt
+from jaxllm.hf.families import task_of
 from jaxllm.losses.tokens import over_tokens, token_logprobs
-from jaxllm.models.heads import ScorerConfig, TaggerConfig
 from jaxllm.types import Batch, InputError
 
 
@@ -43,37 +44,36 @@ def generate(
     """The text that follows each prompt, up to an end token or a text in `stop`, which are not part of it.
 
     temperature: 0 takes the likeliest token. chat: each prompt is a user's message, put into the chat template.
-    Raises InputError for a prompt that leaves no room in the context, and for a model that is no language model.
+    Raises InputError for a prompt that leaves no room in the context, or a model that is no language model.
     """
-    _check_kind(model, "generate", "lm")
+    _check_task(model, "lm")
     ids = [encode_prompt(prompt, model.tokenizer, chat=chat) for prompt in prompts]
-    source = model.start.source
-    ends = end_tokens(source.folder if source else Path(), model.tokenizer)
     sampling = Sampling(temperature, top_k, top_p)
     with jax.set_mesh(model.mesh):
         return continue_texts(
-            model.graphdef, model.params, model.tokenizer, ids, sampling, max_tokens=max_tokens, ends=ends, stop=stop,
-            seed=seed,
+            model.graphdef, model.params, model.tokenizer, ids, sampling, max_tokens=max_tokens,
+            ends=model.start.special_tokens.ends, stop=stop, seed=seed,
         )  # fmt: skip
 
 
 def tag(model: Model, texts: Sequence[str], *, max_length: int = 512) -> list[list[dict[str, Any]]]:
-    """The entities of each text, by words: entity_group, score, word, start and end (offsets in characters).
-
-    Raises InputError for a model that is no token classifier.
-    """
-    _check_kind(model, "tag", "tagger")
+    """The entities of each text, by words: entity_group, score, word, start and end (offsets in characters)."""
+    _check_task(model, "tagger")
     limit = min(max_length, model.config.encoder.max_positions)
     return tagging.tag_words(model.runner, model.tokenizer, model.config.labels, texts, limit)
 
 
 def logprobs(model: Model, texts: Sequence[str]) -> list[np.ndarray]:
-    """log p of each token of each text, given the begin token and those before it, in nats, float32 [tokens]."""
-    _check_kind(model, "logprobs", "lm")
+    """log p of each token of each text, given the begin token and those before it, in nats, float32 [tokens].
+
+    Where a text spells a special token, it is text.
+    """
+    _check_task(model, "lm")
+    if not texts:
+        return []
     begin, found = Marks.of(model.tokenizer).begin, []
-    encoder = text_encoder(model.tokenizer)
-    for text in texts:
-        ids = np.array([begin, *encoder.encode(text, add_special_tokens=False).ids], np.int32)
+    for encoding in plain_encoder(model.tokenizer).encode_batch_fast(list(texts), add_special_tokens=False):
+        ids = np.array([begin, *encoding.ids], np.int32)
         if not 1 < len(ids) <= model.config.max_positions + 1:
             raise InputError(f"a text of {len(ids) - 1} tokens: give 1 to {model.config.max_positions}")
         found.append(Example(ids[:-1], ids[1:], np.ones(len(ids) - 1, np.float32)))
@@ -91,21 +91,19 @@ def score(model: Model, prompts: Sequence[str], answers: Sequence[str]) -> np.nd
     """One number per (prompt, answer), float32 [n]: a reward model's reward, or a language model's log p(answer).
 
     Where the tokenizer has a chat template, a prompt is a user's message and the answer the assistant's. The
-    log-probability is in nats, over the answer's tokens and the token that ends it.
+    log-probability is in nats, over the answer's tokens and the token that ends it. Raises InputError for a reward
+    model whose head is untrained, and for an answer that with its prompt is longer than the model's positions.
     """
-    _check_kind(model, "score", "lm", "scorer")
-    chat = bool(model.tokenizer.chat_template)
-    rows = [
-        Comparison([{"role": "user", "content": p}], ([{"role": "assistant", "content": a}],), (1,), 1.0, 0.0)
-        if chat else Comparison(p, (a,), (1,), 1.0, 0.0)
-        for p, a in zip(prompts, answers, strict=True)
-    ]  # fmt: skip
-    limit, rewards = model.config.max_positions, hasattr(model.config, "decoder")
-    groups = encode(rows, model.tokenizer, limit, where=lambda i: f"answer {i}", report=Report())
-    answer_rows = AnswerRows(groups, Layout(closed=rewards))
+    _check_task(model, "scorer", "lm")
+    if len(prompts) != len(answers):
+        raise InputError(f"{len(prompts)} prompts and {len(answers)} answers: give an answer for each prompt")
+    if not prompts:
+        return np.zeros(0, np.float32)
+    groups = _groups(model, prompts, answers)
+    answer_rows = AnswerRows(groups, layout_for(model))
     plan = make_plan(answer_rows.lengths, batch_size=min(64, len(groups)), multiple=row_multiple(model.mesh))
     batches = AnswerBatches(answer_rows, plan)
-    if not rewards:
+    if not answer_rows.layout.closed:
         return np.array([logps[0].sum() for logps in answer_logps(model.runner, batches)], np.float32)
     found = np.zeros(len(groups), np.float32)
     for step, rewards_BT in enumerate(model.runner.map(_rewards, batches)):
@@ -114,17 +112,36 @@ def score(model: Model, prompts: Sequence[str], answers: Sequence[str]) -> np.nd
     return found
 
 
-KINDS = {"lm": "a language model", "tagger": "a token classifier", "scorer": "a reward model"}
-"""What a model of each task is called."""
+def _groups(model: Model, prompts: Sequence[str], answers: Sequence[str]) -> list[Group]:
+    """Each prompt and its answer as tokens. Raises InputError for one that does not fit the model."""
+    chat = bool(model.tokenizer.chat_template)
+    rows = [
+        Comparison([{"role": "user", "content": p}], ([{"role": "assistant", "content": a}],), (1,), 1.0, 0.0)
+        if chat else Comparison(p, (a,), (1,), 1.0, 0.0)
+        for p, a in zip(prompts, answers, strict=True)
+    ]  # fmt: skip
+    groups = []
+    for i, row in enumerate(rows):
+        one = encode([row], model.tokenizer, sys.maxsize, where=[f"answer {i}"].__getitem__, report=Report())
+        length, limit = len(one[0].prompt) + len(one[0].answers[0].tokens), model.config.max_positions
+        if length > limit:
+            raise InputError(
+                f"answer {i}: with its prompt {length} tokens, the model has {limit} positions; shorten it"
+            )
+        groups += one
+    return groups
 
 
-def _check_kind(model: Model, function: str, *tasks: str) -> None:
-    """Raises InputError where the model is for none of these tasks."""
-    is_tagger, is_scorer = isinstance(model.config, TaggerConfig), isinstance(model.config, ScorerConfig)
-    task = "tagger" if is_tagger else "scorer" if is_scorer else "lm"
+def _check_task(model: Model, *tasks: str) -> None:
+    """Raises InputError for a model of another task than these, and for a head that has not been trained."""
+    names = {"lm": "a language model", "tagger": "a token classifier", "scorer": "a reward model"}
+    task = task_of(model.config)
     if task not in tasks:
-        wanted = " or ".join(KINDS[name] for name in tasks)
-        raise InputError(f"jaxllm.{function} needs {wanted}, and this is {KINDS[task]}; load another model")
+        wanted = " or ".join(names[one] for one in tasks)
+        raise InputError(f"this is {names[task]}: give {wanted}")
+    if model.untrained:
+        head = ", ".join(sorted(model.untrained))
+        raise InputError(f"the head of this model is untrained ({head} initialised); train it, or load a trained one")
 
 
 def _token_logps(model: Any, batch: Batch) -> jax.Array:

@@ -20,6 +20,8 @@ from jaxllm import hf
 from jaxllm.checkpoint.store import Checkpoints
 from jaxllm.distributed import mesh as meshes
 from jaxllm.hf import files, table
+from jaxllm.hf.config import read_json
+from jaxllm.hf.open import match_files
 from jaxllm.recipes import adapter_runs
 from jaxllm.recipes.weights import is_adapted, is_bare_run, open_weights
 from jaxllm.types import InputError, Params, TrainState
@@ -94,6 +96,8 @@ def convert(
         found = {path for kind in (*KEPT, *hf.TOKENIZER_FILES) for path in opened.folder.glob(kind) if path.is_file()}
         kept = sorted(path.name for path in found)
         for name in kept:
+            if name.endswith(".json"):
+                read_json(opened.folder / name)
             shutil.copyfile(opened.folder / name, partial / name)
     along = f"along with it: {', '.join(kept)}" if kept else "nothing goes along"
     if not set(kept) & set(hf.TOKENIZER_FILES):
@@ -135,7 +139,8 @@ def main(config: Config) -> None:
             print(f"error: {len(wrong)} of {count} tensors are not the source's: {', '.join(wrong)}", file=sys.stderr)
             raise SystemExit(1)
         cast = f", cast to {config.dtype}" if config.dtype else ""
-        print(f"checked: {count} tensors, every one bit-equal to the source's{cast}")
+        left = "".join(f"; {note}" for note in notes if note.startswith(("not read: ", "files not read: ")))
+        print(f"checked: {count} tensors, every one bit-equal to the source's{cast}{left}")
 
 
 def _load(opened: hf.PretrainedModel[Any]) -> Params:
@@ -201,7 +206,7 @@ def _tensors(source: str) -> Mapping[str, Callable[[], np.ndarray]]:
     opened = open_weights(source)
     if not is_bare_run(source):
         tensors, there = table.layout(opened.table, opened.spec.graphdef.abstract), files.open_folder(opened.folder)
-        names = table.match(opened.table, tensors, {name: entry.shape for name, entry in there.items()}).names
+        names = match_files(opened.table, tensors, there).names
         return {name: there[found].map for name, found in names.items()}
     params = _load(opened)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import tyro
 
 from jaxllm.data.report import check_argument
 from jaxllm.evals.generate import Sampling
-from jaxllm.evals.text import continue_texts, encode, end_tokens
+from jaxllm.evals.text import continue_texts, encode
 from jaxllm.types import InputError
 
 
@@ -35,7 +36,8 @@ class Config:
     seed: int = 0
     """Seed of the samples."""
     stop: tuple[str, ...] = ()
-    """Texts at which a continuation ends, besides the model's own end tokens; they are not printed. By default none."""
+    """Texts at which a continuation ends, besides the model's own end tokens; they are not printed. \\n, \\t and
+    \\\\ stand for a new line, a tab and a backslash; the name of a special token is one too. By default none."""
     chat: bool = False
     """Treat each prompt as a user's message and put it into the tokenizer's chat template."""
     dtype: str = "float32"
@@ -62,8 +64,14 @@ def in_turn(begins: Sequence[str], show: Callable[[str], None]) -> Callable[[int
     return write
 
 
+def unescape(text: str) -> str:
+    """A text as it was typed in a shell, with its new lines and tabs."""
+    return re.sub(r"\\([nrt\\])", lambda found: {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}[found[1]], text)
+
+
 def main(config: Config) -> None:
     """Loads the model, continues the prompts, prints."""
+    from jaxllm import hf
     from jaxllm.distributed import mesh as meshes
     from jaxllm.models.decoder import PRESETS
     from jaxllm.recipes.weights import load_params, open_weights
@@ -83,6 +91,8 @@ def main(config: Config) -> None:
     opened = open_weights(config.model, "lm", dtype=config.dtype)
     tokenizer = opened.load_tokenizer()
     prompts = [encode(prompt, tokenizer, chat=config.chat) for prompt in config.prompts]
+    for note in hf.unused_generation_fields(opened.folder):
+        print(note, file=sys.stderr)
     params = load_params(opened.spec, mesh)
 
     def show(text: str) -> None:
@@ -93,5 +103,6 @@ def main(config: Config) -> None:
     begins = [("> " + prompt + "\n") * several if config.chat else prompt for prompt in config.prompts]
     continue_texts(
         opened.spec.graphdef, params, tokenizer, prompts, sampling, max_tokens=config.max_tokens,
-        ends=end_tokens(opened.folder, tokenizer), stop=config.stop, seed=config.seed, write=in_turn(begins, show),
+        ends=hf.special_tokens(tokenizer, opened).ends, stop=[*map(unescape, config.stop)], seed=config.seed,
+        write=in_turn(begins, show),
     )  # fmt: skip

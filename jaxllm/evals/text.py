@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from jaxllm.data.chat.encode import prompt_of_text, prompt_tokens
 from jaxllm.data.text.token_cache import Marks
 from jaxllm.evals.generate import Sampling, generate
 from jaxllm.params import GraphDef
@@ -17,7 +16,7 @@ class _Text:
     """The text of a row, decoded as tokens come: only the last few again, for a character may take several."""
 
     def __init__(self, tokenizer: Any, prompt: Sequence[int], stop: Sequence[str]):
-        self._tokenizer, self._stop = tokenizer, [text for text in stop if text]
+        self._tokenizer, self._stop = tokenizer, stop
         self._held = max(map(len, self._stop), default=1) - 1  # of what may be the beginning of a stop text
         self._ids, self._from, self._read = list(prompt[-8:]), 0, len(prompt[-8:])
         self._shown = 0
@@ -55,9 +54,12 @@ def continue_texts(
 ) -> list[str]:
     """The text that follows each prompt of token ids: up to an end token or a stop text, which are not part of it.
 
-    The prompts are one batch. write(row, text, last) is given the text in pieces as it comes, as far as no further
-    token can change it. Raises InputError for a prompt that leaves no room in the context.
+    The prompts are one batch. A stop text may be the name of a special token. write(row, text, last) is given the text
+    in pieces as it comes, as far as no further token can change it. Raises InputError for a prompt that leaves no room
+    in the context, and for a stop text with a special token inside.
     """
+    stop, more = _parted(stop, tokenizer)
+    ends = [*ends, *more]
     rows = [_Text(tokenizer, prompt, stop) for prompt in prompts]
 
     def on_token(row: int, token: int, last: bool) -> bool:
@@ -78,23 +80,27 @@ def continue_text(
 
 
 def encode(prompt: str, tokenizer: Any, *, chat: bool = False) -> list[int]:
-    """The tokens of a prompt, begun as the tokenizer begins texts; of an empty one the begin token alone.
+    """The tokens of a prompt as training has them; of an empty one the begin token alone.
 
-    Raises InputError for a chat with a tokenizer that has no chat template.
+    Raises InputError for a chat with a tokenizer that has no chat template, or one that refuses a user's message.
     """
     if chat:
         if not tokenizer.chat_template:
             raise InputError("--chat: the tokenizer has no chat template; leave --chat out, or use a chat model")
-        messages = [{"role": "user", "content": prompt}]
-        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
-    return tokenizer(prompt)["input_ids"] or [Marks.of(tokenizer).begin]
+        return prompt_tokens([{"role": "user", "content": prompt}], tokenizer)
+    return prompt_of_text(prompt, tokenizer) or [Marks.of(tokenizer).begin]
 
 
-def end_tokens(folder: Path, tokenizer: Any) -> tuple[int, ...]:
-    """The tokens that end an answer: the tokenizer's, and those of generation_config.json."""
-    found = [tokenizer.eos_token_id]
-    path = folder / "generation_config.json"
-    if path.is_file():
-        more = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
-        found += more if isinstance(more, list) else [more]
-    return tuple(dict.fromkeys(token for token in found if token is not None))
+def _parted(stop: Sequence[str], tokenizer: Any) -> tuple[list[str], list[int]]:
+    """Stop texts that can be found in decoded text, and the ids of those that are a special token, which is left out.
+
+    Raises InputError for a text with a special token and more.
+    """
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    special = {token.content: i for i, token in added.items() if token.special}
+    for text in stop:
+        if text not in special and (inside := [name for name in special if name in text]):
+            raise InputError(
+                f"the stop text {text!r} has the special token {inside[0]} and more; give {inside[0]} alone"
+            )
+    return [text for text in stop if text and text not in special], [special[text] for text in stop if text in special]

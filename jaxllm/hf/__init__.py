@@ -5,8 +5,10 @@ from jaxllm.hf.open import PretrainedModel, open_decoder, open_model, open_score
 from jaxllm.hf.peft import find_targets, save_adapter
 from jaxllm.hf.peft_open import open_adapter
 from jaxllm.hf.save import config_json, export, names
+from jaxllm.hf.special_tokens import SpecialTokens, special_tokens, unused_generation_fields
 
 __all__ = [
-    "TOKENIZER_FILES", "PretrainedModel", "config_json", "export", "fetch", "find_targets", "load_tokenizer", "names",
-    "open_adapter", "open_decoder", "open_model", "open_scorer", "open_tagger", "save_adapter",
+    "TOKENIZER_FILES", "PretrainedModel", "SpecialTokens", "config_json", "export", "fetch", "find_targets",
+    "load_tokenizer", "names", "open_adapter", "open_decoder", "open_model", "open_scorer", "open_tagger",
+    "save_adapter", "special_tokens", "unused_generation_fields",
 ]  # fmt: skip

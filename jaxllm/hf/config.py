@@ -16,11 +16,10 @@ _HARMLESS = frozenset({
     "label2id", "num_labels", "problem_type", "finetuning_task", "task_specific_params", "pad_token_id", "bos_token_id",
     "eos_token_id", "sep_token_id", "cls_token_id", "mask_token_id", "unk_token_id", "use_cache", "output_attentions",
     "output_hidden_states", "return_dict", "chunk_size_feed_forward", "gradient_checkpointing", "tie_word_embeddings",
-    "initializer_range", "_attn_implementation", "_attn_implementation_internal", "attn_implementation",
+    "initializer_range", "_attn_implementation", "_attn_implementation_internal", "attn_implementation", "auto_map",
 })  # fmt: skip
 _REFUSED = {
     "quantization_config": "use a checkpoint that is not quantized",
-    "auto_map": "it asks for code from the hub, which is never run; use a model that transformers knows",
     "is_decoder": "only encoders and causal decoders by their own classes are read",
     "add_cross_attention": "cross attention is not supported",
     "is_encoder_decoder": "encoder-decoder models are not supported",
@@ -41,6 +40,16 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
+def read_description(folder: Path) -> dict[str, Any]:
+    """The config.json of a checkpoint's folder. Raises InputError, which says what the folder holds instead."""
+    if not (folder / "config.json").exists():
+        if (folder / "adapter_config.json").is_file():
+            raise InputError(f"{folder} is an adapter; name its base by --model and the adapter by --lora-from")
+        if packed := sorted(path.name for path in folder.glob("*.gguf")):
+            raise InputError(f"{folder} holds {packed[0]}, and gguf is not read; name the model in safetensors format")
+    return read_json(folder / "config.json")
+
+
 class Fields:
     """The fields of a config.json as `transformers` completes them: old names renewed, defaults filled in.
 
@@ -53,8 +62,9 @@ class Fields:
 
         self.raw, self.where = dict(raw), where
         kind = raw.get("model_type")
-        if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
-            raise InputError(f"{where}: model_type {kind!r} is not known; use a model that transformers knows")
+        if not isinstance(kind, str) or kind not in CONFIG_MAPPING:  # auto_map beside a known one is not needed
+            code = "; its auto_map asks for code from the hub, which is never run" if raw.get("auto_map") else ""
+            raise InputError(f"{where}: model_type {kind!r} is not known{code}; use a model that transformers knows")
         for name, remedy in _REFUSED.items():
             if raw.get(name):
                 raise InputError(f"{where}: {name} is set; {remedy}")

@@ -90,11 +90,14 @@ def open_file(path: Path) -> Entries:
 
 
 def open_folder(folder: Path) -> Entries:
-    """The tensors of a checkpoint, `model.safetensors` or shards with an index. Raises InputError."""
-    if (folder / INDEX).is_file():
-        return _open_shards(folder)
+    """The tensors of a checkpoint, `model.safetensors` or else shards with an index, as `transformers` chooses.
+
+    Raises InputError.
+    """
     if (folder / SINGLE).is_file():
         return open_file(folder / SINGLE)
+    if (folder / INDEX).is_file():
+        return _open_shards(folder)
     others = sorted(path.name for path in folder.glob("*.safetensors"))
     pickles = sorted(path.name for kind in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(kind))
     if others:
@@ -105,6 +108,13 @@ def open_folder(folder: Path) -> Entries:
             f"to safetensors first (on the hub: https://huggingface.co/spaces/safetensors/convert)"
         )
     raise InputError(f"{folder} has no {SINGLE}; name a checkpoint in safetensors format (pickled ones are not read)")
+
+
+def unread(folder: Path, entries: Entries) -> list[str]:
+    """The names of the safetensors files and the index in a folder that these tensors do not come from."""
+    read = {entry.file.name for entry in entries.values()}
+    beside = [INDEX] if SINGLE in read and (folder / INDEX).is_file() else []
+    return sorted([*beside, *(path.name for path in folder.glob("*.safetensors") if path.name not in read)])
 
 
 def _open_shards(folder: Path) -> Entries:

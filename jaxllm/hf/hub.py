@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
 from jaxllm.data.sources import quiet_hub
+from jaxllm.hf.config import read_json
 from jaxllm.types import InputError
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model")
 """One of these holds a tokenizer's vocabulary."""
+
+TIMEOUT_S = 4.0
+"""Seconds to wait for the hub's first answer, unless HF_HUB_ETAG_TIMEOUT says how many."""
 
 
 def fetch(source: str, *, weights: bool = True) -> Path:
@@ -22,20 +28,55 @@ def fetch(source: str, *, weights: bool = True) -> Path:
         return path / "hf" if (path / "hf" / "config.json").is_file() else path
     if path.exists() or source.startswith((".", "/", "~")) or source.count("/") > 1 or not source:
         raise InputError(f"{source!r} is no folder; name a checkpoint's folder or an id on the hub")
-    from huggingface_hub import snapshot_download
-
     repo, _, revision = source.partition("@")
     kinds = ["*.json", "*.jinja", "tokenizer*", "*.txt", "*.model"] + ["*.safetensors"] * weights
+    with quiet_hub():
+        return _download(repo, revision or None, kinds)
+
+
+def _download(repo: str, revision: str | None, kinds: list[str]) -> Path:
+    """The folder of a hub id in the cache, brought up to date if the hub answers. Raises InputError."""
+    from huggingface_hub import constants, snapshot_download
+
+    unreachable = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _why_unreachable(repo, revision)
     try:
-        with quiet_hub():
-            return Path(
-                snapshot_download(repo, revision=revision or None, allow_patterns=kinds, ignore_patterns=["*/*"])
+        return Path(
+            snapshot_download(
+                repo, revision=revision, allow_patterns=kinds, ignore_patterns=["*/*"],
+                local_files_only=bool(unreachable),
             )
+        )  # fmt: skip
     except Exception as error:  # the hub client raises many kinds, for a bad id, no access, no network
-        reason = " ".join(str(error).split())[:200]
+        reason = unreachable or " ".join(str(error).split())[:200]
+        looked = f"looked in {Path(repo).absolute()} and {constants.HF_HUB_CACHE}"
+        name = repo + (f"@{revision}" if revision else "")
         raise InputError(
-            f"{source!r} is no folder, and the hub did not give it: {reason}; check name and network"
+            f"{name!r} is no folder, and the hub did not give it: {reason} ({looked}); check name and network"
         ) from None
+
+
+def _why_unreachable(repo: str, revision: str | None) -> str:
+    """Why the hub cannot be asked about a repository at all; "" where it answers, be it with an error.
+
+    Asked once, in a thread that can be left behind, for looking up a name may take longer than any timeout.
+    """
+    from huggingface_hub import HfApi
+
+    limit = float(os.environ.get("HF_HUB_ETAG_TIMEOUT") or TIMEOUT_S)
+    found: list[str] = []
+
+    def ask() -> None:
+        try:
+            HfApi().repo_info(repo, revision=revision, timeout=limit)
+            found.append("")
+        except Exception as error:  # of the hub, which the download will meet again and say, or of its HTTP client
+            client = type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "requests")
+            found.append(f"no connection ({' '.join(str(error).split()) or type(error).__name__})" if client else "")
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(limit)
+    return found[0] if found else f"no answer in {limit:g} s (HF_HUB_ETAG_TIMEOUT)"
 
 
 def load_tokenizer(source: str) -> Any:
@@ -47,6 +88,9 @@ def load_tokenizer(source: str) -> Any:
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         known = ", ".join(TOKENIZER_FILES)
         raise InputError(f"{folder} has no tokenizer ({known}); name one by --tokenizer, or a folder that has one")
+    for name in ("tokenizer_config.json", "special_tokens_map.json", "tokenizer.json"):
+        if (folder / name).is_file():
+            read_json(folder / name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # its many classes raise many kinds

@@ -77,8 +77,8 @@ def read_scaling(parameters: Mapping[str, Any], fields: Fields) -> Scaling:
     """The scaling that a rope_parameters dictionary describes. Raises InputError for what is not supported."""
     given = {name: x for name, x in parameters.items() if x is not None and name not in ("rope_theta", "type")}
     kind = given.pop("rope_type", "default")
-    if given.get("partial_rotary_factor") == 1.0:
-        del given["partial_rotary_factor"]
+    if kind == "default" or given.get("partial_rotary_factor") == 1.0:
+        given.pop("partial_rotary_factor", None)  # the classes of these families in `transformers` do not use it
     original = fields.get("max_position_embeddings", int)
     try:
         if kind == "default":
@@ -92,7 +92,9 @@ def read_scaling(parameters: Mapping[str, Any], fields: Fields) -> Scaling:
         elif kind == "yarn":
             factor, original = float(given.pop("factor")), given.pop("original_max_position_embeddings", original)
             slow, fast = float(given.pop("beta_slow", 1.0)), float(given.pop("beta_fast", 32.0))
-            amplitude = float(given.pop("attention_factor", yarn_amplitude(factor)))
+            amplitude = float(given.pop("attention_factor", _amplitude(factor, given)))
+            for name in ("mscale", "mscale_all_dim"):
+                given.pop(name, None)
             scaling = Scaling(kind, factor, original, slow, fast, given.pop("truncate", True), amplitude)
         else:
             raise InputError(
@@ -100,9 +102,21 @@ def read_scaling(parameters: Mapping[str, Any], fields: Fields) -> Scaling:
             )
     except KeyError as error:
         raise InputError(f"{fields.where}: rope_parameters lacks {error}, which {kind} needs; add it") from None
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{fields.where}: rope_parameters has a value that is no number ({error}); mend it") from None
     if given:
-        raise InputError(f"{fields.where}: rope_parameters has {', '.join(given)}, not supported for {kind}; remove it")
+        raise InputError(
+            f"{fields.where}: rope_parameters has {', '.join(given)}, not supported for {kind}; use another checkpoint"
+        )
     return scaling
+
+
+def _amplitude(factor: float, given: Mapping[str, Any]) -> float:
+    """Yarn's attention_factor where config.json does not give it, as `transformers` computes it."""
+    one, all_dim = float(given.get("mscale") or 0), float(given.get("mscale_all_dim") or 0)
+    if one and all_dim:
+        return yarn_amplitude(factor, one) / yarn_amplitude(factor, all_dim)
+    return yarn_amplitude(factor)
 
 
 def write_scaling(base: float, scaling: Scaling) -> dict[str, Any]:

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.hf import files, table
-from jaxllm.hf.config import Fields, read_json
+from jaxllm.hf.config import Fields, read_description
 from jaxllm.hf.families import TASKS, task_in
 from jaxllm.hf.hub import fetch, load_tokenizer
+from jaxllm.hf.ties import read_head_as_table, untie
 from jaxllm.models.heads import TaggerConfig, describe_model, with_trunk
 from jaxllm.params import Abstract, Load, ModelSpec
 from jaxllm.types import InputError, Params, nearest
@@ -36,13 +37,15 @@ class PretrainedModel(Generic[C]):
     family: str
     """The model_type of config.json."""
     hf_config: dict[str, Any]
-    """config.json as it is on disk."""
+    """config.json as it is on disk, but untied where the files have a head of its own (ties.py)."""
     folder: Path
     """Where the tokenizer is, and of Hugging Face's format the weights."""
     dtypes: dict[str, str]
     """Name of a tensor in Hugging Face's format -> dtype on disk."""
     notes: list[str]
     """What was not read, reordered or initialised: one line each."""
+    initialised: frozenset[str] = frozenset()
+    """Names of our parameters that the checkpoint lacks, all of a head."""
 
     @property
     def dtype(self) -> str:
@@ -93,12 +96,20 @@ def open_model(
     """
     check_task(task)
     folder = fetch(source)
-    path = folder / "config.json"
+    path, raw, notes = folder / "config.json", read_description(folder), list[str]()
+    if (folder / "adapter_config.json").is_file():
+        raise InputError(
+            f"{folder} holds an adapter beside the model, which transformers applies to it; move adapter_config.json "
+            "and adapter_model.safetensors to another folder, and name that one by --lora-from"
+        )
+    if (task or task_in(raw)) == "lm":
+        raw, notes = untie(raw, str(path), folder)
 
     def find(names: table.Table, abstract: Abstract, skip: Mapping[str, str]) -> Found:
         return _find_in_files(folder, names, abstract, skip)
 
-    return assemble(read_json(path), str(path), folder, find, task, labels, overrides)
+    opened = assemble(raw, str(path), folder, find, task, labels, overrides)
+    return dataclasses.replace(opened, notes=[*notes, *opened.notes])
 
 
 def open_tagger(source: str, *, labels: Sequence[str] | None = None, **overrides: Any) -> PretrainedModel[TaggerConfig]:
@@ -141,6 +152,7 @@ def assemble(
     spec = describe_model(config)
     found = find(TASKS[wanted][raw["model_type"]].table(config), spec.graphdef.abstract, skip)
     spec = dataclasses.replace(spec, load=found.load)
+    reason = ", ".join(note.partition(": ")[2] for note in found.notes if " initialised: " in note)
     if wanted == "tagger" and "classifier.kernel" in found.initialised:
         if task and labels is None:
             shapes = next((note for note in found.notes if note.startswith("classifier initialised: classifier.")), "")
@@ -148,15 +160,18 @@ def assemble(
                 names = f"{where} has {len(config.labels)} labels (id2label), and {shapes.partition(': ')[2]}"
                 raise InputError(f"{names}; name the label of each row of the classifier in id2label")
             raise InputError(
-                f"{folder} has no classifier for its labels; name a fine-tuned checkpoint, or train this one first"
+                f"{folder} has no classifier for its labels ({reason}); name a fine-tuned checkpoint, or train this "
+                "one first"
             )
     elif wanted == "tagger" and config.labels != own:
         spec = _reorder(spec, [own.index(label) for label in config.labels])
         notes.append(f"classifier: the file's labels reordered from {', '.join(own)} to {', '.join(config.labels)}")
     if task is None and wanted == "scorer" and found.initialised:
-        raise InputError(f"{folder} has no head for one number, which a reward model has; name a reward model")
+        raise InputError(
+            f"{folder} has no head for one number ({reason}), which a reward model has; name a reward model"
+        )
     notes += found.notes
-    return PretrainedModel(spec, config, wanted, raw["model_type"], raw, folder, found.dtypes, notes)
+    return PretrainedModel(spec, config, wanted, raw["model_type"], raw, folder, found.dtypes, notes, found.initialised)
 
 
 def check_task(task: str | None) -> None:
@@ -172,7 +187,12 @@ def read_config(raw: Mapping[str, Any], where: str, task: str) -> tuple[Any, lis
     """
     families, kind = TASKS[task], raw.get("model_type")
     if not isinstance(kind, str) or kind not in families:
-        raise InputError(f"{where}: model_type is {kind!r}, supported here: {', '.join(sorted(families))}")
+        others = "".join(
+            f"; as a {name}: {', '.join(sorted(TASKS[other]))}"
+            for other, name in (("tagger", "token classifier"), ("lm", "language or reward model"))
+            if TASKS[other].keys() != families.keys()
+        )
+        raise InputError(f"{where}: model_type is {kind!r}, supported here: {', '.join(sorted(families))}{others}")
     if task == "lm" and task_in(raw) == "scorer":
         raise InputError(f"{where} describes a reward model, which generates no text; name a language model")
     fields = Fields(raw, where)
@@ -192,7 +212,7 @@ def _labels(fields: Fields) -> tuple[str, ...]:
 def _find_in_files(folder: Path, names: table.Table, abstract: Abstract, skip: Mapping[str, str]) -> Found:
     """Matches the parameters with the safetensors files of a folder. Raises InputError that lists what does not fit."""
     tensors, entries = table.layout(names, abstract), files.open_folder(folder)
-    found = table.match(names, tensors, {name: entry.shape for name, entry in entries.items()}, skip)
+    found = match_files(names, tensors, entries, skip)
     dtypes = {name: entries[there].dtype for name, there in found.names.items()}
     floats = ("float32", "float16", "bfloat16")
     problems = [*found.problems, *(f"{name} is {x}, wanted a float" for name, x in dtypes.items() if x not in floats)]
@@ -201,7 +221,17 @@ def _find_in_files(folder: Path, names: table.Table, abstract: Abstract, skip: M
         raise InputError(f"{folder}: the tensors do not fit config.json, get the files that belong together: {listed}")
     load = _loader(tensors, {name: entries[there] for name, there in found.names.items()}, abstract, found.initialised)
     ignored = [f"not read: {', '.join(found.ignored)}"] if found.ignored else []
+    if beside := files.unread(folder, entries):
+        ignored.append(f"files not read: {', '.join(beside)}")
     return Found(load, found.initialised, dtypes, [*ignored, *found.notes])
+
+
+def match_files(
+    names: table.Table, tensors: table.Layout, entries: files.Entries, skip: Mapping[str, str] | None = None
+) -> table.Match:
+    """`table.match` with the tensors in files."""
+    shapes = {name: entry.shape for name, entry in entries.items()}
+    return table.match(read_head_as_table(names, entries), tensors, shapes, skip)
 
 
 def _loader(

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxllm.hf import files, table
+from jaxllm.hf import files, table, ties
 from jaxllm.hf.save import host
 from jaxllm.models import lora
 from jaxllm.params import Abstract, ModelSpec, select
@@ -95,7 +95,10 @@ def save_adapter(
             tensors |= {f"{PREFIX}{module}.lora_A.weight": a_rD, f"{PREFIX}{module}.lora_B.weight": b_Fr}
             settings[module] = len(a_rD), scale * len(a_rD)
     whole = _whole(own, names, abstract)
+    tied = ties.TABLE in own and ties.is_tied_lm(abstract)
     tensors |= {PREFIX + name: x for name, x in whole.items()}
+    if tied:  # peft reads the table a second time, under the name of the head
+        tensors[PREFIX + ties.HEAD] = own[ties.TABLE]
     (rank, alpha), _ = collections.Counter(settings.values()).most_common(1)[0]
     others = {re.escape(module): x for module, x in settings.items() if x != (rank, alpha)}
     fields = {
@@ -109,6 +112,7 @@ def save_adapter(
         "bias": "none",
         "fan_in_fan_out": not all(known[module].rule.transposed for module in settings),
         "target_modules": _suffixes(settings, known),
+        "ensure_weight_tying": tied,
         "modules_to_save": sorted({name.rpartition(".")[0] for name in whole}) or None,
         "rank_pattern": {module: r for module, (r, _) in others.items()},
         "alpha_pattern": {module: _plain(x) for module, (_, x) in others.items()},

@@ -17,19 +17,21 @@ from jaxllm.hf.config import read_json
 from jaxllm.hf.hub import fetch
 from jaxllm.hf.open import place
 from jaxllm.hf.peft import CONFIG, PREFIX, WEIGHTS
+from jaxllm.hf.ties import HEAD, TABLE, are_equal, embedding_of, is_tied_lm
 from jaxllm.models import lora
-from jaxllm.params import ModelSpec
+from jaxllm.params import Abstract, ModelSpec
 from jaxllm.types import InputError, Params
 
-_SUPPORTED = {"r", "lora_alpha", "lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern", "peft_type"}
+_TYING = "ensure_weight_tying"
+_SUPPORTED = {"r", "lora_alpha", "lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern", "peft_type", _TYING}
 _REDUNDANT = {"target_modules", "exclude_modules", "modules_to_save", "layers_to_transform", "layers_pattern"}
 """Fields that the names of the tensors make redundant."""
 _HARMLESS = {
-    "auto_mapping", "base_model_name_or_path", "ensure_weight_tying", "fan_in_fan_out", "inference_mode",
-    "init_lora_weights", "megatron_core", "peft_version", "qalora_group_size", "revision", "runtime_config",
-    "task_type",
+    "auto_mapping", "base_model_name_or_path", "fan_in_fan_out", "inference_mode", "init_lora_weights",
+    "megatron_core", "peft_version", "qalora_group_size", "revision", "runtime_config", "task_type",
 }  # fmt: skip
-"""Fields of adapter_config.json that do not change the function computed."""
+"""Fields of adapter_config.json that do not change the function computed. Of them peft corrects fan_in_fan_out by the
+kind of module, and qalora_group_size and megatron_core are read with fields that are refused."""
 _MOVES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Values of init_lora_weights with which the base was changed too, so that the adapter fits no other."""
 
@@ -59,9 +61,11 @@ def open_adapter(source: str, base: ModelSpec, names: table.Table) -> ModelSpec:
     whole: dict[str, files.Entry] = {}
     problems = []
     for name, entry in entries.items():
-        module, _, kind = name.removeprefix(PREFIX).partition(".lora_")
+        module, _, kind = name.removeprefix(PREFIX).replace(table.COMPILED, "").partition(".lora_")
         theirs = f"{module}.weight" if kind else module.replace(".base_layer.", ".")
         tensor = layout.get(theirs) or layout.get(names.prefix + theirs)
+        if tensor is None and not kind and _is_tied_head(theirs, entry, entries, names, abstract):
+            continue  # the checks below are of the table, which serves as the head
         if tensor is None or kind not in ("", "A.weight", "B.weight"):
             problems.append(f"unexpected {name} {entry.shape}")
         elif not kind:
@@ -78,6 +82,11 @@ def open_adapter(source: str, base: ModelSpec, names: table.Table) -> ModelSpec:
                 for key, row, layer in _cut(tensor, entry.map(), other.map(), scale):
                     layers.setdefault(key, {})[row] = layer
     rows = table.sources({name: layout[name] for name in whole})
+    if TABLE in rows and is_tied_lm(abstract) and not fields.get(_TYING):
+        problems.append(
+            f"it replaces the embeddings of a tied base, and without {_TYING} peft leaves the head as it was; merge it "
+            f"into its base with peft, or train it with {_TYING}"
+        )
     every = table.sources(layout)
     problems += [f"of {name} only a part" for name, found in rows.items() if len(found) < len(every[name])]
     if problems or not layers:
@@ -118,7 +127,7 @@ def _described(folder: Path) -> dict[str, Any]:
     if fields.get("peft_type") != "LORA":
         raise InputError(f"{path}: peft_type is {fields.get('peft_type')!r}, supported: 'LORA'")
     initial = fields.get("init_lora_weights")
-    if isinstance(initial, str) and initial.startswith(_MOVES_BASE):
+    if isinstance(initial, str) and initial.lower().startswith(_MOVES_BASE):
         raise InputError(f"{path}: {initial} changes the base as well; convert it with peft to a plain LoRA first")
     odd = [
         f"{name}={x!r}"
@@ -127,9 +136,34 @@ def _described(folder: Path) -> dict[str, Any]:
     ]
     if odd:
         raise InputError(f"{path}: {', '.join(odd)} not supported; use an adapter of matrices alone")
+    _check_types(fields, path)
     if not (folder / WEIGHTS).is_file():
         raise InputError(f"{folder} has no {WEIGHTS}; pickled adapters are not read, write it in safetensors")
     return fields
+
+
+def _check_types(fields: Mapping[str, Any], path: Path) -> None:
+    """Raises InputError for scales and rates that are no numbers, and patterns that are no regular expressions."""
+    alphas = fields.get("alpha_pattern") or {}
+    numbers = {name: fields[name] for name in ("lora_alpha", "lora_dropout") if name in fields}
+    numbers |= {f"alpha_pattern of {name}": x for name, x in alphas.items()} if isinstance(alphas, dict) else {}
+    if odd := [f"{name} is {x!r}" for name, x in numbers.items() if type(x) not in (int, float)]:
+        raise InputError(f"{path}: {odd[0]}, wanted a number; mend the field")
+    try:
+        for pattern in dict(alphas):
+            re.compile(pattern)
+    except (TypeError, ValueError, re.error):
+        raise InputError(f"{path}: alpha_pattern is {alphas!r}, wanted patterns and numbers; mend the field") from None
+
+
+def _is_tied_head(
+    name: str, entry: files.Entry, entries: files.Entries, names: table.Table, abstract: Abstract
+) -> bool:
+    """Whether this is the copy that peft writes of the new embedding table of a tied base, as its head."""
+    if name != HEAD or not is_tied_lm(abstract):
+        return False
+    theirs = embedding_of({x.removeprefix(PREFIX): e for x, e in entries.items()}, names)
+    return theirs is not None and are_equal(entry, entries[PREFIX + theirs])
 
 
 def _scale(fields: Mapping[str, Any], module: str, rank: int) -> float:

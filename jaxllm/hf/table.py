@@ -11,7 +11,7 @@ import itertools
 import math
 import mmap
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -197,6 +197,18 @@ def _empty(shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:
     )
 
 
+COMPILED = "_orig_mod."
+"""What `torch.compile` puts before the names of a module's tensors; left out."""
+
+
+def known_name(table: Table, tensors: Collection[str], found: str) -> str:
+    """The name in a layout of a tensor that a file calls `found`, or one that is not in the layout."""
+    name = found.replace(COMPILED, "")
+    for old, new in table.renames:
+        name = re.sub(old, new, name)
+    return table.prefix + name if name not in tensors and table.prefix + name in tensors else name
+
+
 @dataclasses.dataclass(frozen=True)
 class Match:
     """Which tensors of a layout are in a file."""
@@ -219,11 +231,7 @@ def match(
     names: dict[str, str] = {}
     ignored, problems, notes = [], [], []
     for found in shapes:
-        name = found
-        for old, new in table.renames:
-            name = re.sub(old, new, name)
-        if name not in tensors and table.prefix + name in tensors:
-            name = table.prefix + name
+        name = known_name(table, tensors, found)
         if name in names:
             problems.append(f"{names[name]} and {found} are the same tensor")
         elif name in tensors:

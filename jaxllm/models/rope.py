@@ -63,9 +63,9 @@ def frequencies(head_width: int, base: float, scaling: Scaling) -> np.ndarray:
     return keep * plain + (1 - keep) * slowed
 
 
-def yarn_amplitude(factor: float) -> float:
-    """Yarn's factor on queries and keys (Peng et al. 2023, equation 22)."""
-    return 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
+def yarn_amplitude(factor: float, scale: float = 1.0) -> float:
+    """Yarn's factor on queries and keys (Peng et al. 2023, equation 22), its logarithm times `scale`."""
+    return 0.1 * scale * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
 def _feature(turns: float, base: float, head_width: int, scaling: Scaling) -> float:

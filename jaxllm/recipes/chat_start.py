@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable
 
 from jaxllm.data import tokenizers
-from jaxllm.data.chat.templates import end_ids, give_pad, give_template
+from jaxllm.data.chat.templates import give_pad, give_template
 from jaxllm.models.heads import trunk_of
 from jaxllm.models.vocabulary import grow_vocabulary
 from jaxllm.recipes.help import MODEL
@@ -36,7 +36,7 @@ def start_chat(config: ChatFlags, texts: Iterable[str], key: str, task: str = "l
     tokenizer, notes = begin.tokenizer, [*begin.notes]
     if tokenizer.eos_token_id is None:
         raise InputError("the tokenizer has no end-of-text token (eos_token); name another by --tokenizer")
-    changes = []
+    end, changes = tokenizer.eos_token_id, []
     if config.chat_template:
         changes += give_template(tokenizer, config.chat_template)
     elif not tokenizer.chat_template:
@@ -45,15 +45,13 @@ def start_chat(config: ChatFlags, texts: Iterable[str], key: str, task: str = "l
     changes += give_pad(tokenizer)
     if changes:
         tokenizer = tokenizers.save_and_reload(tokenizer)
-    ends = end_ids(tokenizer)
-    tokens = {"eos_token_id": ends[0] if len(ends) == 1 else [*ends], "pad_token_id": tokenizer.pad_token_id}
-    if tokenizer.bos_token_id is not None:
-        tokens["bos_token_id"] = tokenizer.bos_token_id
     spec, whole, size = begin.model, begin.config, trunk_of(begin.config).vocab_size
     if len(tokenizer) > size:
         if begin.source:
             changes.append(f"embeddings: {len(tokenizer) - size} more, the mean of the {size:,} that were there")
         spec, whole = grow_vocabulary(spec, whole, len(tokenizer))
-    return dataclasses.replace(
-        begin, model=spec, config=whole, tokenizer=tokenizer, notes=(*notes, *changes), tokens=tokens
-    )
+    begin = dataclasses.replace(
+        begin, model=spec, config=whole, tokenizer=tokenizer, notes=(*notes, *changes),
+        own_tokenizer=begin.own_tokenizer and tokenizer.eos_token_id == end,
+    )  # fmt: skip
+    return dataclasses.replace(begin, tokens=begin.special_tokens.fields())

@@ -36,6 +36,13 @@ class Start:
     """What to print about it, a line each."""
     tokens: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Ids of special tokens that the export's configuration gets in place of the source's."""
+    own_tokenizer: bool = True
+    """Whether the tokenizer and its EOS are the checkpoint's, so that the end tokens in its configuration apply."""
+
+    @property
+    def special_tokens(self) -> hf.SpecialTokens:
+        """The end, pad and begin tokens. Raises InputError where the checkpoint's files name none that is an id."""
+        return hf.special_tokens(self.tokenizer, self.source if self.own_tokenizer else None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +59,18 @@ class DecoderFlags(Common):
     """Vocabulary of a tokenizer that is trained, in tokens."""
     dropout: float = 0.0
     """Dropout rate after the embeddings, on attention probabilities and on what each layer adds to the residual."""
+
+
+def check_vocabulary(tokenizer: Any, size: int, *, own: bool) -> None:
+    """Raises InputError for a tokenizer with more tokens than the model's vocabulary. own: it is the model's own."""
+    remedy = "use the model's own tokenizer, or a preset, which takes any"
+    if own:
+        remedy = (
+            "its embeddings lack rows for tokens that were added; lengthen them with transformers' "
+            "resize_token_embeddings, and save it again"
+        )
+    if len(tokenizer) > size:
+        raise InputError(f"the tokenizer has {len(tokenizer)} tokens, the model's vocabulary {size}: {remedy}")
 
 
 def start_decoder(config: DecoderFlags, texts: Iterable[str], key: str, task: str = "lm") -> Start:
@@ -78,11 +97,8 @@ def start_decoder(config: DecoderFlags, texts: Iterable[str], key: str, task: st
     if config.model in PRESETS:
         shape = dataclasses.replace(shape, vocab_size=len(tokenizer))
     shape = dataclasses.replace(shape, **computing)
-    if len(tokenizer) > shape.vocab_size:
-        raise InputError(
-            f"the tokenizer has {len(tokenizer)} tokens, the model's vocabulary {shape.vocab_size}: "
-            "use the model's own tokenizer, or a preset, which takes any"
-        )
+    check_vocabulary(tokenizer, shape.vocab_size, own=not config.tokenizer)
     whole = ScorerConfig(shape) if task == "scorer" else shape
     spec = source.spec if source else describe_model(whole)
-    return Start(spec, whole, tokenizer, source, tuple(source.notes) if source else ())
+    notes = tuple(source.notes) if source else ()
+    return Start(spec, whole, tokenizer, source, notes, own_tokenizer=not config.tokenizer)

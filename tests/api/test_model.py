@@ -1,3 +1,5 @@
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,6 +7,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import jaxllm
+from jaxllm import hf
 from jaxllm.types import InputError, value
 
 
@@ -98,3 +101,18 @@ def test_a_loss_of_a_programs_own_sees_the_model(model):
 
     metrics = squared(bind(model.graphdef, model.params), batch_of(model))
     assert 0 < float(value(metrics["loss"])) < 1
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(llama, tmp_path):
+    folder = tmp_path / "added"
+    shutil.copytree(llama, folder)
+    tokenizer = hf.load_tokenizer(str(folder))
+    tokenizer.add_tokens([f"<x{i}>" for i in range(60)])
+    tokenizer.save_pretrained(folder)
+    for how in ({}, {"chat_template": "plain"}):
+        with pytest.raises(
+            InputError, match=r"has 360 tokens, the model's vocabulary 300: its embeddings lack rows for"
+        ):
+            jaxllm.load(str(folder), **how)
+    with pytest.raises(InputError, match=r"has 360 tokens, the model's vocabulary 300: use the model's own tokenizer"):
+        jaxllm.load(str(llama), tokenizer=str(folder))

@@ -92,13 +92,24 @@ def test_end_tokens_are_the_tokenizers_and_the_checkpoints(command, folder, mode
     free = generate(*model, [ids], max_tokens=20)[0]
     end = free[6]
     path = folder / "generation_config.json"
-    path.write_text(json.dumps({"eos_token_id": [0, end]}))
-    assert text.end_tokens(folder, tokenizer) == (0, end)
+    path.write_text(json.dumps({"eos_token_id": [0, end], "repetition_penalty": 1.1}))
     command("generate", folder, "hm", "--temperature", "0")
     path.unlink()
     upto = free[: free.index(end) + 1]
-    assert capsys.readouterr().out == "hm" + text_of(tokenizer, upto) + "\n"
-    assert text.end_tokens(folder, tokenizer) == (0,)
+    out, err = capsys.readouterr()
+    assert out == "hm" + text_of(tokenizer, upto) + "\n"
+    assert err == "generation_config.json: not used here, but by transformers: repetition_penalty=1.1\n"
+
+
+def test_stop_texts_are_unescaped():
+    assert [cli.unescape(x) for x in (r"\n\n", r"a\tb", r"\\n", r"\d", "\n")] == ["\n\n", "a\tb", r"\n", r"\d", "\n"]
+
+
+def test_generation_stops_at_the_end_tokens_of_config_json(command, assets, capsys):
+    folder = assets / "cases" / "eos_list_in_config" / "model"
+    command("generate", folder, "the king", "--temperature", "0", "--max-tokens", "12")
+    tokenizer = hf.load_tokenizer(str(folder))
+    assert capsys.readouterr().out == "the king" + text_of(tokenizer, [244, 399, 117, 325, 181, 242]) + "\n"
 
 
 def test_rows_are_shown_in_turn_the_first_unfinished_one_live():

@@ -1,6 +1,7 @@
 """Text that continues prompts, decoded as it comes: stop texts, characters of several tokens, prompts as tokens."""
 
 import pytest
+from tokenizers import processors
 
 from jaxllm.data.tokenizers import bpe
 from jaxllm.evals import text
@@ -63,3 +64,36 @@ def test_a_prompt_begins_as_the_tokenizer_begins_texts():
     assert text.encode("plain", tokenizer) == tokenizer("plain")["input_ids"] != []
     with pytest.raises(InputError, match="the tokenizer has no chat template"):
         text.encode("hm", tokenizer, chat=True)
+    assert text.encode("<|endoftext|>plain", tokenizer) == text.encode("plain", tokenizer), "begun once"
+
+
+def test_an_end_token_that_the_tokenizer_appends_is_left_out():
+    tokenizer = bpe(["plain"], 280)
+    bare = tokenizer("plain", add_special_tokens=False)["input_ids"]
+    tokenizer.add_special_tokens({"bos_token": "<s>", "eos_token": "</s>"})
+    begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", begin), ("</s>", end)]
+    )
+    assert tokenizer("plain")["input_ids"] == [begin, *bare, end]
+    assert text.encode("plain", tokenizer) == [begin, *bare]
+    assert text.encode("", tokenizer) == [begin]
+
+
+def test_a_template_that_refuses_the_message_is_one_line():
+    tokenizer = bpe(["plain"], 280)
+    tokenizer.chat_template = "{{ raise_exception('A system message is required') }}"
+    with pytest.raises(InputError, match="the chat template refuses it: A system message is required; mend"):
+        text.encode("hm", tokenizer, chat=True)
+
+
+def test_a_stop_text_may_be_a_special_token(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(text, "generate", lambda *a, stop, **how: seen.update(stop=list(stop)))
+    tokenizer = bpe(["plain"], 280)
+    tokenizer.add_tokens(["<|im_end|>"], special_tokens=True)
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    text.continue_texts(None, {}, tokenizer, [[1]], Sampling(), ends=[0], stop=["<|im_end|>", "two"])
+    assert seen["stop"] == [0, end]
+    with pytest.raises(InputError, match=r"has the special token <\|im_end\|> and more; give <\|im_end\|> alone"):
+        text.continue_texts(None, {}, tokenizer, [[1]], Sampling(), stop=["<|im_end|>x"])

@@ -24,6 +24,9 @@ CASES = {
     "llama-3.1": ("llama", {**BASE, "tie_word_embeddings": True, "rope_parameters": LLAMA3}),
     "llama-biased-linear": ("llama", {**BASE, "attention_bias": True, "mlp_bias": True, "rope_parameters": LINEAR}),
     "llama-yarn": ("llama", {**BASE, "head_dim": 12, "rope_parameters": YARN}),
+    "llama-yarn-mscale": ("llama", {**BASE, "rope_parameters": {**YARN, "mscale": 1.2, "mscale_all_dim": 0.7}}),
+    "llama-yarn-one-mscale": ("llama", {**BASE, "rope_parameters": {**YARN, "mscale": 1.2}}),
+    "llama-partial": ("llama", {**BASE, "rope_parameters": {**PLAIN, "partial_rotary_factor": 0.5}}),
     "mistral": ("mistral", {**BASE, "sliding_window": 5}),
     "mistral-everything": (
         "mistral", {**BASE, "sliding_window": None, "head_dim": 16, "tie_word_embeddings": True},

@@ -7,6 +7,7 @@ import pytest
 
 from jaxllm.hf import bert, distilbert, families, modernbert, roberta
 from jaxllm.hf.config import Fields, read_json
+from jaxllm.hf.open import read_config
 from jaxllm.types import InputError
 
 SIZES = {"vocab_size": 50, "num_hidden_layers": 3, "num_attention_heads": 2, "hidden_size": 8, "intermediate_size": 9}
@@ -70,7 +71,6 @@ def test_what_is_written_is_read_back(kind):
         ("bert", "is_decoder", True),
         ("bert", "add_cross_attention", True),
         ("bert", "quantization_config", {"bits": 4}),
-        ("bert", "auto_map", {"AutoModel": "mine.Model"}),
         ("bert", "pruned_heads", {"0": [1]}),
         ("bert", "hidden_size", "big"),
         ("bert", "num_hidden_layers", True),
@@ -118,3 +118,34 @@ def test_read_json(tmp_path):
             read_json(tmp_path / "config.json")
     (tmp_path / "config.json").write_text(json.dumps({"a": 1}))
     assert read_json(tmp_path / "config.json") == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("more", "amplitude"),
+    [
+        ({"mscale": 1.0, "mscale_all_dim": 1.0}, 1.0),
+        ({"mscale": 1.0}, 1.1386294),
+        ({"mscale": 1.0, "mscale_all_dim": 0.5}, 1.1386294 / 1.0693147),
+        ({"mscale": 1.0, "mscale_all_dim": 1.0, "attention_factor": 1.3}, 1.3),
+    ],
+)
+def test_yarns_amplitude_is_that_of_transformers(more, amplitude, assets, tmp_path):
+    raw = json.loads((assets / "cases" / "yarn_mscale" / "model" / "config.json").read_text())
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, **more}
+    config, notes = read_config({**raw, "rope_scaling": scaling}, "config.json", "lm")
+    assert notes == []
+    assert config.rope_scaling.amplitude == pytest.approx(amplitude, rel=1e-6)
+
+
+def test_what_is_no_number_in_rope_parameters_is_one_line():
+    raw = {"model_type": "llama", "rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": "four"}}
+    with pytest.raises(InputError, match=r"config.json: .*four"):
+        read_config(raw, "config.json", "lm")
+
+
+def test_code_from_the_hub_is_not_run_for_a_model_that_transformers_lacks():
+    raw = {"model_type": "mine", "auto_map": {"AutoModel": "modeling.Mine"}}
+    with pytest.raises(
+        InputError, match="'mine' is not known; its auto_map asks for code from the hub, which is never"
+    ):
+        Fields(raw)

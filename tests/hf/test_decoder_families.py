@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import transformers
-from decoder_cases import CASES, ONE_EACH, PLAIN
+from decoder_cases import CASES, LINEAR, ONE_EACH
 from jax.sharding import SingleDeviceSharding
 from safetensors.numpy import load_file
 
@@ -170,7 +170,7 @@ def test_files_go_both_ways(name, tmp_path):
             {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
             ["dynamic", "rope"],
         ),
-        ("llama-2", {"rope_parameters": {**PLAIN, "partial_rotary_factor": 0.5}}, ["partial_rotary_factor"]),
+        ("llama-2", {"rope_parameters": {**LINEAR, "partial_rotary_factor": 0.5}}, ["partial_rotary_factor"]),
         ("llama-2", {"hidden_act": "tanh"}, ["hidden_act", "tanh"]),
         ("llama-2", {"quantization_config": {"bits": 4}}, ["quantization_config"]),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, ["scale_attn_by_inverse_layer_idx"]),

@@ -166,3 +166,17 @@ def test_what_is_there_instead(tmp_path):
     broken(tmp_path, r"only pickled weights \(pytorch_model.bin\), and reading pickle runs the code.*convert")
     save_file(ARRAYS, tmp_path / "model-00001-of-00002.safetensors")
     broken(tmp_path, "neither model.safetensors nor model.safetensors.index.json; download the whole checkpoint")
+
+
+def test_a_single_file_goes_before_an_index_as_in_transformers(tmp_path):
+    write(tmp_path, {name: x[:1] if x.ndim else x for name, x in ARRAYS.items()}, max_bytes=60)
+    shards = sorted(path.name for path in tmp_path.glob("model-*.safetensors"))
+    save_file(ARRAYS, tmp_path / files.SINGLE)
+    entries = files.open_folder(tmp_path)
+    equal({name: entry.map() for name, entry in entries.items()}, ARRAYS)
+    assert files.unread(tmp_path, entries) == [*shards, files.INDEX]
+    for shard in shards:
+        (tmp_path / shard).unlink()
+    equal({name: entry.map() for name, entry in files.open_folder(tmp_path).items()}, ARRAYS)
+    save_file(ARRAYS, tmp_path / "consolidated.safetensors")
+    assert files.unread(tmp_path, files.open_folder(tmp_path)) == ["consolidated.safetensors", files.INDEX]

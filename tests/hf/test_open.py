@@ -4,7 +4,9 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 
+import huggingface_hub
 import jax
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from jax.sharding import SingleDeviceSharding
 from safetensors.numpy import load_file, save_file
 
 from jaxllm import hf
+from jaxllm.hf import hub
 from jaxllm.models import decoder, encoder
 from jaxllm.models.heads import Tagger, TaggerConfig
 from jaxllm.params import describe, materialize
@@ -119,7 +122,9 @@ def test_sources_that_are_none(tmp_path, save):
         with pytest.raises(InputError, match="is no folder; name a checkpoint's folder or an id on the hub"):
             hf.open_tagger(source)
     with pytest.raises(
-        InputError, match=r"^'jaxllm-nobody/nothing' is no folder, and the hub did not give it: .*network$"
+        InputError,
+        match=r"^'jaxllm-nobody/nothing' is no folder, and the hub did not give it: HF_HUB_OFFLINE is set "
+        r"\(looked in /.*/jaxllm-nobody/nothing and /.*hub\); check name and network$",
     ):
         hf.open_tagger("jaxllm-nobody/nothing")
     with pytest.raises(InputError, match=r"config.json is not there"):
@@ -130,13 +135,61 @@ def test_sources_that_are_none(tmp_path, save):
     with pytest.raises(InputError, match=r"has no tokenizer \(tokenizer.json"):
         hf.load_tokenizer(str(tmp_path))
     (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(InputError, match=r"tokenizer.json is no readable JSON"):
+        hf.load_tokenizer(str(tmp_path))
+    (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(InputError, match="has no tokenizer that can be read"):
+        hf.load_tokenizer(str(tmp_path))
+    (tmp_path / "tokenizer_config.json").write_text("[]")
+    with pytest.raises(InputError, match=r"tokenizer_config.json holds a list, not an object; download"):
         hf.load_tokenizer(str(tmp_path))
     folder = save()
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"id2label": {"0": "O", "1": "O"}}))
     with pytest.raises(InputError, match=r"id2label is .* wanted distinct names for 0 to 1"):
         hf.open_tagger(str(folder))
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch, tmp_path):
+    asked = []
+
+    def ask(self, repo, *, revision, timeout):
+        asked.append((repo, revision, timeout))
+        raise type("ConnectError", (Exception,), {"__module__": "httpx"})("Name or service not known")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", ask)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(
+        InputError, match=r"^'nobody/nothing@v1' .* no connection \(Name or service not known\) \(looked in "
+    ):
+        hf.fetch("nobody/nothing@v1")
+    assert asked == [("nobody/nothing", "v1", hub.TIMEOUT_S)]
+    monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", "0.05")
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", lambda *a, **k: threading.Event().wait(60))
+    with pytest.raises(InputError, match=r"no answer in 0.05 s \(HF_HUB_ETAG_TIMEOUT\)"):
+        hf.fetch("nobody/nothing")
+
+
+def test_folders_that_are_something_else_are_named(tmp_path, save):
+    (tmp_path / "m.gguf").touch()
+    with pytest.raises(InputError, match=r"holds m.gguf, and gguf is not read; name the model in safetensors format"):
+        hf.open_model(str(tmp_path))
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(InputError, match="is an adapter; name its base by --model and the adapter by --lora-from"):
+        hf.open_model(str(tmp_path))
+    folder = save()
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(InputError, match="holds an adapter beside the model, which transformers applies to it; move"):
+        hf.open_model(str(folder))
+    (folder / "adapter_config.json").unlink()
+    (folder / "adapter_model.safetensors").write_bytes(b"")
+    assert hf.open_model(str(folder)).notes == ["files not read: adapter_model.safetensors"]
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "modeling.X"}}))
+    assert hf.open_model(str(folder)).config == hf.open_tagger(str(folder)).config, "a class that transformers has"
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "camembert"}))
+    with pytest.raises(InputError, match=r"'camembert', supported here: gemma.*; as a token classifier: bert, dist"):
+        hf.open_model(str(folder))
 
 
 def test_a_runs_folder_means_its_export(save, tmp_path):

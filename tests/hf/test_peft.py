@@ -195,6 +195,10 @@ Q = "base_model.model.model.layers.1.self_attn.q_proj.lora_"
         ({"use_dora": True}, {}, "use_dora=True not supported"),
         ({"bias": "all"}, {}, "bias='all' not supported"),
         ({"init_lora_weights": "pissa_niter_16"}, {}, "pissa_niter_16 changes the base as well"),
+        ({"init_lora_weights": "OLoRA"}, {}, "OLoRA changes the base as well"),
+        ({"lora_alpha": "x"}, {}, "adapter_config.json: lora_alpha is 'x', wanted a number; mend the field"),
+        ({"alpha_pattern": {"(": 2}}, {}, "alpha_pattern is {'(': 2}, wanted patterns and numbers; mend the field"),
+        ({"alpha_pattern": {"q_proj": None}}, {}, "alpha_pattern of q_proj is None, wanted a number; mend the field"),
         ({}, {}, "it holds no adapter"),
         (
             {},
@@ -215,6 +219,39 @@ def test_what_is_not_honoured_is_refused(tiny, tmp_path, changes, tensors, messa
     with pytest.raises(InputError) as error:
         hf.open_adapter(str(tmp_path), *tiny["llama"])
     assert message in str(error.value)
+
+
+def test_new_embeddings_of_a_tied_base_without_tying_are_refused(assets):
+    """`peft` gives them to the input alone."""
+    folder = assets / "cases" / "adapter_embed_on_tied"
+    base = opened(folder / "base", "CAUSAL_LM")
+    with pytest.raises(
+        InputError, match="replaces the embeddings of a tied base, and without ensure_weight_tying peft"
+    ):
+        hf.open_adapter(str(folder / "adapter"), base.spec, hf.names(base.config, base)[0])
+
+
+def test_new_embeddings_of_a_tied_base_with_tying_are_those_of_peft(tmp_path):
+    torch.manual_seed(0)
+    base = auto("CAUSAL_LM").from_config(transformers.CONFIG_MAPPING["llama"](**LLAMA, tie_word_embeddings=True))
+    shake(base)
+    base.save_pretrained(tmp_path / "base")
+    config = peft.LoraConfig(
+        task_type="CAUSAL_LM", r=3, target_modules=["q_proj"], modules_to_save=["embed_tokens"],
+        ensure_weight_tying=True,
+    )  # fmt: skip
+    adapted = peft.get_peft_model(base, config)
+    shake(adapted)
+    adapted.save_pretrained(tmp_path / "adapter")
+    assert "base_model.model.lm_head.weight" in load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    ours = opened(tmp_path / "base", "CAUSAL_LM")
+    names, architecture = hf.names(ours.config, ours)
+    spec = hf.open_adapter(str(tmp_path / "adapter"), ours.spec, names)
+    params = arrays(spec)
+    np.testing.assert_allclose(logits(spec, params), their_logits(adapted), atol=1e-4, rtol=1e-4)
+    hf.save_adapter(tmp_path / "ours", spec, params, names, base=str(tmp_path / "base"), architecture=architecture)
+    model = peft.PeftModel.from_pretrained(auto("CAUSAL_LM").from_pretrained(tmp_path / "base"), tmp_path / "ours")
+    np.testing.assert_allclose(their_logits(model), their_logits(adapted), atol=1e-4, rtol=1e-4)
 
 
 def test_what_is_no_adapter_is_refused(tiny, tmp_path):

@@ -9,9 +9,9 @@ from decoder_cases import CASES, ONE_EACH
 from safetensors.numpy import load_file
 
 from jaxllm.distributed.mesh import make_mesh, shardings
-from jaxllm.hf import export, open_decoder, open_scorer
+from jaxllm.hf import export, open_decoder, open_model, open_scorer
 from jaxllm.params import bind, materialize
-from jaxllm.types import Batch
+from jaxllm.types import Batch, InputError
 
 torch = pytest.importorskip("torch")
 
@@ -82,3 +82,13 @@ def test_without_a_source_the_config_says_whose_score_it_is(tmp_path):
     again = open_scorer(str(tmp_path / "ours"))
     assert again.config == opened.config
     assert again.hf_config["architectures"] == ["Qwen3ForSequenceClassification"]
+
+
+def test_a_head_for_several_numbers_is_named(tmp_path):
+    model_type, fields = CASES["llama-2"]
+    config = transformers.CONFIG_MAPPING[model_type](**fields, num_labels=2)
+    transformers.AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(
+        InputError, match=r"has no head for one number \(score.weight is \(2, 24\), wanted \(1, 24\)\), which a reward"
+    ):
+        open_model(str(tmp_path))

@@ -120,3 +120,10 @@ def test_a_tokenizer_without_an_end(tmp_path):
     path.write_text(json.dumps({k: x for k, x in json.loads(path.read_text()).items() if k != "eos_token"}))
     with pytest.raises(InputError, match="no end-of-text token"):
         start_chat(ChatFlags(model=str(tmp_path / "base")), [], "")
+
+
+def test_end_tokens_of_the_checkpoint_are_those_of_samples_and_of_the_export(assets):
+    folder = assets / "cases" / "eos_list_in_config" / "model"
+    begin = start_chat(ChatFlags(model=str(folder), max_length=8), [], "")
+    assert set(begin.special_tokens.ends) == {0, 2, 242}
+    assert begin.tokens["eos_token_id"] == [*begin.special_tokens.ends]

@@ -56,15 +56,20 @@ class Layout:
 
     share: one trunk for all answers; otherwise the prompt is repeated before each. closed: the last token of an answer
     is an input, and only its position has a weight, as a reward model needs; otherwise it is only a target, and every
-    prediction of a trained token has a weight.
+    prediction of a trained token has a weight. pad: of a closed answer the last token that is not this one counts, as
+    in the sequence classifiers of `transformers`; None for the last.
     """
 
     share: bool = True
     closed: bool = False
+    pad: int | None = None
 
     def size(self, answer: Answer) -> int:
         """The number of positions of an answer's branch."""
-        return len(answer.tokens) + 1 if self.closed else answer.reach
+        if not self.closed:
+            return answer.reach
+        kept = np.flatnonzero(answer.tokens != self.pad) if self.pad is not None else np.arange(len(answer.tokens))
+        return int(kept[-1]) + 2 if len(kept) else 1
 
     def length(self, group: Group) -> int:
         """The number of positions of a group."""

@@ -85,7 +85,7 @@ def open_corpus(
     InputError where there is no text, and for a token that is not below `vocab_size`.
     """
     marks = Marks.of(tokenizer)
-    encoder = text_encoder(tokenizer)
+    encoder = plain_encoder(tokenizer)
     key = hashlib.sha256(json.dumps([VERSION, documents.key, encoder.to_str(), marks]).encode()).hexdigest()[:20]
     folder = (cache_root() if root is None else root) / "tokens" / key
     with lock_folder(folder):
@@ -103,7 +103,7 @@ def open_corpus(
     return corpus
 
 
-def text_encoder(tokenizer: Any) -> Any:
+def plain_encoder(tokenizer: Any) -> Any:
     """The fast tokenizer without truncation and padding, which reads special tokens in a text as plain text."""
     from tokenizers import Tokenizer
 
