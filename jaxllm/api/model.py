@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jaxllm import hf
 from jaxllm.distributed.mesh import make_mesh, put_batch, shardings
 from jaxllm.models import lora
-from jaxllm.models.heads import TaggerConfig
+from jaxllm.models.heads import TaggerConfig, trunk_of
 from jaxllm.params import GraphDef, ModelSpec, bind, count, materialize
 from jaxllm.recipes import adapters
 from jaxllm.recipes.architecture import find_architecture

@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from jaxllm.data.builtin import ner as builtin
+from jaxllm.data.report import Report
 from jaxllm.data.sources import Rows
 from jaxllm.data.tagging import schemes
-from jaxllm.data.tagging.bad_rows import MAX_BAD_ROWS, Report
 from jaxllm.data.tagging.examples import TAG_COLUMNS, Sentence, label_set, usable_sentences, without_unseen
 from jaxllm.data.tagging.load import load_tagged
 from jaxllm.recipes.flags import Common
@@ -35,9 +35,6 @@ class TaggedFlags(Common):
     """Column of the words: a number from 1, or from the end (-1 is the last), or a name; by default found."""
     tag_column: str = ""
     """Column of the tags, as --word-column; of CoNLL-U, the key in MISC. By default found."""
-    max_bad_rows: float = MAX_BAD_ROWS
-    """Share of the sentences of a split that may be bad in their content (no words, a tag that is null, another number
-    of tags than of words, a label unseen in training); they are left out. 0 stops at the first."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +51,6 @@ class Tagged:
 def read_tagged(config: TaggedFlags) -> Tagged:
     """Reads and checks the data set, and holds out sentences where there is no dev split."""
     check(config.holdout, "", ("",))
-    if not 0 <= config.max_bad_rows < 1:
-        raise InputError(f"--max-bad-rows {config.max_bad_rows}: give a share from 0 to below 1")
 
     def load(dataset: str) -> dict[str, Rows]:
         return load_tagged(dataset, config.word_column, config.tag_column)

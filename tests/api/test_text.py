@@ -102,13 +102,13 @@ def test_tag_finds_whole_words(bert):
 
 def test_a_model_of_another_kind_is_one_line(model, llama, bert):
     scorer, tagger = jaxllm.load(str(llama), task="scorer"), jaxllm.load(str(bert))
-    calls = {
-        "jaxllm.tag needs a token classifier, and this is a language model": lambda: jaxllm.tag(model, ["a"]),
-        "jaxllm.generate needs a language model, and this is a reward model": lambda: jaxllm.generate(scorer, ["a"]),
-        "jaxllm.generate needs a language model, and this is a token cl": lambda: jaxllm.generate(tagger, ["a"]),
-        "jaxllm.logprobs needs a language model, and this is a reward model": lambda: jaxllm.logprobs(scorer, ["a"]),
-        "jaxllm.score needs a language model or a reward model, and": lambda: jaxllm.score(tagger, ["a"], ["b"]),
-    }
-    for message, call in calls.items():
+    calls = [
+        ("this is a language model: give a token classifier", lambda: jaxllm.tag(model, ["a"])),
+        ("this is a reward model: give a language model", lambda: jaxllm.generate(scorer, ["a"])),
+        ("this is a token classifier: give a language model", lambda: jaxllm.generate(tagger, ["a"])),
+        ("this is a reward model: give a language model", lambda: jaxllm.logprobs(scorer, ["a"])),
+        ("this is a token classifier: give a reward model or", lambda: jaxllm.score(tagger, ["a"], ["b"])),
+    ]
+    for message, call in calls:
         with pytest.raises(InputError, match=message):
             call()

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxllm.data.report import BadRow, Report, convert_each
 from jaxllm.data.sources import Row, Rows
-from jaxllm.data.tagging.bad_rows import BadRow, Report, convert_each
 from jaxllm.data.tagging.windows import Body, Windows, cut, stitch, tokenize
 from jaxllm.types import InputError
 
