@@ -101,7 +101,7 @@ def main(config: Config) -> None:
     session = open_session("preference", config)
     console, mesh, multiple = session.console, session.mesh, row_multiple(session.mesh)
     splits = read_pairs(config)
-    base = start_chat(config, texts_of(splits["train"]), key_of(texts_of(splits["train"])))
+    base = session.dated(start_chat(config, texts_of(splits["train"]), key_of(texts_of(splits["train"]))))
     begin = adapters.apply(base, config)
     layout, notes = layout_of(config, begin)
     groups = {name: fitting(part, loss, config) for name, part in groups_of(splits, config, begin).items()}

@@ -105,7 +105,8 @@ def main(config: Config) -> None:
     loss = token_loss(config)
     session = open_session("sft", config)
     splits = read_dialogues(config)
-    begin = adapters.apply(start_chat(config, texts_of(splits["train"]), key_of(texts_of(splits["train"]))), config)
+    base = session.dated(start_chat(config, texts_of(splits["train"]), key_of(texts_of(splits["train"]))))
+    begin = adapters.apply(base, config)
     examples = {name: examples_of(split, config, begin) for name, split in splits.items()}
     multiple = row_multiple(session.mesh)
     plan = make_plan(
