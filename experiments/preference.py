@@ -80,7 +80,9 @@ class Config(PairFlags, LoraFlags):
 
 
 def settle(config: Config) -> Config:
-    """Fills in what was not given from the recipe for these weights."""
+    """Fills in what was not given from the recipe for these weights. Raises InputError for answers of no tokens."""
+    if config.samples > 0 and config.sample_tokens < 1:
+        raise InputError(f"--sample-tokens {config.sample_tokens}: give at least 1, or --samples 0 for no answers")
     return fill_in(config, RECIPES)
 
 

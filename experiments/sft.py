@@ -96,6 +96,8 @@ def evaluation(
                 out.print(f"[dim]{escape(question.text)}[/dim]\n  {escape(text)}{'' if ended else ' [dim]...[/dim]'}")
         return numbers
 
+    asked = ("ended", "token_f1") if questions and config.sample_tokens else ()
+    evaluate.numbers = ("loss", "perplexity", "accuracy", *asked)  # what --best may name
     return evaluate
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from jaxllm.types import InputError, Numbers
+from jaxllm.types import InputError, Numbers, nearest
 
 
 @dataclasses.dataclass
@@ -48,8 +48,12 @@ class Best:
                 self.add(line["step"], {self.metric: math.nan if x is None else x})
 
 
-def parse_best(text: str | None, evals: Iterable[str], patience: int = 0) -> Best:
-    """`"dev/f1:max"` as a Best. Raises InputError for anything else, and for an unknown evaluation."""
+def parse_best(text: str | None, evals: Mapping[str, Any], patience: int = 0) -> Best:
+    """`"dev/f1:max"` as a Best. Raises InputError for anything else, and for an unknown evaluation.
+
+    evals: evaluations by name. Of one with an attribute `numbers`, the names of what it gives, an unknown number is an
+    error too; of others it is one at the first evaluation.
+    """
     if not text:
         if patience:
             raise InputError("--early-stopping needs --best, such as dev/f1:max, to know what is better")
@@ -59,4 +63,6 @@ def parse_best(text: str | None, evals: Iterable[str], patience: int = 0) -> Bes
     if mode not in ("max", "min") or not number or evaluation not in evals:
         known = ", ".join(evals) or "none here"
         raise InputError(f"--best {text}: give EVALUATION/NUMBER:max or :min; evaluations: {known}")
+    if number not in (numbers := getattr(evals[evaluation], "numbers", [number])):
+        raise InputError(f"--best {text}: {evaluation} gives no {number}; {nearest(number, numbers)}")
     return Best(metric, mode, patience)
