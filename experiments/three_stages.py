@@ -44,6 +44,7 @@ from jaxllm.recipes.pairs import PairFlags, groups_of, layout_of, read_pairs
 from jaxllm.recipes.reference import load_start
 from jaxllm.recipes.rows import Split
 from jaxllm.recipes.script import run as run_script
+from jaxllm.run.folder import check_folder
 from jaxllm.types import InputError
 
 HERE = {"sft": 1e-3, "preference": 1e-4}
@@ -110,6 +111,7 @@ def stages(config: Config, preferences: str) -> list[Stage]:
         if getattr(config, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} {getattr(config, name)}: at least 1 is needed")
     root = Path(config.out)
+    check_folder(root)
     first = config.model or str(root / "pretrain")
 
     def rate(stage: str) -> float | None:

@@ -17,6 +17,7 @@ import tyro
 from jaxllm.data.loader import Steps
 from jaxllm.losses import Loss, resolve
 from jaxllm.recipes.help import DATA, DEVICES, EVALUATION, LOGGING, LOSS, MODEL, OPTIMISATION, RUN
+from jaxllm.run.best import check_best
 from jaxllm.run.folder import operational
 from jaxllm.run.metrics import LOG_TO
 from jaxllm.train.optim import OptimConfig
@@ -200,6 +201,8 @@ class Common(LogFlags, RunFlags, EvalFlags, DeviceFlags, OptimFlags, LossFlags, 
 
 def check(config: Common) -> None:
     """Raises InputError, naming the flag, for a value that a common flag cannot have."""
+    if not config.dataset:
+        raise InputError("--dataset is empty: name a file, folder or hub id, or builtin")
     _one_of("--optimizer", config.optimizer, OPTIMIZERS)
     _one_of("--schedule", config.schedule, SCHEDULES)
     _one_of("--dtype", config.dtype, ("float32", "bfloat16"))
@@ -226,6 +229,7 @@ def check(config: Common) -> None:
     for name in ("beta2", "dropout", "token_dropout", "lora_dropout"):
         if (x := getattr(config, name, None)) is not None and not 0 <= x < 1:
             raise InputError(f"--{name.replace('_', '-')} {x}: give a number from 0 to below 1")
+    check_best(config.best, config.early_stopping)
     for name in ("eval_every", "checkpoint_every"):
         if (text := getattr(config, name)) != "epoch" and not text.isdigit():
             raise InputError(f"--{name.replace('_', '-')} {text}: give a number of steps, or epoch")

@@ -7,6 +7,7 @@ import datetime
 import json
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
@@ -22,7 +23,7 @@ from jaxllm.params import count
 from jaxllm.recipes import adapters
 from jaxllm.recipes.flags import Common, check
 from jaxllm.recipes.start import Start
-from jaxllm.run.folder import Run, moved, open_run, report
+from jaxllm.run.folder import Run, check_folder, moved, open_run, report
 from jaxllm.run.inputs import DATA, encoding
 from jaxllm.run.metrics import read_jsonl
 from jaxllm.train.fit import Fitted
@@ -126,6 +127,8 @@ def open_session(script: str, config: Common) -> Session:
     """Checks the common flags, finds or names the run folder and makes the mesh; writes nothing. Raises InputError."""
     began = time.monotonic()
     check(config)
+    if config.checkpoints and "://" not in config.checkpoints:
+        check_folder(Path(config.checkpoints), "--checkpoints")
     run = open_run(script, config, config.out, own_files.texts(config.loss or ""))
     mesh, written = make_mesh(config.mesh), _written(run, config.checkpoints)
     multiple = written.get("row_multiple", row_multiple(mesh))

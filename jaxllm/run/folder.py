@@ -88,9 +88,15 @@ def open_run(script: str, config: Any, out: str | None, files: Mapping[str, str]
     if path.exists():
         if differs := differences(read_run(path), run):
             raise InputError(f"{folder} holds another experiment ({'; '.join(differs)}): give another --out")
-    elif folder.is_file():
-        raise InputError(f"--out {folder} is a file: give a folder")
+    else:
+        check_folder(folder)
     return run
+
+
+def check_folder(folder: Path, flag: str = "--out") -> None:
+    """Raises InputError, naming the flag, where a folder cannot be made because there is a file on its path."""
+    if blocking := next((path for path in (folder, *folder.parents) if path.is_file()), None):
+        raise InputError(f"{flag} {folder}: {blocking} is a file: give a folder")
 
 
 def differences(there: Mapping[str, Any], run: Run) -> list[str]:
