@@ -79,7 +79,9 @@ class Config(PairFlags, LoraFlags):
 
 
 def settle(config: Config) -> Config:
-    """Fills in what was not given from the recipe for these weights."""
+    """Fills in what was not given from the recipe for these weights. Raises InputError for answers of no tokens."""
+    if config.samples > 0 and config.sample_tokens < 1:
+        raise InputError(f"--sample-tokens {config.sample_tokens}: give at least 1, or --samples 0 for no answers")
     return fill_in(config, RECIPES)
 
 
@@ -100,7 +102,7 @@ def main(config: Config) -> None:
     session = open_session("preference", config)
     console, mesh, multiple = session.console, session.mesh, row_multiple(session.mesh)
     splits = read_pairs(config)
-    base = start_chat(config, texts_of(splits["train"]), key_of(texts_of(splits["train"])))
+    base = session.dated(start_chat(config, texts_of(splits["train"]), key_of(texts_of(splits["train"]))))
     begin = adapters.apply(base, config)
     layout, notes = layout_of(config, begin)
     groups = {name: fitting(part, loss, config) for name, part in groups_of(splits, config, begin).items()}

@@ -161,6 +161,8 @@ def main(config: Config) -> None:
     multiple = row_multiple(mesh)
     batches = TextBatches(rows(dev), -(-config.eval_batch_size // multiple) * multiple)
     evals: dict[str, Any] = {"dev": functools.partial(loss_eval.evaluate, batches=batches)} if dev else {}
+    for evaluation in evals.values():
+        evaluation.numbers = ("loss", "perplexity", "bits_per_byte")  # what --best may name
     if config.sample_tokens:
         evals["sample"] = sampler(config, begin, console)
     fitted = fit(

@@ -81,8 +81,9 @@ def main(config: Config) -> None:
     splits = read_pairs(config)
     if len(splits["train"].rows[0].answers) == 1:
         raise InputError(f"--dataset {config.dataset} has judged answers without rivals: a reward model wants pairs")
-    start = start_chat(config, texts_of(splits["train"]), key_of(texts_of(splits["train"])), "scorer")
-    begin = adapters.apply(start, config)
+    texts = texts_of(splits["train"])
+    start = start_chat(config, texts, key_of(texts_of(splits["train"])), "scorer")
+    begin = adapters.apply(session.dated(start), config)
     layout, notes = layout_of(config, begin, closed=True)
     groups = groups_of(splits, config, begin)
     rows = {name: AnswerRows(part, layout) for name, part in groups.items()}

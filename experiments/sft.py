@@ -95,6 +95,8 @@ def evaluation(
                 out.print(f"[dim]{escape(question.text)}[/dim]\n  {escape(text)}{'' if ended else ' [dim]...[/dim]'}")
         return numbers
 
+    asked = ("ended", "token_f1") if questions and config.sample_tokens else ()
+    evaluate.numbers = ("loss", "perplexity", "accuracy", *asked)  # what --best may name
     return evaluate
 
 
@@ -104,7 +106,8 @@ def main(config: Config) -> None:
     loss = token_loss(config)
     session = open_session("sft", config)
     splits = read_dialogues(config)
-    begin = adapters.apply(start_chat(config, texts_of(splits["train"]), key_of(texts_of(splits["train"]))), config)
+    base = session.dated(start_chat(config, texts_of(splits["train"]), key_of(texts_of(splits["train"]))))
+    begin = adapters.apply(base, config)
     examples = {name: examples_of(split, config, begin) for name, split in splits.items()}
     multiple = row_multiple(session.mesh)
     plan = make_plan(

@@ -43,6 +43,7 @@ from jaxllm.recipes.pairs import PairFlags, groups_of, layout_of, read_pairs
 from jaxllm.recipes.reference import load_start
 from jaxllm.recipes.rows import Split
 from jaxllm.recipes.script import run as run_script
+from jaxllm.run.folder import check_folder
 from jaxllm.types import InputError
 
 HERE = {"sft": 1e-3, "preference": 1e-4}
@@ -105,7 +106,11 @@ class Stage:
 
 def stages(config: Config, preferences: str) -> list[Stage]:
     """The three, in order. Raises InputError for what is wrong with their flags."""
+    for name in ("questions", "answer_tokens", "pretrain_steps"):
+        if getattr(config, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(config, name)}: at least 1 is needed")
     root = Path(config.out)
+    check_folder(root)
     first = config.model or str(root / "pretrain")
 
     def rate(stage: str) -> float | None:
@@ -131,6 +136,8 @@ def stages(config: Config, preferences: str) -> list[Stage]:
             epochs=config.preference_epochs, learning_rate=rate("preference"), **chat,
         )),
     ]  # fmt: skip
+    if found[0].config is not None:
+        check(found[0].config)
     check(sft.settle(found[1].config))
     check(preference.settle(found[2].config))
     find_preference_loss(found[2].config, found[2].config.reference)
@@ -175,12 +182,12 @@ def ask(model: str, config: Config, dev: Split[Dialogue], preferences: str) -> d
 def main(config: Config) -> None:
     """Runs the stages, asks after each, and prints a table."""
     console = Console(soft_wrap=True, highlight=False)
-    splits = read_dialogues(sft.Config(dataset=config.dataset))
-    if "dev" not in splits:
-        raise InputError(f"--dataset {config.dataset}: no dev split, and too few rows to hold one out")
     own = str(Path(config.out) / "preferences") if config.dataset != "builtin" else "builtin"
     preferences = config.preferences or own
     found = stages(config, preferences)
+    splits = read_dialogues(sft.Config(dataset=config.dataset))
+    if "dev" not in splits:
+        raise InputError(f"--dataset {config.dataset}: no dev split, and too few rows to hold one out")
     if config.model:  # before anything is written
         start_chat(
             ChatFlags(model=config.model, chat_template=config.chat_template, max_length=config.max_length), [], ""

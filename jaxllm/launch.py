@@ -165,6 +165,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         config = parse(Config, own, prog="python -m jaxllm.launch")
         if config.processes < 1 or config.devices_per_process < 1:
             raise InputError("--processes and --devices-per-process: at least 1 of each is needed")
+        if not 0 <= config.grace < math.inf:
+            raise InputError(f"--grace {config.grace}: give a finite number of seconds, 0 or more")
         if not command:
             raise InputError("name the script to run, and its arguments (see --help)")
         if command[0] != "-m" and not os.path.isfile(command[0]):

@@ -1,12 +1,55 @@
-"""The user's files that losses were loaded from, and where in them an error was raised."""
+"""The user's files that losses were loaded from: their text, and where in them an error was raised."""
 
 from __future__ import annotations
 
+import importlib.util
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
+
+from jaxllm.types import InputError
 
 FILES: set[str] = set()
 """Absolute paths; `resolve` adds the file of each FILE.py:FUNCTION and PACKAGE.MODULE:FUNCTION."""
+
+
+def texts(spec: str) -> dict[str, str]:
+    """The text of each file that the losses of `--loss` are in, by the name that `--loss` gives it.
+
+    "my_losses.py:margin:0.5+sft" has one, my_losses.py; PACKAGE.MODULE:FUNCTION is a file too. Raises InputError for a
+    file that is no text. A function whose file is missing is for `resolve` to refuse.
+    """
+    found = {}
+    for name in _names(spec):
+        path = Path(name) if name.endswith(".py") else _module(name)
+        if path is not None and path.is_file():
+            try:
+                found[name] = path.read_text(encoding="utf-8")
+            except UnicodeDecodeError:
+                raise InputError(f"--loss {spec}: {path} is not UTF-8; convert the file") from None
+    return found
+
+
+def _names(spec: str) -> Iterator[str]:
+    """The part before the function's name of each loss of a mixture that is FILE.py:FUNCTION or MODULE:FUNCTION."""
+    for part in spec.split("+"):
+        source, _, last = part.rpartition(":")
+        try:
+            float(last)  # a weight
+            source = source.rpartition(":")[0]
+        except ValueError:
+            pass
+        if source:
+            yield source
+
+
+def _module(name: str) -> Path | None:
+    """The file of a module, None where there is none."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return None
+    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
 
 
 def place(error: BaseException) -> str | None:

@@ -18,6 +18,7 @@ from jaxllm.data.loader import Steps
 from jaxllm.data.report import MAX_BAD_ROWS
 from jaxllm.losses import Loss, resolve
 from jaxllm.recipes.help import DATA, DEVICES, EVALUATION, LOGGING, LOSS, MODEL, OPTIMISATION, RUN
+from jaxllm.run.best import check_best
 from jaxllm.run.folder import operational
 from jaxllm.run.metrics import LOG_TO
 from jaxllm.train.optim import OptimConfig
@@ -204,6 +205,8 @@ class Common(LogFlags, RunFlags, EvalFlags, DeviceFlags, OptimFlags, LossFlags, 
 
 def check(config: Common) -> None:
     """Raises InputError, naming the flag, for a value that a common flag cannot have."""
+    if not config.dataset:
+        raise InputError("--dataset is empty: name a file, folder or hub id, or builtin")
     _one_of("--optimizer", config.optimizer, OPTIMIZERS)
     _one_of("--schedule", config.schedule, SCHEDULES)
     _one_of("--dtype", config.dtype, ("float32", "bfloat16"))
@@ -213,8 +216,8 @@ def check(config: Common) -> None:
     _one_of("--export-dtype", config.export_dtype, ("", "float32", "bfloat16", "float16"))
     for log in config.log_to:
         _one_of("--log-to", log, LOG_TO)
-    for name in ("batch_size", "eval_batch_size", "microbatches", "max_length", "log_every", "keep"):
-        if getattr(config, name) < 1:
+    for name in ("batch_size", "eval_batch_size", "microbatches", "max_length", "log_every", "keep", "vocab_size"):
+        if getattr(config, name, 1) < 1:
             raise InputError(f"--{name.replace('_', '-')} {getattr(config, name)}: at least 1 is needed")
     for name in (
         "steps", "epochs", "warmup", "weight_decay", "max_grad_norm", "early_stopping", "learning_rate",
@@ -224,6 +227,15 @@ def check(config: Common) -> None:
             raise InputError(f"--{name.replace('_', '-')} {getattr(config, name)}: give a finite number, 0 or more")
     if not 0 <= config.max_bad_rows <= 1:
         raise InputError(f"--max-bad-rows {config.max_bad_rows}: give a share from 0 to 1")
+    for name in ("final_learning_rate", "head_learning_rate", "samples", "sample_tokens", "shown", "lora_rank"):
+        if (x := getattr(config, name, None)) is not None and not 0 <= x < math.inf:
+            raise InputError(f"--{name.replace('_', '-')} {x}: give a finite number, 0 or more")
+    if not 0 < (alpha := getattr(config, "lora_alpha", 1.0)) < math.inf:
+        raise InputError(f"--lora-alpha {alpha}: give a finite number above 0")
+    for name in ("beta2", "dropout", "token_dropout", "lora_dropout"):
+        if (x := getattr(config, name, None)) is not None and not 0 <= x < 1:
+            raise InputError(f"--{name.replace('_', '-')} {x}: give a number from 0 to below 1")
+    check_best(config.best, config.early_stopping)
     for name in ("eval_every", "checkpoint_every"):
         if (text := getattr(config, name)) != "epoch" and not text.isdigit():
             raise InputError(f"--{name.replace('_', '-')} {text}: give a number of steps, or epoch")

@@ -17,6 +17,7 @@ import tyro
 from jaxllm.recipes.help import flat, grouped
 from jaxllm.recipes.trainer_flags import counterpart
 from jaxllm.run.folder import read_config, versions
+from jaxllm.run.seeds import check_seed
 from jaxllm.types import InputError
 
 T = TypeVar("T")
@@ -29,7 +30,8 @@ APART = ("out", "config", "coordinator", "processes", "process_id")
 
 
 def parse(config: type[T], argv: Sequence[str], prog: str | None = None) -> T:
-    """The flags as a `config`; `--config FILE` starts from a run's config.json. Raises InputError.
+    """The flags as a `config`; `--config FILE` starts from a run's config.json. Raises InputError, for a seed
+    out of range too.
 
     `--version` prints the versions of the packages and exits.
     """
@@ -50,7 +52,17 @@ def parse(config: type[T], argv: Sequence[str], prog: str | None = None) -> T:
         raise InputError(f"{text} (see --help)") from None
     if unknown:
         raise InputError(_unknown(unknown[0], [f"--{name.replace('_', '-')}" for name in fields]))
-    return flat(config, found)
+    parsed = flat(config, found)
+    _check_seeds(parsed)
+    return parsed
+
+
+def _check_seeds(config: Any) -> None:
+    """Raises InputError for a seed out of range, in any script and command: each calls its flag --seed or --seeds."""
+    for name in ("seed", "seeds"):
+        given = getattr(config, name, ())
+        for seed in given if isinstance(given, tuple) else (given,):
+            check_seed(seed, f"--{name}")
 
 
 def print_versions() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
@@ -13,13 +15,16 @@ from rich.console import Console
 
 from jaxllm import hf
 from jaxllm.checkpoint.store import newest_meta
+from jaxllm.data.chat.dates import fix_date, writes_date
 from jaxllm.distributed import messages
 from jaxllm.distributed.mesh import make_mesh, row_multiple
+from jaxllm.losses import own_files
 from jaxllm.params import count
 from jaxllm.recipes import adapters
 from jaxllm.recipes.flags import Common, check
 from jaxllm.recipes.start import Start
-from jaxllm.run.folder import Run, open_run, report
+from jaxllm.run.folder import Run, check_folder, moved, open_run, report
+from jaxllm.run.inputs import DATA, encoding
 from jaxllm.run.metrics import read_jsonl
 from jaxllm.train.fit import Fitted
 from jaxllm.train.nonfinite import SKIPPED
@@ -66,10 +71,18 @@ class Session:
     def _line(self, word: str, text: str) -> None:
         self.console.print(f"{word:<8} {text}", markup=False)
 
+    def dated(self, begin: Start) -> Start:
+        """`begin`, whose chat template writes the date on which the run began, and not today's, where it writes one."""
+        fix_date(begin.tokenizer, datetime.datetime.fromisoformat(self.run.config["began"]))
+        return begin
+
     def describing(self, begin: Start) -> Run:
         """The run with its model in config.json, so that its checkpoints can be converted before it ends."""
         described = hf.config_json(begin.config, begin.tokenizer, begin.source, begin.tokens)
-        more = {"model": described, "tokenizer": str(begin.tokenizer.name_or_path)}
+        more = {
+            "model": described, "tokenizer": str(begin.tokenizer.name_or_path), "encoding": encoding(begin.tokenizer),
+            "dated": writes_date(begin.tokenizer.chat_template),
+        }  # fmt: skip
         return dataclasses.replace(self.run, config={**self.run.config, **more})
 
     def finish(
@@ -114,11 +127,25 @@ def open_session(script: str, config: Common) -> Session:
     """Checks the common flags, finds or names the run folder and makes the mesh; writes nothing. Raises InputError."""
     began = time.monotonic()
     check(config)
-    run, mesh = open_run(script, config, config.out), make_mesh(config.mesh)
-    multiple = _written(run, config.checkpoints).get("row_multiple", row_multiple(mesh))
-    run = dataclasses.replace(run, config={**run.config, "row_multiple": multiple})
+    if config.checkpoints and "://" not in config.checkpoints:
+        check_folder(Path(config.checkpoints), "--checkpoints")
+    run = open_run(script, config, config.out, own_files.texts(config.loss or ""))
+    mesh, written = make_mesh(config.mesh), _written(run, config.checkpoints)
+    multiple = written.get("row_multiple", row_multiple(mesh))
+    now = messages.broadcast(datetime.datetime.now().isoformat(timespec="seconds"))
+    run = dataclasses.replace(run, config={**run.config, "row_multiple": multiple, "began": written.get("began", now)})
     console = Console(soft_wrap=True, highlight=False, quiet="none" in config.log_to or messages.index() > 0)
+    for name in DATA:
+        if moved(written, run.config, name):
+            there, here = (_words(config["config"][name]) for config in (written, run.config))
+            console.print(f"--{name.replace('_', '-')} {here} has the contents of {there}, with which the run began",
+                          markup=False)  # fmt: skip
     return Session(config, run, mesh, console, began)
+
+
+def _words(given: str | Sequence[str]) -> str:
+    """The value of a flag as it is typed."""
+    return given if isinstance(given, str) else " ".join(given)
 
 
 def _written(run: Run, checkpoints: str) -> dict[str, Any]:

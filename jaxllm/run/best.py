@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from jaxllm.types import InputError, Numbers
+from jaxllm.types import InputError, Numbers, nearest
 
 
 @dataclasses.dataclass
@@ -48,15 +49,30 @@ class Best:
                 self.add(line["step"], {self.metric: math.nan if x is None else x})
 
 
-def parse_best(text: str | None, evals: Iterable[str], patience: int = 0) -> Best:
-    """`"dev/f1:max"` as a Best. Raises InputError for anything else, and for an unknown evaluation."""
+def check_best(text: str | None, patience: int = 0, evals: Iterable[str] | None = None) -> None:
+    """Raises InputError for a `--best` that is not of the form EVALUATION/NUMBER:max, and for patience without one.
+
+    evals: the evaluations that there are, where they are known already; another is an error too.
+    """
+    if patience and not text:
+        raise InputError("--early-stopping needs --best, such as dev/f1:max, to know what is better")
+    form = re.fullmatch(r"([^/:]+)/[^:]+:(max|min)", text or "")
+    if text and (not form or (evals is not None and form[1] not in evals)):
+        known = "" if evals is None else f"; evaluations: {', '.join(evals) or 'none here'}"
+        raise InputError(f"--best {text}: give EVALUATION/NUMBER:max or :min{known}")
+
+
+def parse_best(text: str | None, evals: Mapping[str, Any], patience: int = 0) -> Best:
+    """`"dev/f1:max"` as a Best. Raises InputError for anything else, and for an unknown evaluation.
+
+    evals: evaluations by name. Of one with an attribute `numbers`, the names of what it gives, an unknown number is an
+    error too; of others it is one at the first evaluation.
+    """
+    check_best(text, patience, evals)
     if not text:
-        if patience:
-            raise InputError("--early-stopping needs --best, such as dev/f1:max, to know what is better")
         return Best()
     metric, _, mode = text.partition(":")
     evaluation, _, number = metric.partition("/")
-    if mode not in ("max", "min") or not number or evaluation not in evals:
-        known = ", ".join(evals) or "none here"
-        raise InputError(f"--best {text}: give EVALUATION/NUMBER:max or :min; evaluations: {known}")
+    if number not in (numbers := getattr(evals[evaluation], "numbers", [number])):
+        raise InputError(f"--best {text}: {evaluation} gives no {number}; {nearest(number, numbers)}")
     return Best(metric, mode, patience)

@@ -7,12 +7,14 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxllm.distributed import messages
+from jaxllm.run.inputs import contents
 from jaxllm.run.metrics import read_jsonl
 from jaxllm.types import InputError
 
@@ -44,6 +46,9 @@ class Run:
     config: Mapping[str, Any]
     defining: tuple[str, ...] = ()
     """Fields that define the experiment."""
+    files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """The text of the user's files that define the experiment too, such as that of `--loss FILE.py:FUNCTION`, by name;
+    copies of them are kept in files/, and config.json has their hashes."""
 
     @property
     def summary(self) -> dict[str, Any] | None:
@@ -61,38 +66,60 @@ class Run:
             write_json(self.folder / "summary.json", summary)
 
 
-def open_run(script: str, config: Any, out: str | None) -> Run:
+def open_run(script: str, config: Any, out: str | None, files: Mapping[str, str] | None = None) -> Run:
     """The run in a new folder, or in an existing one of the same experiment. Writes nothing.
 
-    Raises InputError that names each defining field which differs from the folder's config.json. `steps` may differ.
+    files: the text of the user's files that define the experiment, by name. Raises InputError that names each defining
+    field, and each of these files, which differs from the folder's config.json. `steps` may differ.
     """
     defining, rest = split_config(config)
     text = json.dumps({k: v for k, v in defining.items() if k != "steps"}, sort_keys=True)
     folder = Path(out or f"runs/{script}-{hashlib.sha256(text.encode()).hexdigest()[:8]}")
-    full = {"script": script, "config": {**defining, **rest}, "versions": versions(), "git": _git()}
-    run = Run(folder, full, tuple(defining))
+    full = {
+        "script": script, "config": {**defining, **rest}, "contents": contents(config), "versions": versions(),
+        "git": _git(),
+    }  # fmt: skip
+    if files:
+        full["files"] = {name: hashlib.sha256(x.encode()).hexdigest() for name, x in files.items()}
+    run = Run(folder, full, tuple(defining), files or {})
     path = folder / "config.json"
     if "://" in str(out or ""):
         raise InputError(f"--out {out}: give a folder; --checkpoints may be a bucket")
     if path.exists():
-        there_script, there = read_config(path)
-        if differs := differences({"script": there_script, "config": there}, run):
+        if differs := differences(read_run(path), run):
             raise InputError(f"{folder} holds another experiment ({'; '.join(differs)}): give another --out")
-    elif folder.is_file():
-        raise InputError(f"--out {folder} is a file: give a folder")
+    else:
+        check_folder(folder)
     return run
 
 
+def check_folder(folder: Path, flag: str = "--out") -> None:
+    """Raises InputError, naming the flag, where a folder cannot be made because there is a file on its path."""
+    if blocking := next((path for path in (folder, *folder.parents) if path.is_file()), None):
+        raise InputError(f"{flag} {folder}: {blocking} is a file: give a folder")
+
+
 def differences(there: Mapping[str, Any], run: Run) -> list[str]:
-    """The fields in which another config.json is of another experiment. `steps` may differ, and a field may be new."""
+    """In what another config.json is of another experiment: fields, and the user's files by their hashes.
+
+    `steps` may differ, a field or file may be new, and data may lie elsewhere if its contents are the same.
+    """
     here = run.config
     found = [f"script {there['script']!r} there, {here['script']!r} here"] if differ(there, here, "script") else []
     other, own = there.get("config", {}), here["config"]
-    return found + [
+    found += [
         f"{name} {other[name]!r} there, {own[name]!r} here"
         for name in run.defining
-        if name != "steps" and differ(other, own, name)
+        if name != "steps" and differ(other, own, name) and not moved(there, here, name)
     ]
+    other, own = there.get("files", {}), here.get("files", {})
+    return found + [f"{name} changed since the run began" for name in own if differ(other, own, name)]
+
+
+def moved(there: Mapping[str, Any], here: Mapping[str, Any], name: str) -> bool:
+    """Whether a field names data under another path than in another config.json, with the same contents."""
+    old, new = there.get("contents", {}), here.get("contents", {})
+    return name in old and old[name] == new.get(name) and differ(there.get("config", {}), here["config"], name)
 
 
 def differ(there: Mapping[str, Any], here: Mapping[str, Any], name: str) -> bool:
@@ -102,19 +129,29 @@ def differ(there: Mapping[str, Any], here: Mapping[str, Any], name: str) -> bool
 
 def read_config(path: Path) -> tuple[str, dict[str, Any]]:
     """The script and the fields of a run's config.json. Raises InputError for any other file."""
+    there = read_run(path)
+    return there["script"], dict(there["config"])
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """A run's config.json. Raises InputError for any other file."""
     try:
-        there = json.loads(path.read_text())
-        return there["script"], dict(there["config"])
+        there = json.loads(path.read_text(encoding="utf-8"))
+        return {**there, "script": there["script"], "config": dict(there["config"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not a run's config.json ({type(error).__name__}: {error})") from None
 
 
 def start_run(run: Run) -> None:
-    """Writes config.json, from when on the folder belongs to this experiment; only process 0 does."""
+    """Writes config.json, from when on the folder belongs to this experiment, and files/; only process 0 does."""
     if messages.index() > 0:
         return
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
+        for name, text in run.files.items():
+            (run.folder / "files").mkdir(exist_ok=True)
+            copy = re.sub(r"[^\w.-]+", "-", name.removesuffix(".py")) + ".py"
+            (run.folder / "files" / copy).write_text(text, encoding="utf-8")
         write_json(run.folder / "config.json", run.config)
     except OSError as error:
         raise InputError(f"--out {run.folder}: cannot write there ({error.strerror}); give another folder") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -30,6 +31,7 @@ class Terminal:
     def __init__(self, steps: int, start: int, console: rich.console.Console | None = None):
         self.console = console or rich.console.Console(soft_wrap=True, highlight=False)
         self._steps, self._start, self._began = steps, start, time.monotonic()
+        self._logged = start
         self._bar: Progress | None = None
         if _is_live(self.console):
             columns = ("{task.description}", BarColumn(24), "{task.fields[step]}", "{task.fields[numbers]}")
@@ -64,15 +66,22 @@ class Terminal:
             self.console.print(f"[bold]{head}  {'  '.join(parts)}[/bold]")
             return
         loss, norm, rate, speed = (numbers.get(k) for k in ("loss", "grad_norm", "learning_rate", "tokens_per_s"))
+        steps, self._logged = step - self._logged, step
+        skipped = round(steps * numbers.get("skipped", 0.0))
+        said = f"loss {loss:.4f}"
+        if skipped:
+            finite = said if math.isfinite(loss) else "loss not finite"
+            said = f"all {steps} steps skipped" if skipped == steps else f"{finite}, {skipped} of {steps} steps skipped"
         left = (time.monotonic() - self._began) / max(1, step - self._start) * (self._steps - step)
         clock = f"{int(left // 60)}:{int(left % 60):02d} left"
         pace = f"{speed:,.0f} tokens/s" if speed else "compiling done"
         if self._bar:
-            self._bar.update(self._task, numbers=f"loss {loss:.4f}  {pace if speed else ''}  {clock}")
+            self._bar.update(self._task, numbers=f"{said}  {pace if speed else ''}  {clock}")
             return
         others = "  ".join(f"{k} {x:.4g}" for k, x in numbers.items() if "/" in k and isinstance(x, float))
+        grad = f"grad {norm:.2f}  " if math.isfinite(norm) or not skipped else ""
         lr = "" if rate is None else f"lr {rate:.2e}  "
-        self.console.print(f"{head}  loss {loss:.4f}  grad {norm:.2f}  {lr}{pace}  {clock}  {others}")
+        self.console.print(f"{head}  {said}  {grad}{lr}{pace}  {clock}  {others}")
 
     def print(self, text: str) -> None:
         """Prints a line of plain text."""

@@ -17,7 +17,10 @@ from jaxllm.train.forward import Runner
 from jaxllm.types import Numbers, Params
 
 Eval = Callable[[Runner], Numbers]
-"""An evaluation: a function of the model, with its batches inside, that returns numbers by name."""
+"""An evaluation: a function of the model, with its batches inside, that returns numbers by name.
+
+It may name these numbers in an attribute `numbers`, so that `--best` of another is refused before training.
+"""
 
 
 @dataclasses.dataclass

@@ -26,6 +26,7 @@ from jaxllm.run.folder import Run, open_run, operational, start_run
 from jaxllm.run.lock import hold
 from jaxllm.run.metrics import LOG_TO, on_terminal, open_writers, read_jsonl
 from jaxllm.run.preemption import Interrupted, Terminated
+from jaxllm.run.seeds import check_seed
 from jaxllm.run.terminal import spinner
 from jaxllm.train.evaluation import Eval, Evaluations
 from jaxllm.train.forward import Runner
@@ -185,6 +186,7 @@ def fit(
     (SIGTERM, or Ctrl-C in a script) or Interrupted (a KeyboardInterrupt: Ctrl-C elsewhere).
     """
     evals = dict(evals or {})
+    check_seed(seed, "seed")
     top = parse_best(best, evals, early_stopping)
     for flag, names, known in (("--on-nan", [on_nan], ("stop", "skip")), ("--log-to", log_to, LOG_TO)):
         if unknown := next((name for name in names if name not in known), None):

@@ -15,6 +15,7 @@ from jaxllm.params import Abstract, select
 from jaxllm.train import optimizers, schedules
 from jaxllm.train.optimizers import is_vector
 from jaxllm.train.schedules import Schedule
+from jaxllm.types import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +70,9 @@ def make_optimizer(
         ratios |= dict.fromkeys(select(params, head), config.head_learning_rate / config.learning_rate)
     whole = {name for name, part in frozen.items() if part == slice(None)}
     slices = {name: part for name, part in frozen.items() if name not in whole}
+    if whole == set(params):
+        patterns = " ".join(config.freeze)
+        raise InputError(f"--freeze {patterns} leaves no parameter to train: narrow the patterns, or leave it out")
     decayed = {name: not is_vector(name) for name in params}
 
     moving = [

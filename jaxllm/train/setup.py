@@ -25,6 +25,7 @@ from jaxllm.distributed import mesh as meshes
 from jaxllm.distributed import messages
 from jaxllm.params import ModelSpec, materialize
 from jaxllm.run.folder import Run, differences
+from jaxllm.run.inputs import changes
 from jaxllm.train.step import StepFn, make_train_step
 from jaxllm.types import InputError, LossFn, TrainState
 
@@ -130,8 +131,9 @@ def restore_or_init(
     if differs := differences(meta.get("run", {}), run):
         raise InputError(f"{where} is of another experiment ({'; '.join(differs)}): give another --out")
     here = data.fingerprint()
-    if (there := meta.get("data", here)) != here:
-        raise InputError(f"{where} was trained on other data ({there} there, {here} here): give another --out")
+    if meta.get("data", here) != here:
+        why = changes(meta.get("run", {}), run.config)
+        raise InputError(f"{where} was trained on other data ({why}): undo the change, or give another --out")
     return found
 
 

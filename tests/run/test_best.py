@@ -1,6 +1,9 @@
 """The best step, and when patience runs out."""
 
-from jaxllm.run.best import Best
+import pytest
+
+from jaxllm.run.best import Best, parse_best
+from jaxllm.types import InputError
 
 
 def test_patience_counts_evaluations_that_are_not_better():
@@ -11,3 +14,14 @@ def test_patience_counts_evaluations_that_are_not_better():
         stops.append(best.stop)
     assert stops == [False, False, False, False, True]
     assert best.step == 2
+
+
+def test_a_number_that_an_evaluation_does_not_give_is_refused_where_it_names_its_numbers():
+    def evaluation(model):
+        return {"f1": 1.0, "loss": 2.0}
+
+    assert parse_best("dev/zzz:max", {"dev": evaluation}).metric == "dev/zzz"
+    evaluation.numbers = ("f1", "loss")
+    assert parse_best("dev/loss:min", {"dev": evaluation}).metric == "dev/loss"
+    with pytest.raises(InputError, match="--best dev/lost:min: dev gives no lost; give one of f1, loss; did you mean"):
+        parse_best("dev/lost:min", {"dev": evaluation})

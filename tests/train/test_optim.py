@@ -185,3 +185,9 @@ def test_what_does_not_exist_is_named(config, message):
     with pytest.raises(InputError) as error:
         make_optimizer(config, ABSTRACT, make_schedule(config, 10))
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("freeze", [("*",), ("blocks.*", "!blocks.*"), ("*", "blocks[:1].*")])
+def test_freezing_everything_is_refused(freeze):
+    with pytest.raises(InputError, match="leaves no parameter to train"):
+        run(OptimConfig(freeze=freeze))
