@@ -186,10 +186,10 @@ ROWS = {
     "missing column": ([*pairs(2), {"prompt": "a", "rejected": "b"}], "line 3: it has no chosen"),
     "roles": (
         [{"prompt": [{"role": "assistant", "content": "a"}], "chosen": "b", "rejected": "c"}] * 2,
-        "line 1: roles out of order (assistant, assistant): wanted user, found assistant; mend the row ... "
-        "and 1 more: line 2",
+        "line 1: roles out of order (assistant, assistant): wanted user, found assistant; mend the row (2 of 2 "
+        "rows are bad, above --max-bad-rows 0.05: 2 roles out of order:",
     ),
-    "nothing to choose": ([{"prompt": "a", "chosen": "b", "rejected": "b"}], "1 left out, chosen equals rejected"),
+    "nothing to choose": ([{"prompt": "a", "chosen": "b", "rejected": "b"}], "0.05: 1 chosen equals rejected"),
 }
 
 

@@ -133,8 +133,8 @@ def test_adapters_alone_are_trained_and_saved_and_the_export_is_merged(trained, 
 @pytest.mark.parametrize(
     ("rows", "flags", "fault"),
     [
-        ([{"question": "Why?"}], (), "line 1: its columns are question; wanted one of"),
-        ([{"question": "Why?", "answer": ""}] * 3, (), "its answer is empty; fill it in or remove the row ... and 2"),
+        ([{"question": "Why?"}], (), "line 1: its columns are question: question (Why?); wanted one of"),
+        ([{"question": "Why?", "answer": ""}] * 3, (), "3 of 3 rows are bad, above --max-bad-rows 0.05: 3 answer is"),
         ([{"messages": [{"role": "assistant", "content": "So."}]}], (), "line 1: roles out of order"),
         ([{"question": "why " * 80, "answer": "So."}], (), "no row is left to train on: 1 left out, the prompt fills"),
         ([{"question": "Why?", "answer": "So."}], ("--chat-template", "chat"), "built in are chatml and plain"),
