@@ -27,7 +27,7 @@ from rich.markup import escape
 from jaxllm.data.report import check_argument
 from jaxllm.data.text.documents import Documents, open_documents, parse_weight
 from jaxllm.data.text.rows import Concatenated, Packed, Rows, TextBatches, text_loader
-from jaxllm.data.text.token_cache import Corpus, Marks, open_corpus
+from jaxllm.data.text.token_cache import Corpus, open_corpus
 from jaxllm.distributed.mesh import row_multiple
 from jaxllm.evals import loss as loss_eval
 from jaxllm.evals.generate import Sampling
@@ -114,7 +114,7 @@ def sampler(config: Config, begin: Start, console: Console) -> Any:
     prompt = encode(config.prompt, begin.tokenizer)
     if len(prompt) >= begin.config.max_positions:
         raise InputError(f"--prompt has {len(prompt)} tokens, the context of the model is {begin.config.max_positions}")
-    ends = (Marks.of(begin.tokenizer).end,)
+    ends = begin.special_tokens.ends
 
     def sample(model: Any) -> Numbers:
         new = continue_text(
