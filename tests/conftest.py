@@ -9,6 +9,8 @@ _FLAGS = [
     "--xla_force_host_platform_device_count=8",
     # Eight devices on two cores may wait long for each other.
     "--xla_cpu_collective_call_terminate_timeout_seconds=600",
+    # Many small programs: splitting each for several threads costs more than it saves.
+    "--xla_cpu_parallel_codegen_split_count=1",
 ]
 if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 12):  # which has no other emitter
     # The older emitter of loops compiles a small training step four times as quickly.

@@ -181,9 +181,6 @@ def test_equals_transformers(case, tmp_path):
             assert np.abs(mine - other).max() <= bound, name
 
 
-"""For tests whose time is compiling."""
-
-
 def random_params(abstract):
     rng = np.random.default_rng(0)
     return {
