@@ -5,7 +5,6 @@ import inspect
 import json
 import textwrap
 
-import jax
 import numpy as np
 import pytest
 
@@ -25,11 +24,9 @@ SCHEDULE = ("--schedule", "constant", "--warmup", "2", "--eval-every", "3", "--c
 @pytest.fixture(scope="module", autouse=True)
 def cache(tmp_path_factory):
     """Tokenizers and tokens of these tests are not kept with the user's; nothing here is in a hurry to run."""
-    jax.config.update("jax_disable_most_optimizations", True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(path := tmp_path_factory.mktemp("cache")))
         yield path
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

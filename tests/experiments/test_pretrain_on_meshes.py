@@ -22,11 +22,9 @@ def world(tmp_path_factory):
     path = tmp_path_factory.mktemp("meshes")
     functions = [f for _, f in inspect.getmembers(inspect, inspect.isfunction)][:20]
     (path / "text.jsonl").write_text("".join(json.dumps({"text": inspect.getsource(f)}) + "\n" for f in functions))
-    jax.config.update("jax_disable_most_optimizations", True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(path / "cache"))
         yield path
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def run(world, shape, text):

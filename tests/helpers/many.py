@@ -29,7 +29,7 @@ class Many:
         self.processes = []
         base = {
             **os.environ, "PYTHONPATH": str(ROOT), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_COMPILATION_CACHE_DIR": str(Path(tempfile.gettempdir()) / "jaxllm-test-cache"), **environment,
+            **environment,
         }  # fmt: skip
         config = jaxllm.launch.Config(processes=processes)
         command = [sys.executable, "tests/helpers/toy_script.py", "--out", str(out), "--log-every", "1", *flags]

@@ -1,7 +1,6 @@
 """Properties of decoders that hold whatever the family; numbers against `transformers` are in tests/hf."""
 
 import dataclasses
-import functools
 import re
 
 import jax
@@ -29,7 +28,6 @@ MIXTURE = dataclasses.replace(SMALL, experts=4, qk_norm="full", norm_place="afte
 CONFIGS = {"llama": SMALL, "gemma": GEMMA, "gpt2": GPT2, "mixture": MIXTURE}
 each = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 close = {"rtol": 0, "atol": 2e-5}
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def build(config):
@@ -155,7 +153,7 @@ def test_how_it_is_computed_changes_nothing(config):
 
     def gradients(**how):
         graphdef, params = build(dataclasses.replace(config, **how))
-        return quick_jit(jax.grad(lambda params: loss_of(graphdef, params, batch)))(params)
+        return jax.jit(jax.grad(lambda params: loss_of(graphdef, params, batch)))(params)
 
     plain = gradients()
     for how in ({"unroll": 1, "remat": "full"}, {"remat": "dots"}):
@@ -234,14 +232,14 @@ def test_balance_is_least_when_even():
 def test_sharded_is_the_same(config):
     graphdef, params = build(config)
     batch = make_batch(draw(4, 8))
-    expected = quick_jit(jax.grad(lambda params: loss_of(graphdef, params, batch)))(params)
+    expected = jax.jit(jax.grad(lambda params: loss_of(graphdef, params, batch)))(params)
     mesh = make_mesh("fsdp=2,tensor=2,expert=2")
     placed = jax.device_put(params, shardings(params, mesh, SHARDING))
     if config.experts:
         kernel = placed["blocks.experts.up.kernel"]
         assert kernel.addressable_shards[0].data.shape == (2, 2, 12, 20)
     rows = put_batch(jax.tree.map(np.asarray, batch), mesh, 4)
-    gradients = quick_jit(jax.grad(lambda params, rows: loss_of(graphdef, params, rows)))(placed, rows)
+    gradients = jax.jit(jax.grad(lambda params, rows: loss_of(graphdef, params, rows)))(placed, rows)
     for name, x in expected.items():
         np.testing.assert_allclose(gradients[name], x, **close, err_msg=name)
 

@@ -196,15 +196,11 @@ def test_padding_ids_in_a_text_have_the_positions_of_transformers(tmp_path):
         bound = bind(opened.spec.graphdef, params)
         return bound.head(bound.hidden(batch)[0])
 
-    logits = np.asarray(fast(forward)(params))[0]
+    logits = np.asarray(jax.jit(forward)(params))[0]
     for part in parts:
         ids = torch.tensor(part.tokens[None])
         wanted = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0].detach().numpy()
         np.testing.assert_allclose(logits[part.start : part.start + len(part.tokens)], wanted, atol=1e-4, rtol=0)
-
-
-fast = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-"""For tests whose time is compiling."""
 
 
 def random_params(abstract):
@@ -237,7 +233,7 @@ def test_the_same_however_it_is_computed(config):
         return describe(lambda rngs: Tagger(tagger, rngs), ())
 
     params = random_params(spec().graphdef.abstract)
-    (loss, (hidden, _)), grads = fast(partial(run, spec().graphdef))(params, batch)
+    (loss, (hidden, _)), grads = jax.jit(partial(run, spec().graphdef))(params, batch)
     variants = {
         "padding": (spec(), longer),
         "unrolled": (spec(unroll=3), batch),
@@ -246,13 +242,13 @@ def test_the_same_however_it_is_computed(config):
     }
     real = np.asarray(batch.segments_BT) > 0
     for name, (variant, inputs) in variants.items():
-        (loss_, (hidden_, _)), grads_ = fast(partial(run, variant.graphdef))(params, inputs)
+        (loss_, (hidden_, _)), grads_ = jax.jit(partial(run, variant.graphdef))(params, inputs)
         np.testing.assert_allclose(loss_, loss, rtol=1e-6, err_msg=name)
         np.testing.assert_allclose(hidden_[:, :9][real], hidden[real], atol=2e-6, err_msg=name)
         for path, grad in grads.items():
             np.testing.assert_allclose(grads_[path], grad, atol=1e-6, err_msg=f"{name} {path}")
 
-    (low, (hidden_, logits_)), _ = fast(partial(run, spec(dtype="bfloat16").graphdef))(params, batch)
+    (low, (hidden_, logits_)), _ = jax.jit(partial(run, spec(dtype="bfloat16").graphdef))(params, batch)
     assert hidden_.dtype == jnp.bfloat16
     assert logits_.dtype == jnp.float32
     np.testing.assert_allclose(low, loss, rtol=0.02)
@@ -287,12 +283,12 @@ def test_every_rate_is_used():
         spec = describe(lambda rngs, config=config: encoder.Encoder(config, rngs), ())
         params = params or random_params(spec.graphdef.abstract)
         outputs[rate] = np.asarray(
-            fast(bind_and_run, static_argnums=0)(spec.graphdef, params, batch, jax.random.key(0))
+            jax.jit(bind_and_run, static_argnums=0)(spec.graphdef, params, batch, jax.random.key(0))
         )
     for rate in off:
         assert np.abs(outputs[rate] - outputs[""]).max() > 1e-3, rate
     np.testing.assert_allclose(
-        fast(bind_and_run, static_argnums=0)(spec.graphdef, params, batch, None), outputs[""], atol=1e-6
+        jax.jit(bind_and_run, static_argnums=0)(spec.graphdef, params, batch, None), outputs[""], atol=1e-6
     )
 
 

@@ -22,13 +22,6 @@ from jaxllm.types import Answers, Batch, InputError, TrainState, value
 SHAPE = decoder.Config(vocab_size=24, width=16, depth=3, heads=4, kv_heads=2, mlp_width=24, max_positions=32, unroll=1)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiles():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def base(**changes):
     shape = dataclasses.replace(SHAPE, **changes)
     return describe(lambda rngs: decoder.Decoder(shape, rngs), decoder.SHARDING)

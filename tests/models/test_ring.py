@@ -1,7 +1,5 @@
 """Attention round a ring of devices against attention on one."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +11,6 @@ from jaxllm.distributed.mesh import make_mesh
 from jaxllm.models.attention import Tokens, attention
 
 B, T, N, K, H = 4, 24, 4, 2, 8
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def draw():
@@ -49,7 +46,7 @@ def both(case, mesh):
         y = jnp.where(tokens.segments_BT[..., None, None] > 0, y, 0)
         return jnp.sum(y * out), y
 
-    run = quick_jit(jax.value_and_grad(value, (0, 1, 2), has_aux=True))
+    run = jax.jit(jax.value_and_grad(value, (0, 1, 2), has_aux=True))
     arguments = q, k, v, tokens, None if window is None else jnp.int32(window), out
     expected = run(*arguments)
     at = NamedSharding(mesh, TOKENS)
@@ -82,7 +79,7 @@ def test_padding_is_finite_and_without_gradient():
     mesh, tokens = make_mesh("context=8"), packed(False)
     q, k, v, out = draw()
 
-    @quick_jit
+    @jax.jit
     def run(q, k, v):
         value = lambda *qkv: jnp.sum(attention(*qkv, tokens, tokens, causal=True) * out)
         return attention(q, k, v, tokens, tokens, causal=True), jax.grad(value, (0, 1, 2))(q, k, v)
@@ -100,7 +97,7 @@ def test_padding_is_finite_and_without_gradient():
 def test_bfloat16_is_near():
     tokens, exact = packed(False), draw()
     half = [x.astype(jnp.bfloat16) for x in exact]
-    run = quick_jit(lambda q, k, v, tokens: attention(q, k, v, tokens, tokens, causal=True))
+    run = jax.jit(lambda q, k, v, tokens: attention(q, k, v, tokens, tokens, causal=True))
     expected = run(*exact[:3], tokens)
     with jax.set_mesh(make_mesh("context=8")):
         found = run(*half[:3], tokens)
@@ -119,7 +116,7 @@ def test_dropout_drops_its_share_and_its_gradient_is_that_of_what_it_did():
     def dropped(q, k, v, key):
         return attention(q, k, v, tokens, tokens, dropout_key=key, **how)
 
-    @quick_jit
+    @jax.jit
     def run(q, k, v, key):
         value = lambda *qkv: jnp.sum(dropped(*qkv, key) * out)
         gradients = jax.grad(value, (0, 1, 2))(q, k, v)
@@ -152,7 +149,7 @@ def test_memory_of_a_device_falls_with_the_axis():
         mesh = make_mesh(text)
         at = NamedSharding(mesh, TOKENS)
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), (heads,) * 3 + (tokens,))
-        run = quick_jit(jax.grad(value, (0, 1, 2)))
+        run = jax.jit(jax.grad(value, (0, 1, 2)))
         if not ring:
             return run.lower(*shapes).compile().memory_analysis().temp_size_in_bytes
         with jax.set_mesh(mesh):

@@ -24,7 +24,6 @@ import numpy as np
 import toy_run
 from jax.experimental import multihost_utils
 
-jax.config.update("jax_disable_most_optimizations", True)
 fitted = toy_run.go({out!r}, mesh="data=2,fsdp=2", steps=7)  # nothing to do: what was restored
 arrays = {{name: multihost_utils.process_allgather(x, tiled=True) for name, x in fitted.model.params.items()}}
 if jax.process_index() == 0:
