@@ -109,8 +109,9 @@ def test_rows_bad_in_content_are_left_out_up_to_a_share():
         "with another number of tags than of words": ["f, row 40"],
     }
     assert fault(ner.usable_sentences, rows(*good, *bad), Report()) == (
-        "f, row 38: no words; leave the row out (3 of 40 rows are bad, above --max-bad-rows 0.05: 1 without words: f, row 38; "
-        "1 with a tag that is null: f, row 39; 1 with another number of tags than of words: f, row 40)"
+        "f, row 38: no words; leave the row out (3 of 40 rows are bad, above --max-bad-rows 0.05: "
+        "1 without words: f, row 38; 1 with a tag that is null: f, row 39; "
+        "1 with another number of tags than of words: f, row 40)"
     )
     assert "f, row 39, word 2: no tag" in fault(
         ner.usable_sentences, rows(*good, good[0], bad[1]), Report(max_bad_rows=0)
