@@ -65,7 +65,8 @@ class Terminal:
             parts = [f"{k} {x:.4f}" for k, x in numbers.items() if last[k] in wanted]
             self.console.print(f"[bold]{head}  {'  '.join(parts)}[/bold]")
             return
-        loss, norm, rate, speed = (numbers.get(k) for k in ("loss", "grad_norm", "learning_rate", "tokens_per_s"))
+        loss, norm = numbers["loss"], numbers["grad_norm"]
+        rate, speed = numbers.get("learning_rate"), numbers.get("tokens_per_s")
         steps, self._logged = step - self._logged, step
         skipped = round(steps * numbers.get("skipped", 0.0))
         said = f"loss {loss:.4f}"
