@@ -12,6 +12,7 @@ from data_rows import write_jsonl
 from safetensors.numpy import load_file, save_file
 
 from jaxllm import launch
+from jaxllm.__main__ import COMMANDS
 from jaxllm.recipes.script import run
 from jaxllm.train import fit
 
@@ -28,33 +29,19 @@ FILES = {
     "blank.jsonl": "\n\n",
     "broken.jsonl": json.dumps(CHATS[0]) + '\n{"prompt": "a", \n',
     "list.jsonl": "[1, 2]\n",
-    "nodict.json": "3",
     "columns.jsonl": '{"a": 1, "b": 2}\n',
     "numbers.jsonl": '{"prompt": 1, "completion": 2}\n',
     "no_answer.jsonl": '{"prompt": "Why?", "completion": ""}\n',
-    "roles.jsonl": '{"messages": [{"role": "assistant", "content": "a"}, {"role": "user", "content": "b"}]}\n',
-    "role.jsonl": '{"messages": [{"role": "wizard", "content": "a"}]}\n',
     "messages.jsonl": '{"messages": "hello"}\n',
-    "no_messages.jsonl": '{"messages": []}\n',
     "latin.jsonl": '{"prompt": "caf\xe9", "completion": "a"}\n'.encode("latin-1"),
-    "latin.txt": "caf\xe9\n".encode("latin-1"),
     "a.xyz": "hello",
-    "chats.yaml": "a: 1\n",
     "half.parquet": b"PAR1 and nothing else",
-    "half.json.gz": b"not gzip at all",
-    "same.jsonl": '{"prompt": "a", "chosen": "", "rejected": ""}\n',
     "one_side.jsonl": '{"prompt": "a", "chosen": "b"}\n',
     "label.jsonl": '{"prompt": "a", "completion": "b", "label": "perhaps"}\n',
     "lengths.jsonl": '{"tokens": ["a", "b"], "ner_tags": ["O"]}\n',
     "tags.jsonl": '{"tokens": ["a"], "ner_tags": ["B-"]}\n',
-    "scheme.jsonl": '{"tokens": ["a", "b"], "ner_tags": ["X", "Y"]}\n',
-    "words.conll": "Ada\n\nmet\n",
-    "empty.conll": "",
     "empty.txt": "",
-    "blank.txt": "\n \n",
     "syntax.py": "def f(p:\n",
-    "raises.py": "raise ValueError('not today')\n",
-    "unknown_import.py": "import no_such_package\n",
     "none.py": "from jaxllm.losses import preference_loss, token_loss\n@preference_loss\ndef f(p):\n    return None\n"
                "@token_loss\ndef t(logits_NV, targets_N):\n    return logits_NV\n"
                "@token_loss\ndef i(logits_NV, targets_N):\n    return targets_N\n"
@@ -64,14 +51,9 @@ FILES = {
                  "@preference_loss\ndef square(p):\n    return p.delta_B[:, None] - p.delta_B[None]\n"
                  "@preference_loss\ndef total(p):\n    return p.delta_B.sum()\n",
     "unclosed.jinja": "{% for m in messages %}{{ m.content }}",
-    "endless.jinja": "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}",
-    "latin.jinja": "caf\xe9".encode("latin-1"),
     "config.json": "{",
     "list.json": "[]",
-    "other.json": json.dumps({"script": "ner", "config": {"scheme": "IOB2"}}),
-    "arch.json": json.dumps({"width": 32}),
     "arch_broken.json": "{",
-    "arch_words.json": json.dumps({"model_type": "llama", "hidden_size": "wide"}),
     "file": "a file",
 }  # fmt: skip
 
@@ -131,28 +113,16 @@ def here(tmp_path_factory, llama, bert):
 
 CASES = """
 # flags that there are not, or of the wrong type
-sft | --learning-rat 0.1 | --learning-rate
 sft | --zzzzzz | --zzzzzz
-pretrain | --batch_siz 4 | --batch-size
-preference | --per_device_train_batch_size 4 | --batch-size
 ner | --num_train_epochs 3 | --epochs
-reward | --bf16 | --dtype
-three_stages | --lernrate 3 | --lernrate
 compare_losses | --seed-s 1 | --seed
-sft | --steps three | three
 sft | --steps 1.5 | 1.5
-sft | --batch-size | --batch-size
 sft | --batch-size 4 5 | 5
-pretrain | --epochs many | many
-preference | --learning-rate fast | fast
 reward | --pack=perhaps | perhaps
-ner | --max-length 12a | 12a
 compare_losses | --seeds 0 a | --seeds
 three_stages | --pretrain-steps x | x
-sft | stray | stray
 cache | --cler tokens | --clear
 check-loss | dpo --loss-arg beta=1 | --loss-args
-convert | {llama} x --chek | --check
 explain-sharding | small --devics 4 | --devices
 generate | {llama} hi --max-token 3 | --max-tokens
 losses | --field | --fields
@@ -162,91 +132,50 @@ verify-resume | --kils 3 {f}/none.py | --kil
 launch | --proceses 3 {f}/none.py | --proceses
 launch | --processes three {f}/none.py | three
 verify-resume | --kills two {f}/none.py | two
-generate | {llama} hi --temperature warm | warm
 explain-sharding | small --devices four | four
 show-batch | --step first | first
 convert | {llama} x --max-shard-gb big | big
 tag | {bert} hi --max-length long | long
 # numbers out of range
-sft | --steps -1 | --steps -1
-sft | --epochs nan | --epochs nan
 sft | --epochs inf | --epochs inf
-sft | --epochs -2 | --epochs -2
-sft | --batch-size 0 | --batch-size 0
-sft | --batch-size -4 | --batch-size -4
 pretrain | --batch-size 0 | --batch-size 0
-preference | --microbatches 0 | --microbatches 0
 reward | --eval-batch-size 0 | --eval-batch-size 0
-ner | --max-length 0 | --max-length 0
-sft | --learning-rate nan | --learning-rate nan
 sft | --learning-rate -1e-4 | --learning-rate -0.0001
-preference | --learning-rate inf | --learning-rate inf
-sft | --warmup -1 | --warmup -1
-sft | --weight-decay nan | --weight-decay nan
 sft | --max-grad-norm -1 | --max-grad-norm -1
 sft | --beta2 2 | --beta2 2
-sft | --beta2 -0.5 | --beta2 -0.5
-pretrain | --beta2 nan | --beta2 nan
-sft | --log-every 0 | --log-every 0
 sft | --keep 0 | --keep 0
-sft | --keep-every -1 | --keep-every -1
-sft | --eval-every often | --eval-every often
 sft | --eval-every -5 | --eval-every -5
-sft | --checkpoint-every 1.5 | --checkpoint-every 1.5
-sft | --checkpoint-minutes -1 | --checkpoint-minutes -1
-sft | --hang-timeout nan | --hang-timeout nan
 sft | --holdout 1 | --holdout 1
-sft | --holdout -0.1 | --holdout -0.1
 sft | --holdout nan | --holdout nan
-pretrain | --holdout 2 | --holdout 2
-preference | --holdout 1.5 | --holdout 1.5
 sft | --dropout 1.5 | --dropout 1.5
-sft | --dropout -0.1 | --dropout -0.1
-pretrain | --dropout nan | --dropout nan
 sft | --vocab-size 0 --model tiny --dataset {f}/chats.jsonl | --vocab-size 0
 ner | --vocab-size -5 | --vocab-size -5
 ner | --token-dropout 2 | --token-dropout 2
 ner | --token-dropout -0.5 | --token-dropout -0.5
 ner | --head-learning-rate nan | --head-learning-rate nan
 reward | --head-learning-rate -1 | --head-learning-rate -1
-pretrain | --final-learning-rate -1 | --final-learning-rate -1
 pretrain | --final-learning-rate nan | --final-learning-rate nan
 sft | --samples -1 | --samples -1
 sft | --sample-tokens -1 | --sample-tokens -1
-pretrain | --sample-tokens -5 | --sample-tokens -5
-preference | --samples -3 | --samples -3
 preference | --sample-tokens 0 | --sample-tokens 0
-sft | --shown -1 | --shown -1
 three_stages | --batch-size 0 | --batch-size 0
 three_stages | --questions 0 | --questions 0
 three_stages | --answer-tokens 0 | --answer-tokens 0
 three_stages | --pretrain-steps -1 | --pretrain-steps -1
-three_stages | --sft-epochs -1 | epochs
-three_stages | --max-length 0 | --max-length 0
-compare_losses | --batch-size 0 | --batch-size 0
 compare_losses | --samples 0 | --samples 0
 sft | --seed -1 | --seed -1
-pretrain | --seed -1 | --seed -1
-preference | --seed -1 | --seed -1
 reward | --seed 9223372036854775808 | --seed 9223372036854775808
 ner | --seed 99999999999999999999 | --seed 99999999999999999999
 three_stages | --seed -1 | --seed -1
 compare_losses | --seeds 0 -1 | --seeds -1
 compare_losses | --seeds 99999999999999999999 | --seeds 99999999999999999999
-compare_losses | --seed -1 | --seed -1
 generate | {llama} hi --seed 999999999999999999999 | --seed 999999999999999999999
 generate | {llama} hi --seed -1 | --seed -1
-show-batch | --seed -1 | --seed -1
 verify-resume | --seed -1 {f}/none.py | --seed -1
 generate | {llama} hi --max-tokens 0 | --max-tokens 0
-generate | {llama} hi --temperature -1 | temperature
 generate | {llama} hi --temperature nan | temperature
-generate | {llama} hi --top-k -1 | top_k=-1
-generate | {llama} hi --top-p 0 | top_p=0
 generate | {llama} hi --top-p 1.5 | top_p=1.5
 tag | {bert} hi --max-length 0 | --max-length 0
-convert | {llama} x --max-shard-gb 0 | --max-shard-gb
-convert | {llama} x --max-shard-gb -1 | --max-shard-gb
 explain-sharding | small --devices -2 | --devices -2
 explain-sharding | small --mesh data=0 | data=0
 show-batch | --step -1 | --step -1
@@ -258,44 +187,21 @@ launch | --devices-per-process 0 {f}/none.py | --devices-per-process
 launch | --grace -1 {f}/none.py | --grace -1
 launch | --grace nan {f}/none.py | --grace nan
 # names that there are not
-sft | --loss crossentropy | cross_entropy
 pretrain | --loss focl | focal
-preference | --loss sigmoyd | sigmoid
 reward | --loss bradley | bradley_terry
-ner | --loss zzz | zzz
-sft | --loss dpo | experiments/preference.py
 preference | --loss cross_entropy | experiments/sft.py
-reward | --loss sigmoid | bradley_terry
-ner | --loss bradley_terry | experiments/reward.py
-sft | --optimizer adamv | adamw
 sft | --schedule cosin | cosine
-sft | --dtype float16 | --dtype float16
 pretrain | --dtype bf16 | --dtype bf16
-sft | --remat some | --remat some
-sft | --strategy pjit | --strategy pjit
 sft | --on-nan retry | --on-nan retry
-sft | --export-dtype int8 | --export-dtype int8
-sft | --log-to tensorbord | tensorboard
-sft | --mesh model=2 | model
 sft | --mesh data | data
-sft | --mesh data=x | data=x
 sft | --mesh data=3 | data=3
-sft | --mesh data=2,data=4 | data
-sft | --mesh data=-2 | data=-2
 sft | --mesh data=64 | 64
-pretrain | --mesh fsdp=0 | fsdp=0
-generate | {llama} hi --mesh model=2 | model
 explain-sharding | small --mesh model=2 | model
-sft | --cut middle | --cut middle
 sft | --train-on questions | --train-on questions
 preference | --cut drop | --cut drop
-preference | --reference never | --reference never
 ner | --scheme IOBX | IOBX
-three_stages | --loss cross_entropy | experiments/sft.py
-compare_losses | --losses sigmoid ipoo | ipo
 compare_losses | --losses | --losses
 compare_losses | --seeds | --seeds
-compare_losses | --loss dpo | --losses
 cache | --clear everything | everything
 check-loss | crossentropy | cross_entropy
 losses | zzz | zzz
@@ -304,47 +210,27 @@ show-batch | --script ner | ner
 show-batch | nothing_here | nothing_here
 tag | {bert} hi --aggregation max | --aggregation max
 tag | {bert} hi --words --aggregation simple | --words
-convert | {llama} x --to onnx | --to onnx
-convert | {llama} x --dtype int8 | --dtype int8
 convert | {llama} x --to run --dtype float16 | --dtype float16
-generate | {llama} hi --dtype float64 | --dtype float64
 nonsense | x | there is no command 'nonsense'
 genrate | x | generate
 # arguments of losses, and mixtures
 sft | --loss-args beta | beta
-sft | --loss focal --loss-args gama=2 | gamma
-sft | --loss focal --loss-args gamma=x | gamma
 sft | --loss focal --loss-args gamma=nan | gamma
-sft | --loss focal --loss-args gamma=-1 | gamma
-preference | --loss dpo --loss-args beta=0 | beta
-preference | --loss dpo --loss-args beta=inf | beta
 preference | --loss dpo --loss-args f_divergence=forward | f_divergence
-preference | --loss dpo --loss-args label_smoothing=0.7 | label_smoothing
 preference | --loss sigmoid:0+sft | weight
-preference | --loss sigmoid:-1+sft | weight
-preference | --loss sigmoid:nan+sft | weight
 preference | --loss sigmoid+sigmoid | twice
-preference | --loss sigmoid+cross_entropy | cross_entropy
-preference | --loss sigmoid+ | ''
-preference | --loss sigmoid+sft --loss-args hinge.beta=1 | hinge
 preference | --loss sigmoid+sft --loss-args zeta=1 | zeta
-preference | --loss tdpo | --reference live
 preference | --loss kto --microbatches 2 | --microbatches 2
-compare_losses | --loss-args zeta=1 | zeta
 check-loss | dpo --loss-args beta=-1 | beta
 check-loss | dpo --loss-args beta | beta
 # functions in the user's own files
-sft | --loss {f}/absent.py:f | absent.py
 sft | --loss {f}/syntax.py:f | syntax.py
-sft | --loss {f}/raises.py:f | not today
-sft | --loss {f}/unknown_import.py:f | no_such_package
 sft | --loss {f}/none.py:g | none.py
 sft | --loss {f}/none.py:number | number
 sft | --loss {f}/none.py:plain | (model, batch, key)
 sft | --loss {f}/none.py:t | none.py:t
 sft | --loss {f}/none.py:i | none.py:i
 sft | --loss {f}/none.py | none.py
-sft | --loss no_such_module:f | no_such_module
 preference | --loss {f}/none.py:f | None
 preference | --loss {f}/shapes.py:one | [1]
 preference | --loss {f}/shapes.py:square | [8, 8]
@@ -369,14 +255,8 @@ sft | --model {m}/pickled --max-length 64 --dataset {f}/chats.jsonl | .bin
 sft | --model {m}/weightless --max-length 64 --dataset {f}/chats.jsonl | weightless
 sft | --model {m}/truncated --max-length 64 --dataset {f}/chats.jsonl | truncated
 sft | --model {m}/wordless --max-length 64 --dataset {f}/chats.jsonl | wordless
-sft | --model smal --dataset {f}/chats.jsonl | small
 sft | --model {bert} --max-length 64 --dataset {f}/chats.jsonl | bert
-sft | --model {f}/chats.jsonl --dataset {f}/chats.jsonl | chats.jsonl
-sft | --model {f}/arch.json --dataset {f}/chats.jsonl | arch.json
 sft | --model {f}/arch_broken.json --dataset {f}/chats.jsonl | arch_broken.json
-sft | --model {f}/arch_words.json --dataset {f}/chats.jsonl | arch_words.json
-sft | --model {f}/absent.json --dataset {f}/chats.jsonl | absent.json
-sft | --model {llama} --max-length 512 --dataset {f}/chats.jsonl | --max-length 512
 ner | --model {llama} --dataset {f}/words.jsonl | llama
 ner | --model {m}/absent --dataset {f}/words.jsonl | absent
 pretrain | --model {m}/missing --max-length 64 --dataset {f}/text.txt | q_proj
@@ -386,20 +266,14 @@ three_stages | --model {m}/absent --dataset {f}/chats.jsonl --preferences {f}/pa
 generate | {m}/absent hi | absent
 generate | {m}/pickled hi | .bin
 generate | {m}/missing hi | q_proj
-generate | {bert} hi | bert
 generate | small hi | small
-generate | {llama} | prompt
 tag | {m}/absent hi | absent
 tag | {llama} hi | llama
 tag | {bert} | text
 convert | {m}/absent x | absent
 convert | {m}/missing x | q_proj
 convert | {m}/pickled x | .bin
-convert | {llama} {f}/file | file
 convert | {llama} {f}/folder | folder
-convert | {llama} {f}/file/inner | inner
-convert | {llama} | DESTINATION
-convert | {llama} x --adapter | adapter
 explain-sharding | {m}/absent | absent
 explain-sharding | smal | small
 explain-sharding | {m}/broken | broken
@@ -408,68 +282,37 @@ show-batch | --model {m}/absent --dataset {f}/chats.jsonl | absent
 sft | {tiny} --tokenizer {m}/absent --dataset {f}/chats.jsonl | absent
 sft | {tiny} --tokenizer {m}/empty --dataset {f}/chats.jsonl | empty
 sft | {tiny} --chat-template chatlm --dataset {f}/chats.jsonl | chatml
-sft | {tiny} --chat-template {f}/absent.jinja --dataset {f}/chats.jsonl | absent.jinja
 sft | {tiny} --chat-template {f}/unclosed.jinja --dataset {f}/chats.jsonl | template
-sft | {tiny} --chat-template {f}/endless.jinja --dataset {f}/chats.jsonl | template
-sft | {tiny} --chat-template {f}/latin.jinja --dataset {f}/chats.jsonl | UTF-8
 preference | {tiny} --chat-template {f}/unclosed.jinja --dataset {f}/pairs.jsonl | template
 show-batch | --chat-template chatlm {tiny} --dataset {f}/chats.jsonl | chatml
-three_stages | {tiny} --chat-template chatlm --dataset {f}/chats.jsonl --preferences {f}/pairs.jsonl | chatml
 # data
-sft | --dataset {f}/absent.jsonl | absent.jsonl
-sft | --dataset {f}/empty.jsonl | empty.jsonl
-sft | --dataset {f}/blank.jsonl | blank.jsonl
-sft | --dataset {f}/broken.jsonl | line 2
-sft | --dataset {f}/list.jsonl | list.jsonl
-sft | --dataset {f}/nodict.json | nodict.json
-sft | --dataset {f}/columns.jsonl | columns.jsonl
-sft | --dataset {f}/numbers.jsonl | numbers.jsonl
-sft | --dataset {f}/no_answer.jsonl {tiny} | no_answer.jsonl
-sft | --dataset {f}/roles.jsonl {tiny} | roles.jsonl
-sft | --dataset {f}/role.jsonl {tiny} | wizard
-sft | --dataset {f}/messages.jsonl | messages.jsonl
-sft | --dataset {f}/no_messages.jsonl | no_messages.jsonl
-sft | --dataset {f}/latin.jsonl | latin.jsonl
+preference | --dataset {f}/one_side.jsonl | one_side.jsonl
+ner | --dataset {f}/lengths.jsonl | lengths.jsonl
 sft | --dataset {f}/a.xyz | a.xyz
-sft | --dataset {f}/chats.yaml | chats.yaml
+sft | --dataset {f}/no_answer.jsonl {tiny} | no_answer.jsonl
+sft | --dataset {f}/columns.jsonl | columns.jsonl
+sft | --dataset {f}/empty.jsonl | empty.jsonl
+sft | --dataset {f}/broken.jsonl | line 2
+sft | --dataset {f}/blank.jsonl | blank.jsonl
+sft | --dataset {f}/list.jsonl | list.jsonl
+sft | --dataset {f}/numbers.jsonl | numbers.jsonl
+sft | --dataset {f}/messages.jsonl | messages.jsonl
+sft | --dataset {f}/latin.jsonl | latin.jsonl
 sft | --dataset {f}/half.parquet | half.parquet
-sft | --dataset {f}/half.json.gz | half.json.gz
-sft | --dataset {f}/folder | folder
 sft | --dataset {m}/empty | empty
 sft | --dataset "" | --dataset
-sft | --dataset {f}/chats.jsonl --eval-dataset {f}/absent.jsonl | absent.jsonl
 sft | --dataset {f}/chats.jsonl --eval-dataset {f}/columns.jsonl | columns.jsonl
-pretrain | --dataset {f}/absent.txt | absent.txt
 pretrain | --dataset {f}/empty.txt {tiny} | empty.txt
-pretrain | --dataset {f}/latin.txt {tiny} | latin.txt
-pretrain | --dataset {f}/folder | folder
 pretrain | --dataset {f}/text.txt:0 | weight
-pretrain | --dataset {f}/text.txt:-1 | -1
-pretrain | --dataset {f}/text.txt:nan | nan
-pretrain | --dataset | --dataset
 pretrain | --dataset {f}/text.txt --eval-dataset {f}/absent.txt | absent.txt
-pretrain | --concatenate --no-pack | --concatenate
 preference | --dataset {f}/absent.jsonl | absent.jsonl
-preference | --dataset {f}/chats.jsonl | chats.jsonl
-preference | --dataset {f}/one_side.jsonl | one_side.jsonl
 preference | --dataset {f}/label.jsonl | label.jsonl
-preference | --dataset {f}/broken.jsonl | line 2
-preference | --dataset {f}/empty.jsonl | empty.jsonl
-preference | --dataset {f}/same.jsonl {tiny} | same.jsonl
 reward | --dataset {f}/chats.jsonl | chats.jsonl
-reward | --dataset {f}/empty.jsonl | empty.jsonl
 ner | --dataset {f}/absent.jsonl | absent.jsonl
-ner | --dataset {f}/chats.jsonl | chats.jsonl
-ner | --dataset {f}/lengths.jsonl | lengths.jsonl
 ner | --dataset {f}/tags.jsonl | B-
-ner | --dataset {f}/scheme.jsonl | scheme.jsonl
-ner | --dataset {f}/words.conll | words.conll
-ner | --dataset {f}/empty.conll | empty.conll
 ner | --dataset {f}/words.jsonl --scheme IOB1 --model {m}/absent | absent
 three_stages | --dataset {f}/absent.jsonl | absent.jsonl
-three_stages | --dataset {f}/columns.jsonl | columns.jsonl
 three_stages | --dataset {f}/chats.jsonl --preferences {f}/absent.jsonl | absent.jsonl
-compare_losses | --dataset {f}/absent.jsonl {tiny} | absent.jsonl
 show-batch | --dataset {f}/absent.jsonl | absent.jsonl
 show-batch | --dataset {f}/columns.jsonl | columns.jsonl
 show-batch | {f}/file | file
@@ -485,13 +328,8 @@ reward | --out {f}/file | file
 ner | --out {f}/file | file
 three_stages | --out {f}/file | file
 compare_losses | --out {f}/file | file
-sft | --config {f}/absent.json | absent.json
 sft | --config {f}/config.json | config.json
-sft | --config {f}/list.json | list.json
-sft | --config {f}/other.json | scheme
-sft | --config {f}/folder | folder
 sft | --config | --config
-preference | --config {f}/other.json | scheme
 sft | {tiny} --dataset {f}/chats.jsonl --samples 0 --checkpoints {f}/file | {f}/file
 # the best step, early stopping, frozen parameters
 sft | --early-stopping 2 | --best
@@ -505,7 +343,6 @@ sft | {tiny} --dataset {f}/chats.jsonl --samples 0 --freeze * | --freeze
 sft | {tiny} --dataset {f}/chats.jsonl --samples 0 --freeze encoder.* | encoder.*
 sft | {tiny} --dataset {f}/chats.jsonl --samples 0 --freeze blocks[:1.* | blocks[:1.*
 pretrain | {tiny} --dataset {f}/text.txt --sample-tokens 0 --best dev/f1:max | dev/f1
-reward | {tiny} --dataset {f}/pairs.jsonl --best dev/f1:max | dev/f1
 ner | --model {bert} --dataset {f}/words.jsonl --freeze * | --freeze
 # LoRA
 sft | --lora-rank -1 --dataset {f}/chats.jsonl | --lora-rank -1
@@ -516,8 +353,6 @@ sft | {tiny} --dataset {f}/chats.jsonl --lora-rank 4 --lora-targets zzz | zzz
 sft | {tiny} --dataset {f}/chats.jsonl --lora-from {m}/absent | absent
 sft | {tiny} --dataset {f}/chats.jsonl --lora-from {llama} | adapter_config.json
 # processes
-sft | --processes 2 | --coordinator
-sft | --coordinator nowhere --processes 2 --process-id 0 | --coordinator nowhere
 sft | --coordinator host:1 --processes 2 --process-id 5 | --process-id 5
 # what takes the command line of another program
 verify-resume | | script
@@ -569,3 +404,9 @@ def test_bad_input_is_refused_in_one_line(program, words, fragment, here, tmp_pa
     assert said.count("\n") == 1, said
     assert fragment.format(**here) in said
     assert [str(path) for path in tmp_path.rglob("*")] == []
+
+
+def test_every_script_and_command_is_in_the_table():
+    programs = {program for program, _, _ in rows()}
+    assert programs >= {*SCRIPTS, *COMMANDS, "launch"}
+    assert len(rows()) >= 200

@@ -168,8 +168,12 @@ def test_a_loss_that_raises_is_placed_in_its_file(data, tmp_path, monkeypatch, c
     )
     with pytest.raises(SystemExit) as stop, input_errors():
         run("--dataset", data, "--out", tmp_path / "out", "--steps", 1, "--loss", "my_losses.py:broken", *FAST)
-    assert stop.value.code == 1
+    assert stop.value.code == 2
     said = capsys.readouterr().err.splitlines()
-    assert said[0] == "error: my_losses.py:6 in broken: ZeroDivisionError: float division by zero"
+    assert said[0] == (
+        "error: --loss my_losses.py:broken does not run on tokens: ZeroDivisionError: float division by zero "
+        "(my_losses.py:6 in broken)"
+    )
+    assert not (tmp_path / "out").exists()
     assert said[1] == "Traceback (most recent call last):"
     assert any("return gamma / 0" in line for line in said[2:])

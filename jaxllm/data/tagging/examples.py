@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxllm.data.report import BadRow, Report, convert_each
+from jaxllm.data.report import BadRow, Report, check_text, convert_each
 from jaxllm.data.sources import Row, Rows
 from jaxllm.data.tagging.windows import Body, Windows, cut, stitch, tokenize
 from jaxllm.types import InputError
@@ -71,6 +71,7 @@ def _sentence(row: Row, i: int, rows: Rows) -> Sentence:
     if None in words:
         fault = f"{rows.where(i, words.index(None))}: no word (null); give each tag a word"
         raise BadRow(fault, "with a word that is null")
+    check_text(words, rows.where(i), "words")
     column = next((name for name in TAG_COLUMNS if row.get(name) is not None), None)
     tags = _tags(row[column], column, len(words), i, rows) if column else None
     return Sentence(words, tags, rows.where(i), functools.partial(rows.where, i))

@@ -305,3 +305,10 @@ def test_long_raw_text_is_answered_for_token_by_token(bert):
     np.testing.assert_array_equal(stitched, whole.tokens[1:-1])
     np.testing.assert_array_equal(tokens.ids, stitched)
     np.testing.assert_array_equal(tokens.offsets, bert(text, return_offsets_mapping=True)["offset_mapping"][1:-1])
+
+
+def test_half_of_a_character_is_a_bad_row():
+    good = [{"tokens": ["a"], "ner_tags": ["O"]}] * 30
+    report = Report()
+    assert len(ner.usable_sentences(rows(*good, {"tokens": ["\ud83d"], "ner_tags": ["O"]}), report)) == 30
+    assert report.dropped == {"a lone surrogate in words": ["f, row 31"]}
