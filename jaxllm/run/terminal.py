@@ -65,11 +65,7 @@ class Terminal:
             parts = [f"{k} {x:.4f}" for k, x in numbers.items() if last[k] in wanted]
             self.console.print(f"[bold]{head}  {'  '.join(parts)}[/bold]")
             return
-<<<<<<< HEAD
         loss, norm = float(numbers["loss"]), float(numbers["grad_norm"])
-=======
-        loss, norm = numbers["loss"], numbers["grad_norm"]
->>>>>>> i-runs
         rate, speed = numbers.get("learning_rate"), numbers.get("tokens_per_s")
         steps, self._logged = step - self._logged, step
         skipped = round(steps * numbers.get("skipped", 0.0))
