@@ -18,7 +18,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import types
 from pathlib import Path
 from typing import Any
@@ -255,10 +254,9 @@ def environment(tmp_path_factory) -> Path:
 
 def variables(cache: Path, devices: int) -> dict[str, str]:
     """A new user's, but for the folder of caches; with compiled programs of earlier runs, however small."""
-    ours = ("PYTHONPATH", "JAXLLM_STARTED", "XLA_FLAGS")
+    ours = ("PYTHONPATH", "JAXLLM_STARTED", "XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS")
     return {
         **{name: x for name, x in os.environ.items() if name not in ours}, "XDG_CACHE_HOME": str(cache),
-        "JAX_COMPILATION_CACHE_DIR": str(Path(tempfile.gettempdir()) / "jaxllm-test-cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         **({"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"} if devices > 1 else {}),
     }  # fmt: skip
