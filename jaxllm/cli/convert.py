@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -126,6 +127,8 @@ def main(config: Config) -> None:
     destination = Path(config.destination).expanduser()
     if config.check and (config.adapter or is_adapted(config.source)):
         raise InputError("--check: the source has no tensors like those of adapters or of merged weights; leave it out")
+    if not 0 < config.max_shard_gb < math.inf:
+        raise InputError(f"--max-shard-gb {config.max_shard_gb}: give a size above 0, in 10^9 bytes")
     notes = convert(
         config.source, destination, to=config.to, dtype=config.dtype, adapter=config.adapter,
         max_shard_bytes=int(config.max_shard_gb * 1e9),

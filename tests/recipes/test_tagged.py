@@ -5,6 +5,7 @@ import json
 import datasets
 import pytest
 
+from jaxllm.recipes.flags import check as check_flags
 from jaxllm.recipes.tagged import TaggedFlags, read_tagged
 from jaxllm.types import InputError
 
@@ -86,5 +87,5 @@ def test_bad_sentences_are_left_out_and_said(tmp_path):
     (tmp_path / "only.jsonl").write_text(json.dumps(rows[-1]) + "\n")
     with pytest.raises(InputError, match=r"only\.jsonl, line 1: no words"):
         read(tmp_path / "only.jsonl")
-    with pytest.raises(InputError, match="--max-bad-rows 2: give a share"):
-        read(tmp_path, max_bad_rows=2)
+    with pytest.raises(InputError, match=r"--max-bad-rows 2\.0: give a share"):
+        check_flags(TaggedFlags(max_bad_rows=2.0))
