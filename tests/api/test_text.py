@@ -98,17 +98,3 @@ def test_tag_finds_whole_words(bert):
         assert text[entity["start"] : entity["end"]] == entity["word"]
         assert entity["entity_group"] == "person"
         assert not text[entity["end"] : entity["end"] + 1].isalnum()
-
-
-def test_a_model_of_another_kind_is_one_line(model, llama, bert):
-    scorer, tagger = jaxllm.load(str(llama), task="scorer"), jaxllm.load(str(bert))
-    calls = [
-        ("this is a language model: give a token classifier", lambda: jaxllm.tag(model, ["a"])),
-        ("this is a reward model: give a language model", lambda: jaxllm.generate(scorer, ["a"])),
-        ("this is a token classifier: give a language model", lambda: jaxllm.generate(tagger, ["a"])),
-        ("this is a reward model: give a language model", lambda: jaxllm.logprobs(scorer, ["a"])),
-        ("this is a token classifier: give a reward model or", lambda: jaxllm.score(tagger, ["a"], ["b"])),
-    ]
-    for message, call in calls:
-        with pytest.raises(InputError, match=message):
-            call()

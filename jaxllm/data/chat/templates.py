@@ -81,9 +81,3 @@ def give_pad(tokenizer: Any) -> list[str]:
     notes = [f"padding: {pad or f'{_PAD}, added'} ({was})"]
     tokenizer.add_special_tokens({"pad_token": pad or _PAD})
     return notes
-
-
-def end_ids(tokenizer: Any) -> tuple[int, ...]:
-    """The tokens at which generation stops: the end of an assistant's turn, then EOS if it is another token."""
-    turn = (turn_end(tokenizer),) if tokenizer.chat_template else ()
-    return tuple(dict.fromkeys((*turn, tokenizer.eos_token_id)))

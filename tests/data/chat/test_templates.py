@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from jaxllm.data.chat.encode import encode_messages, prompt_tokens, turn_end
-from jaxllm.data.chat.templates import BUILTIN, end_ids, give_pad, give_template
+from jaxllm.data.chat.templates import BUILTIN, give_pad, give_template
 from jaxllm.data.tokenizers import save_and_reload
 from jaxllm.types import InputError
 
@@ -42,7 +42,7 @@ def test_a_built_in_template_shows_turns_and_marks_answers(tokenizer, name):
     assert added == (2 if name == "chatml" else 0)
     assert any("tokens added: <|im_start|>, <|im_end|>" in note for note in notes) == bool(added)
     assert tokenizer.eos_token == ("<|im_end|>" if name == "chatml" else "<|endoftext|>")
-    assert end_ids(tokenizer) == (tokenizer.eos_token_id,)
+    assert turn_end(tokenizer) == tokenizer.eos_token_id
 
 
 def test_no_begin_token_where_the_tokenizer_has_no_use_for_it(tokenizer):
@@ -120,7 +120,7 @@ def test_padding_is_not_what_ends_a_turn(tokenizer):
     tokenizer.pad_token = "<|turn|>"
     give_pad(tokenizer)
     assert tokenizer.pad_token == "<|pad|>"
-    assert end_ids(tokenizer) == (tokenizer.convert_tokens_to_ids("<|turn|>"), tokenizer.eos_token_id)
+    assert turn_end(tokenizer) == tokenizer.convert_tokens_to_ids("<|turn|>") != tokenizer.eos_token_id
 
 
 def test_a_changed_tokenizer_is_kept_by_its_contents(tokenizer, tmp_path):
