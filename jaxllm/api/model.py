@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,7 @@ def load(
     remat: what the backward pass recomputes: none, dots or full. seed: of parameters that are initialised.
     Raises InputError, one line that says what is wrong and what to do.
     """
+    _import_transformers()
     devices = mesh if isinstance(mesh, Mesh) else make_mesh(mesh or "", None if mesh else jax.devices()[:1])
     computing: dict[str, Any] = {"dtype": dtype, "remat": remat}
     found = None if find_architecture(source) else open_weights(source, task, labels=labels, **computing)
@@ -191,6 +193,18 @@ def export(model: Model, folder: str | Path, *, dtype: str | None = None) -> Pat
     if model.base is not model.start.model:
         adapters.write(folder / "adapter", model.start, model.params)
     return folder
+
+
+def _import_transformers() -> None:
+    """Imports it without its advice, printed where PyTorch is not installed, which nothing here needs."""
+    name = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        import transformers  # noqa: F401
+    finally:
+        del os.environ[name]
+        os.environ.update({name: before} if before is not None else {})
 
 
 @functools.partial(jax.jit, static_argnums=0)
