@@ -150,7 +150,9 @@ def main(config: Config) -> None:
         score = ner_eval.evaluator(
             windows[split], data.splits[split].rows, data.labels, data.scheme, predictions=predictions
         )
-        return functools.partial(score, batches=batches)
+        scored = functools.partial(score, batches=batches)
+        scored.numbers = score.numbers  # type: ignore[attr-defined] # what --best may name
+        return scored
 
     held_out = [name for name in ("dev", "test") if name in windows]
     evals = {"dev": evaluation("dev")} if "dev" in windows else {}

@@ -28,7 +28,7 @@ from typing import Any
 from jaxllm.data.packing import make_plan
 from jaxllm.data.preference.answers import AnswerBatches, AnswerRows, Group, add_mismatched
 from jaxllm.distributed.mesh import row_multiple
-from jaxllm.evals.preference import drift, evaluator, log_ratios
+from jaxllm.evals.preference import LossEval, drift, log_ratios
 from jaxllm.losses import Loss
 from jaxllm.models.teacher import add_teacher
 from jaxllm.recipes import adapters
@@ -130,15 +130,16 @@ def main(config: Config) -> None:
         size = min(config.eval_batch_size, len(groups[split]))
         return AnswerBatches(rows[split], make_plan(rows[split].lengths, batch_size=size, multiple=multiple))
 
-    evals = {"dev": evaluator(loss, batches_of("dev"))} if "dev" in rows else {}
+    evals = {split: LossEval(loss, batches_of(split), model.graphdef) for split in ("dev", "test") if split in rows}
     fitted = fit(
         model, loss=loss, data=rows["train"].loader(plan), optimizer=optim_config(config),
-        run=session.describing(begin), mesh=mesh, evals=evals, **arguments,
+        run=session.describing(begin), mesh=mesh,
+        evals={split: x for split, x in evals.items() if split == "dev"}, **arguments,
     )  # fmt: skip
 
     finals = {k: x for line in fitted.log if line["step"] == fitted.position for k, x in line.items() if "dev/" in k}
-    if "test" in rows:
-        finals |= {f"test/{name}": x for name, x in evaluator(loss, batches_of("test"))(fitted.model).items()}
+    if "test" in evals:
+        finals |= {f"test/{name}": x for name, x in evals["test"](fitted.model).items()}
     if config.samples and "dev" in rows:
         policy = Runner(begin.model.graphdef, {n: fitted.model.params[n] for n in begin.model.graphdef.abstract}, mesh)
         start, prompts = (

@@ -25,7 +25,7 @@ from typing import Any
 from jaxllm.data.packing import make_plan
 from jaxllm.data.preference.answers import AnswerBatches, AnswerRows
 from jaxllm.distributed.mesh import row_multiple
-from jaxllm.evals.preference import evaluator
+from jaxllm.evals.preference import LossEval
 from jaxllm.losses import resolve
 from jaxllm.recipes import adapters
 from jaxllm.recipes.adapters import LoraFlags
@@ -99,7 +99,7 @@ def main(config: Config) -> None:
     def evaluation(split: str) -> Any:
         size = min(config.eval_batch_size, len(groups[split]))
         plan = make_plan(rows[split].lengths, batch_size=size, multiple=multiple)
-        return evaluator(loss, AnswerBatches(rows[split], plan))
+        return LossEval(loss, AnswerBatches(rows[split], plan), begin.model.graphdef)
 
     held_out = [name for name in ("dev", "test") if name in rows]
     fitted = fit(

@@ -343,6 +343,9 @@ sft | {tiny} --dataset {f}/chats.jsonl --samples 0 --freeze * | --freeze
 sft | {tiny} --dataset {f}/chats.jsonl --samples 0 --freeze encoder.* | encoder.*
 sft | {tiny} --dataset {f}/chats.jsonl --samples 0 --freeze blocks[:1.* | blocks[:1.*
 pretrain | {tiny} --dataset {f}/text.txt --sample-tokens 0 --best dev/f1:max | dev/f1
+preference | {tiny} --dataset {f}/pairs.jsonl --samples 0 --best dev/f1:max | dev/f1
+reward | {tiny} --dataset {f}/pairs.jsonl --best dev/f1:max | dev/f1
+ner | --model {bert} --dataset {f}/words.jsonl --best dev/f2:max | dev/f2
 ner | --model {bert} --dataset {f}/words.jsonl --freeze * | --freeze
 # LoRA
 sft | --lora-rank -1 --dataset {f}/chats.jsonl | --lora-rank -1

@@ -14,7 +14,7 @@ import optax
 from jaxllm.api.batches import Batches
 from jaxllm.api.model import Model
 from jaxllm.checkpoint.store import Checkpoints
-from jaxllm.evals.preference import evaluator
+from jaxllm.evals.preference import LossEval
 from jaxllm.losses import resolve
 from jaxllm.params import ModelSpec
 from jaxllm.train import fit as loop
@@ -118,7 +118,7 @@ def fit(
     def evaluation(by: Batches | Callable[[Model], Numbers]) -> Callable[[Runner], Numbers]:
         if isinstance(by, Batches):
             plan, build = by.loader.plan, by.loader.batch
-            return lambda runner: evaluator(function, [build(step) for step in range(plan.steps)])(runner)  # type: ignore[arg-type]
+            return LossEval(function, [build(step) for step in range(plan.steps)], model.graphdef)
         return lambda runner: by(model.with_params(runner.params))
 
     fitted = loop.fit(

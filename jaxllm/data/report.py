@@ -37,6 +37,8 @@ class Report:
     """Places of the rows left out, by reason."""
     cut: dict[str, int] = dataclasses.field(default_factory=dict)
     """Number of cuts, by what was cut."""
+    cut_rows: int = 0
+    """The number of rows of which something was cut."""
     max_bad_rows: float = MAX_BAD_ROWS
     """The share of the rows that may be bad in their content; 0 stops at the first."""
     total: int = 0
@@ -80,6 +82,9 @@ class Report:
         found = [f"{len(places):,} left out, {reason}: {_listed(places)}" for reason, places in self.dropped.items()]
         if self.cut:
             found.append("cut to --max-length: " + ", ".join(f"{count:,} {kind}" for kind, count in self.cut.items()))
+        if self.cut_rows > self.kept / 2:
+            share = f"{self.cut_rows:,} of {self.kept:,} rows are cut"
+            found.append(f"warning: {share}; give a larger --max-length, or choose what is lost by --cut")
         found += [f"the chat template does not show {name} ({n:,} rows)" for name, n in self.ignored.items()]
         return found
 
@@ -94,6 +99,7 @@ class Report:
                 self.drop(row, where(i))
                 continue
             found.append(row[0])
+            self.cut_rows += bool(row[1])
             for kind in row[1]:
                 self.shorten(kind)
         self.kept = len(found)

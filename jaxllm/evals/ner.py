@@ -86,6 +86,8 @@ def evaluator(
             _write(predictions, sentences, predicted, stitch(windows, found["score"]))
         return numbers
 
+    kinds = tuple(f"{kind}/{name}" for kind in types for name in ("f1", "precision", "recall", "support"))
+    evaluate.numbers = ("f1", "precision", "recall", "accuracy", "loss", *kinds)  # type: ignore[attr-defined]
     return evaluate
 
 

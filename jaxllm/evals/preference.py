@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+import functools
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxllm.data.packing import make_plan
@@ -12,27 +15,39 @@ from jaxllm.data.preference.answers import Answer, AnswerBatches, AnswerRows, Gr
 from jaxllm.distributed.mesh import row_multiple
 from jaxllm.evals.generate import Sampling, generate
 from jaxllm.evals.logps import answer_logps
+from jaxllm.params import GraphDef, bind
 from jaxllm.run.sums import Sums
 from jaxllm.train.forward import Runner
 from jaxllm.types import LossFn, Metrics, Numbers
 
 
-def evaluator(loss: LossFn, batches: AnswerBatches) -> Callable[[Runner], Numbers]:
+@dataclasses.dataclass(frozen=True, eq=False)
+class LossEval:
     """An evaluation that computes a loss and its other metrics over all answers: sums over batches, divided once.
 
-    For a loss that couples the examples of a batch, the result depends on how these batches are made.
+    For a loss that couples the examples of a batch, the result depends on how these batches are made. graphdef: of the
+    model, from which `numbers`, the names of what it gives, follow without computing anything.
     """
 
-    def metrics(model: Any, answers: Any) -> Metrics:
-        return loss(model, answers)
+    loss: LossFn
+    batches: Iterable[Any]
+    graphdef: GraphDef
 
-    def evaluate(model: Runner) -> Numbers:
+    @functools.cached_property
+    def numbers(self) -> tuple[str, ...]:
+        """What `--best` may name."""
+        metrics = lambda params, answers: self.loss(bind(self.graphdef, params), answers)  # noqa: E731
+        return tuple(jax.eval_shape(metrics, self.graphdef.abstract, next(iter(self.batches))))
+
+    def _metrics(self, model: Any, answers: Any) -> Metrics:
+        return self.loss(model, answers)
+
+    def __call__(self, model: Runner) -> Numbers:
+        """The numbers of a model."""
         sums = Sums()
-        for found in model.map(metrics, batches):
+        for found in model.map(self._metrics, self.batches):
             sums.add(found)
         return sums.values()
-
-    return evaluate
 
 
 def log_ratios(policy: Runner, reference: Runner, batches: AnswerBatches) -> Numbers:

@@ -34,6 +34,19 @@ def test_good_rows_are_converted_and_bad_ones_counted_by_kind():
     ]
 
 
+def test_a_warning_where_more_than_half_of_the_rows_are_cut():
+    rows = [("a", ["prompts", "answers"]), ("b", ["answers"]), ("c", []), ("d", [])]
+    report = Report()
+    report.select(rows, where)
+    assert report.lines() == ["cut to --max-length: 1 prompts, 2 answers"]
+    report = Report()
+    report.select([*rows, ("e", ["answers"])], where)
+    assert report.lines() == [
+        "cut to --max-length: 1 prompts, 3 answers",
+        "warning: 3 of 5 rows are cut; give a larger --max-length, or choose what is lost by --cut",
+    ]
+
+
 def test_the_share_is_a_limit():
     rows = ["empty", *"a" * 19]
     assert len(convert_each(rows, convert, where, Report())[0]) == 19
