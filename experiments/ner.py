@@ -35,7 +35,7 @@ from jaxllm.models.heads import TaggerConfig, describe_model
 from jaxllm.recipes.flags import fit_arguments, optim_config, token_loss
 from jaxllm.recipes.help import DATA, MODEL, OPTIMISATION, flag
 from jaxllm.recipes.recipe import fill_in
-from jaxllm.recipes.rows import left_out
+from jaxllm.recipes.rows import summary_of
 from jaxllm.recipes.script import run as run_script
 from jaxllm.recipes.session import open_session
 from jaxllm.recipes.start import Start
@@ -180,7 +180,7 @@ def main(config: Config) -> None:
             strict=True,
         ):
             console.print("  " + show(text, entities))
-    session.finish(begin, fitted, arguments["steps"], finals, **left_out(data.splits))
+    session.finish(begin, fitted, arguments["steps"], finals, **summary_of(data.splits))
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ from jaxllm.recipes.losses import find_preference_loss
 from jaxllm.recipes.pairs import PairFlags, groups_of, layout_of, lines_of, read_pairs, texts_of
 from jaxllm.recipes.recipe import fill_in
 from jaxllm.recipes.reference import Reference, load_start
-from jaxllm.recipes.rows import key_of, left_out
+from jaxllm.recipes.rows import key_of, summary_of
 from jaxllm.recipes.script import run as run_script
 from jaxllm.recipes.session import open_session, shown
 from jaxllm.train.fit import fit
@@ -160,7 +160,7 @@ def main(config: Config) -> None:
     lengths = rows["train"].lengths
     session.finish(
         begin, fitted, arguments["steps"], finals,
-        **left_out(splits), tokens_per_pair=float(lengths.sum()) / len(lengths),
+        **summary_of(splits), tokens_per_pair=float(lengths.sum()) / len(lengths),
     )  # fmt: skip
 
 

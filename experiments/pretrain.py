@@ -170,7 +170,8 @@ def main(config: Config) -> None:
         evals=evals, **arguments,
     )  # fmt: skip
     dropped = {corpus.name: corpus.report.dropped for corpus in (*train, *dev) if corpus.report.dropped}
-    session.finish(begin, fitted, arguments["steps"], dropped=dropped)
+    documents = {corpus.name: len(corpus.ends) for corpus in (*train, *dev)}
+    session.finish(begin, fitted, arguments["steps"], rows=documents, dropped=dropped)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from jaxllm.recipes.flags import fit_arguments, loss_arguments, optim_config
 from jaxllm.recipes.help import OPTIMISATION, flag
 from jaxllm.recipes.pairs import PairFlags, groups_of, layout_of, lines_of, read_pairs, texts_of
 from jaxllm.recipes.recipe import fill_in
-from jaxllm.recipes.rows import key_of, left_out
+from jaxllm.recipes.rows import key_of, summary_of
 from jaxllm.recipes.script import run as run_script
 from jaxllm.recipes.session import open_session
 from jaxllm.train.fit import fit
@@ -107,7 +107,7 @@ def main(config: Config) -> None:
         run=session.describing(begin), mesh=mesh, head=begin.config.head_parameters,
         evals={name: evaluation(name) for name in held_out}, **arguments,
     )  # fmt: skip
-    session.finish(begin, fitted, arguments["steps"], **left_out(splits))
+    session.finish(begin, fitted, arguments["steps"], **summary_of(splits))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from jaxllm.recipes.dialogues import DialogueFlags, examples_of, lines_of, quest
 from jaxllm.recipes.flags import fit_arguments, optim_config, token_loss
 from jaxllm.recipes.help import SAMPLING, flag
 from jaxllm.recipes.recipe import fill_in
-from jaxllm.recipes.rows import Split, key_of, left_out
+from jaxllm.recipes.rows import Split, key_of, summary_of
 from jaxllm.recipes.script import run as run_script
 from jaxllm.recipes.session import open_session
 from jaxllm.recipes.start import Start
@@ -129,11 +129,7 @@ def main(config: Config) -> None:
         **arguments,
     )  # fmt: skip
     finals = {f"test/{name}": x for name, x in evals["test"](fitted.model).items()} if "test" in evals else {}
-    session.finish(
-        begin, fitted, arguments["steps"], finals,
-        **left_out(splits),
-        cut={name: split.report.cut for name, split in splits.items() if split.report.cut},
-    )  # fmt: skip
+    session.finish(begin, fitted, arguments["steps"], finals, **summary_of(splits))
 
 
 if __name__ == "__main__":

@@ -107,10 +107,16 @@ def lines_of(splits: Mapping[str, Split[Any]], kind: str) -> list[tuple[str, str
     return lines + ([("", f"columns not read: {', '.join(unread)}")] if unread else [])
 
 
-def left_out(splits: Mapping[str, Split[Any]]) -> dict[str, Any]:
-    """For summary.json: the locations of rows left out by split and reason, and the names of columns not read."""
-    dropped = {name: split.report.dropped for name, split in splits.items() if split.report.dropped}
-    return {"dropped": dropped, "columns_not_read": _unread(splits)}
+def summary_of(splits: Mapping[str, Split[Any]]) -> dict[str, Any]:
+    """For summary.json: by split the number of rows used, the locations of those left out by reason, and the number of
+    cuts; and the names of columns not read."""
+    reports = {name: split.report for name, split in splits.items()}
+    return {
+        "rows": {name: report.kept for name, report in reports.items()},
+        "dropped": {name: report.dropped for name, report in reports.items() if report.dropped},
+        "cut": {name: report.cut for name, report in reports.items() if report.cut},
+        "columns_not_read": _unread(splits),
+    }
 
 
 def _unread(splits: Mapping[str, Split[Any]]) -> list[str]:

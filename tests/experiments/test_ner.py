@@ -84,7 +84,7 @@ def test_run_folder_is_whole(trained, folder):
     words = [line.split("\t")[0] for line in (folder / "dev.conll").read_text().splitlines() if line]
     assert [word for row in predictions for word in row["tokens"]] == words
     summary = json.loads((trained / "summary.json").read_text())
-    assert (summary["finished"], summary["dropped"]) == (True, {})
+    assert (summary["finished"], summary["dropped"], summary["cut"]) == (True, {}, {})
 
 
 def test_finished_run_says_so_and_changes_nothing(trained, folder, capsys):

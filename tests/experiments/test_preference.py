@@ -86,6 +86,8 @@ def test_run_folder_is_whole(trained):
         "chosen equals rejected": [f"{trained.parent}/pairs.jsonl, line 4"],
         "chosen is empty": [f"{trained.parent}/pairs.jsonl, line 8"],
     }
+    lines = (trained.parent / "pairs.jsonl").read_text().splitlines()
+    assert sum(summary["rows"].values()) == len(lines) - 2
     assert "dev/rewards/accuracies" in (trained / "hf" / "README.md").read_text()
 
 

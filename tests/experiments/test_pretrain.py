@@ -77,6 +77,7 @@ def test_run_folder_is_whole(trained):
     assert config["config"].keys() == {field.name for field in dataclasses.fields(script.Config)}
     summary = json.loads((trained / "summary.json").read_text())
     assert summary["finished"]
+    assert min(summary["rows"].values()) > 0
     assert summary["final"] == {k: x for k, x in evaluations[-1].items() if k.startswith("dev/")}
     names = {path.name for path in (trained / "hf").iterdir()}
     assert names >= {"model.safetensors", "config.json", "tokenizer.json", "README.md"}
