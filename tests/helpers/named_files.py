@@ -26,6 +26,7 @@ def as_list(lines: str) -> str:
 
 
 SENTENCES = "Ada\tB-person\nLovelace\tI-person\nwrites\tO\n\nin\tO\nParis\tB-location\n\n" * 20
+COLUMNS = "-DOCSTART- -X- -X- O\n\nAda NNP I-NP I-PER\nLovelace NNP I-NP I-PER\nwrites VBZ I-VP O\n\n" * 20
 LOSS = """import jax
 from jaxllm.losses.preference import preference_loss
 
@@ -41,6 +42,7 @@ TEXTS = {
     **dict.fromkeys(("pairs.jsonl", "more_pairs.jsonl"), rows("pair", 40)),
     "alpaca.json": as_list(rows("asked", 40)), "preference.json": as_list(rows("compared", 40)),
     **{f"{folder}/{split}.conll": SENTENCES for folder in ("wnut17", "path/to/wnut17") for split in ("train", "dev")},
+    **{f"conll/{split}.txt": COLUMNS for split in ("train", "valid", "test")},
 }  # fmt: skip
 """Files that commands name, small."""
 
@@ -60,7 +62,7 @@ LINKS = {
 
 CAPITALS = {
     "SFT": "alpaca.json", "PREFERENCE": "preference.json", "SHAKESPEARE": "shakespeare.txt", "WNUT17": "wnut17",
-    "MINILM": "path/to/MiniLM", "RUN": "runs/ner-1a2b3c4d", "S": "0",
+    "CONLL": "conll", "MINILM": "path/to/MiniLM", "RUN": "runs/ner-1a2b3c4d", "S": "0",
 }  # fmt: skip
 """What is put for names in capitals, which the documents explain: paths, and a seed."""
 
