@@ -1,4 +1,4 @@
-"""Scaled dot-product attention over packed rows, computed by XLA, cuDNN, a TPU kernel or a ring of devices."""
+"""Scaled dot-product attention over packed rows: by XLA, whole or in blocks, by cuDNN, a TPU kernel, or a ring."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxllm.axes import cuts
+from jaxllm.models.blockwise import LONG, blockwise_attention
 from jaxllm.models.layers import dropout, soft_cap, softmax
 from jaxllm.models.ring import ring_attention
 from jaxllm.models.visibility import Tokens, visible
@@ -44,9 +45,10 @@ def attention(
 
     backend: one of BACKENDS. Where it does not support the arguments, xla computes the same. splash (Pallas, for TPU)
     has no dropout and no branches, needs queries and keys to be the same tokens, their number to be a multiple of 128,
-    and `windows`, for it compiles a kernel for each. cudnn needs 16-bit inputs and has no dropout and no softcap. On
-    several devices splash needs the mesh to be set (`jax.set_mesh`); without, auto means xla. Where that mesh cuts the
-    sequence (context), `ring_attention` computes it, for every backend.
+    and `windows`, for it compiles a kernel for each. cudnn needs 16-bit inputs and has no dropout and no softcap. From
+    `LONG` tokens on, what is not splash is computed in blocks (`blockwise.py`), whose memory grows linearly. On several
+    devices splash needs the mesh to be set (`jax.set_mesh`); without, auto means xla. Where that mesh cuts the sequence
+    (context), `ring_attention` computes it, for every backend.
     """
     T, H = q_BTNH.shape[1], q_BTNH.shape[3]
     scale = H**-0.5 if scale is None else scale
@@ -63,6 +65,11 @@ def attention(
     can_splash = query is key and query.branches_BT is None and T % _LANES == 0 and (window is None or bool(windows))
     if backend == "splash" and can_splash and not drops:
         return _splash(q_BTNH * scale, k_BSKH, v_BSKH, query, causal, window, windows, softcap)
+    if T >= LONG and k_BSKH.shape[1] >= LONG:
+        return blockwise_attention(
+            q_BTNH, k_BSKH, v_BSKH, query, key, causal=causal, window=window,
+            scale=scale, softcap=softcap, dropout_rate=dropout_rate, dropout_key=dropout_key,
+        )  # fmt: skip
     seen_BTS = visible(query, key, causal=causal, window=window)
     if backend == "cudnn" and not drops and not softcap and q_BTNH.dtype.itemsize == 2:
         return jax.nn.dot_product_attention(

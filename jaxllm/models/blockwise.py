@@ -1,0 +1,260 @@
+"""Attention over blocks of queries and keys, so that memory holds the scores of one pair of blocks at a time.
+
+The softmax is accumulated online (Milakov and Gimelshein 2018), and the backward pass recomputes the scores of each
+pair from the logarithm of its normaliser (Dao et al. 2022, FlashAttention). Pairs of blocks in which no query sees a
+key are skipped: the future of a causal row, other documents of a packed one, what is outside a window. `ring.py` passes
+blocks from device to device with the same functions of one pair.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxllm.axes import ROWS, cuts
+from jaxllm.models.layers import soft_cap
+from jaxllm.models.visibility import Tokens, visible
+
+LONG = 2048
+"""Queries and keys from which the scores of a whole row take more memory than blocks are worth."""
+
+BLOCK = 512
+"""Tokens of a block."""
+
+LOWEST = -1e30
+"""Below any score, and finite."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """The static arguments."""
+
+    causal: bool
+    scale: float
+    softcap: float
+    dropout_rate: float
+
+
+class Summed(NamedTuple):
+    """What a block of queries has seen so far: weighted values, the highest score and the sum of weights, float32."""
+
+    y_BKGTH: jax.Array
+    top_BKGT: jax.Array
+    weight_BKGT: jax.Array
+
+    @classmethod
+    def of(cls, q_BTKGH: jax.Array) -> Summed:
+        """Before the first block of keys."""
+        B, T, K, G, H = q_BTKGH.shape
+        nothing_BKGT = jnp.zeros((B, K, G, T), jnp.float32)
+        return cls(jnp.zeros((B, K, G, T, H), jnp.float32), nothing_BKGT + LOWEST, nothing_BKGT)
+
+    def done(self, dtype: Any) -> tuple[jax.Array, jax.Array]:
+        """The attention [B, T, K, G, H], 0 for queries that see no key, and the log-normalisers [B, K, G, T]."""
+        weight_BKGT = jnp.maximum(self.weight_BKGT, jnp.finfo(jnp.float32).tiny)
+        y_BKGTH = (self.y_BKGTH / weight_BKGT[..., None]).astype(dtype)
+        return jnp.moveaxis(y_BKGTH, 3, 1), self.top_BKGT + jnp.log(weight_BKGT)
+
+
+def add_block(
+    rule: Rule, q_BTKGH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, seen_BTS: jax.Array, key: Any, summed: Summed
+) -> Summed:
+    """Adds a block of keys to what the queries have seen. key: of dropout on this pair of blocks, or None."""
+
+    def see(y_BKGTH: jax.Array, top_BKGT: jax.Array, weight_BKGT: jax.Array) -> Summed:
+        seen = seen_BTS[:, None, None]
+        scores = jnp.where(seen, _scores(rule, q_BTKGH, k_BSKH), LOWEST)
+        higher_BKGT = jnp.maximum(top_BKGT, jnp.max(scores, axis=-1))
+        p = jnp.where(seen, jnp.exp(scores - higher_BKGT[..., None]), 0)
+        shrink_BKGT = jnp.exp(top_BKGT - higher_BKGT)
+        kept = (p * _keep(rule, key, p)).astype(v_BSKH.dtype)
+        add_BKGTH = jnp.einsum("BKGTS,BSKH->BKGTH", kept, v_BSKH, preferred_element_type=jnp.float32)
+        weight_BKGT = weight_BKGT * shrink_BKGT + jnp.sum(p, axis=-1)
+        return Summed(y_BKGTH * shrink_BKGT[..., None] + add_BKGTH, higher_BKGT, weight_BKGT)
+
+    return jax.lax.cond(jnp.any(seen_BTS), see, Summed, *summed)
+
+
+def pull_block(
+    rule: Rule,
+    blocks: tuple[jax.Array, jax.Array, jax.Array],
+    seen_BTS: jax.Array,
+    key: Any,
+    dout_BTKGH: jax.Array,
+    row_terms: tuple[jax.Array, jax.Array],
+    totals: tuple[jax.Array, jax.Array, jax.Array],
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Adds the gradients of a pair of blocks (q, k, v) to `totals`, float32 (Dao et al. 2022, appendix B.2).
+
+    row_terms: of the queries, delta = sum of dout * out over the features, and the log-normaliser, each [B, K, G, T].
+    """
+    q_BTKGH, k_BSKH, v_BSKH = blocks
+    delta_BKGT, log_z_BKGT = row_terms
+    einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+
+    def see(dq: jax.Array, dk: jax.Array, dv: jax.Array) -> tuple[jax.Array, ...]:
+        scores = _scores(rule, q_BTKGH, k_BSKH)
+        p = jnp.where(seen_BTS[:, None, None], jnp.exp(scores - log_z_BKGT[..., None]), 0)
+        keep = _keep(rule, key, p)
+        dp = einsum("BTKGH,BSKH->BKGTS", dout_BTKGH, v_BSKH) * keep
+        ds = p * (dp - delta_BKGT[..., None]) * rule.scale
+        if rule.softcap:
+            ds *= 1 - jnp.square(scores / rule.softcap)
+        ds = ds.astype(q_BTKGH.dtype)
+        return (
+            dq + einsum("BKGTS,BSKH->BTKGH", ds, k_BSKH),
+            dk + einsum("BKGTS,BTKGH->BSKH", ds, q_BTKGH),
+            dv + einsum("BKGTS,BTKGH->BSKH", (p * keep).astype(v_BSKH.dtype), dout_BTKGH),
+        )
+
+    return jax.lax.cond(jnp.any(seen_BTS), see, lambda *same: same, *totals)
+
+
+def delta_of(dout_BTKGH: jax.Array, out_BTKGH: jax.Array) -> jax.Array:
+    """The sum of dout * out over the features, float32 [B, K, G, T]."""
+    return jnp.moveaxis(jnp.sum(dout_BTKGH.astype(jnp.float32) * out_BTKGH.astype(jnp.float32), axis=-1), 1, 3)
+
+
+def together(tree: Any) -> Any:
+    """The arrays, each of which now depends on all.
+
+    A scan over layers computes what is the same in every layer before it begins. The mask of one pair of blocks is, and
+    so would be kept for all pairs; with this it depends on the layer's queries.
+    """
+    return jax.lax.optimization_barrier(tree)
+
+
+def _scores(rule: Rule, q_BTKGH: jax.Array, k_BSKH: jax.Array) -> jax.Array:
+    """[B, K, G, T, S], float32, before the mask."""
+    scores = jnp.einsum("BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32) * rule.scale
+    return soft_cap(scores, rule.softcap)
+
+
+def _keep(rule: Rule, key: Any, p: jax.Array) -> Any:
+    """Dropout's factor on the probabilities, the same each time for this key."""
+    if key is None or not rule.dropout_rate:
+        return 1.0
+    return jax.random.bernoulli(key, 1 - rule.dropout_rate, p.shape) / (1 - rule.dropout_rate)
+
+
+def blockwise_attention(
+    q_BTNH: jax.Array,
+    k_BSKH: jax.Array,
+    v_BSKH: jax.Array,
+    query: Tokens,
+    key: Tokens,
+    *,
+    causal: bool,
+    window: jax.Array | None,
+    scale: float,
+    softcap: float,
+    dropout_rate: float,
+    dropout_key: jax.Array | None,
+    block: int = BLOCK,
+) -> jax.Array:
+    """Attention with the arguments of `attention` -> [B, T, N, H]. Queries that see no key give 0.
+
+    Each device of the mesh that is set computes its own rows and, where `tensor` divides them, its own heads. Dropout
+    zeroes as many probabilities as on one device, but others.
+    """
+    rule = Rule(causal, scale, softcap, 0.0 if dropout_key is None else dropout_rate)
+
+    def run(q: jax.Array, k: jax.Array, v: jax.Array, query: Tokens, key: Tokens, window: Any, drops: Any) -> jax.Array:
+        (B, T, N, H), K = q.shape, k.shape[2]
+        q_BTKGH = q.reshape(B, T, K, N // K, H)
+        q_IBCKGH, queries = _cut(q_BTKGH, block), _cut(query, block)
+        k_JBCKH, v_JBCKH, keys = _cut(k, block), _cut(v, block), _cut(key, block)
+        y_IBCKGH = _blockwise(rule, q_IBCKGH, k_JBCKH, v_JBCKH, queries, keys, window, drops)
+        return jnp.moveaxis(y_IBCKGH, 0, 1).reshape(B, -1, N, H)[:, :T]
+
+    mesh = jax.sharding.get_abstract_mesh()
+    drops = dropout_key if rule.dropout_rate else None
+    shards = math.prod(map(cuts, ROWS[0]))
+    if mesh.empty or mesh.are_all_axes_manual or mesh.size == 1 or q_BTNH.shape[0] % shards:
+        return run(q_BTNH, k_BSKH, v_BSKH, query, key, window, drops)
+    heads = "tensor" if k_BSKH.shape[2] % cuts("tensor") == 0 else None
+
+    def run_here(q: jax.Array, k: jax.Array, v: jax.Array, query: Tokens, key: Tokens, window: Any, drops: Any) -> Any:
+        if drops is not None:
+            for axis in (*ROWS[0], "tensor"):
+                drops = jax.random.fold_in(drops, jax.lax.axis_index(axis))
+        return run(q, k, v, query, key, window, drops)
+
+    whole, cut, rows = jax.P(), jax.P(ROWS[0], None, heads, None), jax.P(ROWS[0])
+    return jax.shard_map(run_here, in_specs=(cut, cut, cut, rows, rows, whole, whole), out_specs=cut, check_vma=False)(
+        q_BTNH, k_BSKH, v_BSKH, query, key, window, drops
+    )
+
+
+def _cut(tree: Any, block: int) -> Any:
+    """[B, T, ...] as blocks [I, B, C, ...]; the last is padded with zeros, which as segments nobody sees."""
+
+    def one(x: jax.Array) -> jax.Array:
+        count = -(-x.shape[1] // block)
+        padded = jnp.pad(x, [(0, 0), (0, count * block - x.shape[1]), *[(0, 0)] * (x.ndim - 2)])
+        return jnp.moveaxis(padded.reshape(x.shape[0], count, block, *x.shape[2:]), 1, 0)
+
+    return jax.tree.map(one, tree)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _blockwise(rule: Rule, q: jax.Array, k: jax.Array, v: jax.Array, queries: Any, keys: Any, window: Any, drops: Any):  # type: ignore[no-untyped-def]
+    """[I, B, C, K, G, H] blocks of queries against [J, B, C, K, H] of keys and values -> as the queries."""
+    return _forward(rule, q, k, v, queries, keys, window, drops)[0]
+
+
+def _pair_key(drops: Any, i: jax.Array, j: jax.Array) -> Any:
+    return None if drops is None else jax.random.fold_in(jax.random.fold_in(drops, i), j)
+
+
+def _forward(
+    rule: Rule, q: jax.Array, k: jax.Array, v: jax.Array, queries: Tokens, keys: Tokens, window: Any, drops: Any
+) -> tuple[jax.Array, Any]:
+    J = jnp.arange(len(k))
+    q, queries, keys, window = together((q, queries, keys, window))
+
+    def of_queries(_: None, row: Any) -> tuple[None, Any]:
+        q_BTKGH, query, i = row
+
+        def of_keys(summed: Summed, column: Any) -> tuple[Summed, None]:
+            k_BSKH, v_BSKH, key, j = column
+            seen_BTS = visible(query, key, causal=rule.causal, window=window)
+            return add_block(rule, q_BTKGH, k_BSKH, v_BSKH, seen_BTS, _pair_key(drops, i, j), summed), None
+
+        summed, _ = jax.lax.scan(of_keys, Summed.of(q_BTKGH), (k, v, keys, J))
+        return None, summed.done(v.dtype)
+
+    _, (out, log_z) = jax.lax.scan(of_queries, None, (q, queries, jnp.arange(len(q))))
+    return out, (q, k, v, queries, keys, window, drops, out, log_z)
+
+
+def _backward(rule: Rule, kept: Any, dout: jax.Array) -> tuple[Any, ...]:
+    q, k, v, queries, keys, window, drops, out, log_z = kept
+    J = jnp.arange(len(k))
+    dout, queries, keys, window = together((dout, queries, keys, window))
+
+    def of_queries(totals: Any, row: Any) -> tuple[Any, jax.Array]:
+        q_BTKGH, query, i, dout_BTKGH, out_BTKGH, log_z_BKGT = row
+        terms = delta_of(dout_BTKGH, out_BTKGH), log_z_BKGT
+
+        def of_keys(dq: jax.Array, column: Any) -> tuple[jax.Array, Any]:
+            k_BSKH, v_BSKH, key, j, dk, dv = column
+            seen_BTS = visible(query, key, causal=rule.causal, window=window)
+            blocks, pair = (q_BTKGH, k_BSKH, v_BSKH), _pair_key(drops, i, j)
+            dq, dk, dv = pull_block(rule, blocks, seen_BTS, pair, dout_BTKGH, terms, (dq, dk, dv))
+            return dq, (dk, dv)
+
+        dq, totals = jax.lax.scan(of_keys, jnp.zeros(q_BTKGH.shape, jnp.float32), (k, v, keys, J, *totals))
+        return totals, dq.astype(q.dtype)
+
+    start = tuple(jnp.zeros(x.shape, jnp.float32) for x in (k, v))
+    (dk, dv), dq = jax.lax.scan(of_queries, start, (q, queries, jnp.arange(len(q)), dout, out, log_z))
+    return dq, dk.astype(k.dtype), dv.astype(v.dtype), None, None, None, None
+
+
+_blockwise.defvjp(_forward, _backward)
