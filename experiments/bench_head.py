@@ -43,6 +43,8 @@ class Config:
     """Vocabularies whose memory with the chunked head is reported too, in tokens."""
     tied: bool = False
     """Use a head of shape [V, D], as one that is tied to the embeddings has."""
+    learned: float = 1.0
+    """Share of the tokens that are learned, in one run of each row at a place of its own; the others have weight 0."""
     nonlinear: bool = False
     """Time a function of each row's log-probability, as preference losses are, instead of cross entropy."""
     rounds: int = 5
@@ -64,6 +66,14 @@ class Model:
     def head(self, hidden_ND: jax.Array) -> jax.Array:
         """logits_NV."""
         return matmul(hidden_ND, self.head_.T if self.tied else self.head_)
+
+
+def learned(config: Config, draw: np.random.Generator) -> np.ndarray:
+    """Weights [B, T]: 1 in a run of each row that is the share to learn."""
+    count = round(config.learned * config.length)
+    start_B1 = draw.integers(0, config.length - count + 1, (config.rows, 1))
+    place_BT = np.arange(config.length)[None] - start_B1
+    return ((place_BT >= 0) & (place_BT < count)).astype(np.float32)
 
 
 def compiled(config: Config, vocab: int, batch: Batch, budget: int) -> Any:
@@ -92,7 +102,7 @@ def main(config: Config) -> None:
     size = (config.rows, config.length)
     ones = np.ones(size, np.int32)
     batch = Batch(ones, draw.integers(0, min(config.vocab, *config.others), size, dtype=np.int32),
-                  np.ones(size, np.float32), ones, ones)  # fmt: skip
+                  learned(config, draw), ones, ones)  # fmt: skip
     sides = {"chunked": tokens.LOGITS_BYTES, "at once": 2**60}
     for vocab in sorted({config.vocab, *config.others}):
         for name, budget in sides.items():

@@ -22,6 +22,22 @@ def device_rows(B: int) -> int:
     return B // shards if B % shards == 0 else B
 
 
+def reorder(tree: Any, order_BT: jax.Array) -> Any:
+    """The positions of arrays [B, T, ...] in another order, a permutation of each row."""
+
+    @jax.custom_vjp
+    def take(x: jax.Array, order_BT: jax.Array, back_BT: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(x, order_BT.reshape(*order_BT.shape, *[1] * (x.ndim - 2)), axis=1)
+
+    # The gradient takes the other way, where automatic differentiation would add up what a gather might repeat.
+    take.defvjp(
+        lambda x, order, back: (take(x, order, back), (order, back)),
+        lambda kept, dy: (take(dy, *kept[::-1]), None, None),
+    )
+    back_BT = jnp.argsort(order_BT, axis=1)
+    return jax.tree.map(lambda x: take(x, order_BT, back_BT), tree)
+
+
 def over_chunks(compute: Compute, hidden: Any, targets_BT: jax.Array, weights_BT: jax.Array, length: int) -> Any:
     """`compute(hidden, targets_BT)` for chunks of about `length` positions of all rows at a time.
 

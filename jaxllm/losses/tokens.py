@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from jaxllm.axes import cuts
 from jaxllm.losses.arguments import Fraction, NonNegative, Positive, parameters
-from jaxllm.losses.chunks import device_rows, over_chunks, sum_over_chunks
+from jaxllm.losses.chunks import device_rows, over_chunks, reorder, sum_over_chunks
 from jaxllm.losses.decorated import Decorated, example_array
 from jaxllm.types import Batch, InputError, LossFn, Mean, Metrics
 
@@ -88,7 +88,13 @@ def over_hidden(
     position = jax.tree.map(lambda x: jax.ShapeDtypeStruct((device_rows(B), *x.shape[2:]), x.dtype), hidden)
     size = sum(x.size for x in jax.tree.leaves(jax.eval_shape(lambda h: head(h), position)))
     length = max(1, LOGITS_BYTES // (4 * size))  # positions of a chunk, for all rows of a device
-    return through(compute, hidden, batch.targets_BT, batch.weights_BT, length)
+    if length >= T or parts > 1:
+        return through(compute, hidden, batch.targets_BT, batch.weights_BT, length)
+    # What is learned comes first in each row, so that the last chunks have nothing to learn and are skipped.
+    order_BT = jnp.argsort(batch.weights_BT == 0, axis=1, stable=True)
+    hidden, targets_BT, weights_BT = reorder((hidden, batch.targets_BT, batch.weights_BT), order_BT)
+    values = through(compute, hidden, targets_BT, weights_BT, length)
+    return values if through is sum_over_chunks else reorder(values, jnp.argsort(order_BT, axis=1))
 
 
 def token_logprobs(logits_NV: jax.Array, targets_N: jax.Array) -> jax.Array:

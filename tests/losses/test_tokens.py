@@ -142,11 +142,12 @@ def test_any_tree_of_values_comes_back_in_its_place(model, monkeypatch):
         np.testing.assert_allclose(parts["logp"], whole["logp"], rtol=1e-6)
 
 
-def test_chunks_of_no_weight_are_not_looked_at(model, monkeypatch):
+def test_what_is_not_learned_is_not_looked_at_wherever_it_stands(model, monkeypatch):
     graphdef, params = model
-    chunked(monkeypatch, 4)  # 13 positions are 4 chunks of 4
-    spoiled = np.where(np.arange(T) // 4 == 1, 7, np.minimum(BATCH.tokens_BT, 6)).astype(np.int32)
-    weights = np.where(np.arange(T) // 4 == 1, 0, BATCH.weights_BT).astype(np.float32)
+    chunked(monkeypatch, 4)  # 13 positions are 4 chunks of 4, of which what is learned fills two
+    learned = np.argsort(RNG.random((B, T)), axis=1) < 8
+    spoiled = np.where(learned, np.minimum(BATCH.tokens_BT, 6), 7).astype(np.int32)
+    weights = np.where(learned, RNG.random((B, T)), 0).astype(np.float32)
     light = dataclasses.replace(BATCH, tokens_BT=spoiled, weights_BT=weights)
 
     class Spoiled(Model):
@@ -159,8 +160,9 @@ def test_chunks_of_no_weight_are_not_looked_at(model, monkeypatch):
     expected, others = jax.jit(jax.value_and_grad(objective(graphdef, light)))(params)
     assert float(found) == pytest.approx(float(expected), rel=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), gradients, others)
-    # With weight in that chunk it is looked at: the model is spoiled indeed.
-    assert np.isnan(jax.jit(objective(spoiled_def, dataclasses.replace(light, weights_BT=BATCH.weights_BT)))(params))
+    # With weight it is looked at: the model is spoiled indeed.
+    heavy = dataclasses.replace(light, weights_BT=np.ones((B, T), np.float32))
+    assert np.isnan(jax.jit(objective(spoiled_def, heavy))(params))
 
 
 @pytest.mark.parametrize("text", ["data=8", "data=2,fsdp=2,tensor=2", "fsdp=2,context=2,tensor=2"])
