@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxllm.data.chat.rows import OPTIONS, Dialogue, Message
+from jaxllm.data.chat.messages import Message
+from jaxllm.data.chat.rows import OPTIONS, Dialogue
 from jaxllm.data.report import BadRow
 from jaxllm.types import InputError
 

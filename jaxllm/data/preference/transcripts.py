@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jaxllm.data.chat.encode import common_length
-from jaxllm.data.chat.rows import empty
+from jaxllm.data.chat.messages import empty
 from jaxllm.data.report import BadRow
 
 ASSISTANT = "\n\nAssistant:"

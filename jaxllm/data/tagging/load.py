@@ -11,7 +11,7 @@ from typing import Any
 from jaxllm.data import files, sources
 from jaxllm.data.files import READERS, Part, Row
 from jaxllm.data.sources import Rows
-from jaxllm.data.tagging.columns import Choice
+from jaxllm.data.tagging.choice import Choice
 from jaxllm.types import InputError
 
 TABLES = (".jsonl", ".json", ".parquet", ".arrow", ".csv")
