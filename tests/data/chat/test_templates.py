@@ -4,7 +4,8 @@ import copy
 
 import pytest
 
-from jaxllm.data.chat.encode import encode_messages, prompt_tokens, turn_end
+from jaxllm.data.chat.encode import encode_messages, prompt_tokens
+from jaxllm.data.chat.render import turn_end
 from jaxllm.data.chat.templates import BUILTIN, give_pad, give_template
 from jaxllm.data.tokenizers import save_and_reload
 from jaxllm.types import InputError
