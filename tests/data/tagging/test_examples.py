@@ -274,9 +274,17 @@ def test_wnut_is_encoded_quickly_and_as_transformers_does(assets):
         np.testing.assert_array_equal(np.flatnonzero(example.weights), first)
 
 
-def test_entities_of_raw_text_are_those_of_the_pipeline(bert):
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("O", "B-per", "I-per", "B-creative-work", "S-loc"),
+        ("O", "I-PER", "I-LOC", "I-ORG", "I-MISC"),
+        ("O", "B-tax-percent", "I-tax-percent", "PER", "LOC"),
+    ],
+)
+def test_entities_of_raw_text_are_those_of_the_pipeline(bert, names):
     torch.manual_seed(1)
-    labels = dict(enumerate(("O", "B-per", "I-per", "B-creative-work", "S-loc")))
+    labels = dict(enumerate(names))
     config = BertConfig(
         vocab_size=len(bert),
         hidden_size=16,
