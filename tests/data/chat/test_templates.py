@@ -98,6 +98,9 @@ def test_padding_is_added_where_there_is_none_or_it_is_eos(tokenizer):
     assert give_pad(tokenizer) == ["padding: <|pad|>, added (<|endoftext|> has another use)"]
     assert tokenizer.pad_token_id == before == len(tokenizer) - 1
     assert give_pad(tokenizer) == []
+    tokenizer.add_special_tokens({"unk_token": "<unk>"})
+    tokenizer.pad_token = "<unk>"
+    assert give_pad(tokenizer) == ["padding: <|pad|> (<unk> has another use)"]
 
 
 def test_padding_that_the_vocabulary_has_is_used(tokenizer):
