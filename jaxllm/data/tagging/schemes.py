@@ -93,7 +93,8 @@ def recognise(sentences: Sequence[Sentence], name: str | None = None) -> str:
     name = SAME.get(name or "", name)
     if name is not None and name not in SCHEMES:
         raise InputError(f"scheme {name!r} is unknown; choose of {', '.join(SCHEMES)}")
-    if name is None and (name := _guess(sentences)) == "IO":
+    told, name = name is not None, name or _guess(sentences)
+    if name == "IO" and not told:
         _check_types(sentences)
     separators = Counter(_separator(tag) for sentence in sentences for tag in sentence.tags or ())
     separator = "_" if separators["_"] > separators["-"] else "-"
