@@ -7,7 +7,7 @@
 | .parquet .arrow  | a row, with the class names that the `datasets` library keeps in the schema             |
 | .csv .tsv        | a record, keyed by the header; every value is a string                                  |
 | .txt             | the whole file, as {"text": ...}: one document                                          |
-| .conll .bio .iob | a sentence, as {"tokens": [...], "ner_tags": [...]}; jaxllm/data/tagging/columns.py says |
+| .conll .bio .iob | a sentence, as {"tokens": [...], "ner_tags": [...]}; jaxllm/data/tagging/choice.py says  |
 | .iob2 .conllu .. | which columns hold the words and the tags                                               |
 
 Text formats may be compressed (.gz, .zst, .bz2: `train.jsonl.gz`). They are parsed here, because the readers of
@@ -27,7 +27,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from jaxllm.data.tagging.columns import Choice, looks_like_columns, read_columns
+from jaxllm.data.tagging.choice import Choice
+from jaxllm.data.tagging.columns import looks_like_columns, read_columns
 from jaxllm.types import InputError
 
 Row = dict[str, Any]

@@ -110,7 +110,7 @@ def find_files(dataset: str | Path, suffixes: Collection[str]) -> dict[str, list
         files = data_files(place, suffixes)
         if splits := by_split({file.name: file for file in files}, str(place)):
             return splits
-        folders = [folder for folder in sorted(place.glob("*")) if folder.is_dir()]
+        folders = [folder for folder in visible(place) if folder.is_dir()]
         splits = _group({file: split_of(folder.name) for folder in folders for file in data_files(folder, suffixes)})
         if "train" in splits or (splits and not files):  # files beside a lone folder `test` are a data set themselves
             return splits
@@ -119,7 +119,12 @@ def find_files(dataset: str | Path, suffixes: Collection[str]) -> dict[str, list
 
 def data_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
     """The files with these suffixes in a folder, sorted."""
-    return sorted(path for path in folder.glob("*") if path.is_file() and suffix_of(path) in suffixes)
+    return [path for path in visible(folder) if path.is_file() and suffix_of(path) in suffixes]
+
+
+def visible(folder: Path) -> list[Path]:
+    """What is in a folder, sorted, without hidden files: macOS leaves ._train.jsonl beside train.jsonl."""
+    return sorted(path for path in folder.glob("*") if not path.name.startswith("."))
 
 
 def split_of(name: str) -> str | None:

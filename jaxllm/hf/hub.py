@@ -95,7 +95,11 @@ def load_tokenizer(source: str) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # its many classes raise many kinds
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{folder} has no tokenizer that can be read: {reason}; name one by --tokenizer") from None
+        newer = "untagged enum" in reason  # so `tokenizers` calls a kind of model that it does not know
+        remedy = "it is of a newer version of the library tokenizers: upgrade that, or " if newer else ""
+        raise InputError(
+            f"{folder} has no tokenizer that can be read: {reason}; {remedy}name one by --tokenizer"
+        ) from None
     if not getattr(tokenizer, "is_fast", False):
         raise InputError(f"{folder}: its tokenizer has no fast version (tokenizer.json); convert it with transformers")
     return tokenizer

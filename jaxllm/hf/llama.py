@@ -83,6 +83,8 @@ def read_scaling(parameters: Mapping[str, Any], fields: Fields) -> Scaling:
     try:
         if kind == "default":
             scaling = UNSCALED
+            if given.get("factor") == 1.0:  # which scales nothing
+                given.pop("factor")
         elif kind == "linear":
             scaling = Scaling(kind, float(given.pop("factor")))
         elif kind == "llama3":

@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from jaxllm.data.chat.encode import turn_end
+from jaxllm.data.chat.render import turn_end
 from jaxllm.hf.config import read_json
 from jaxllm.hf.open import PretrainedModel
 from jaxllm.types import InputError

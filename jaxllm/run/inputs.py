@@ -30,10 +30,7 @@ def _hash_data(datasets: list[str]) -> str | None:
     """A hash of data sets, each a file or folder, with a weight if wanted as in a.txt:0.7."""
     digest = hashlib.sha256()
     for dataset in datasets:
-        path, weight = Path(dataset).expanduser(), ""
-        if not path.exists() and ":" in dataset:
-            text, _, weight = dataset.rpartition(":")
-            path = Path(text).expanduser()
+        path, weight = _path_of(dataset)
         if not path.exists():
             return None
         folder = path.is_dir()
@@ -43,6 +40,15 @@ def _hash_data(datasets: list[str]) -> str | None:
             digest.update(f"{name} {weight} {file.stat().st_size} ".encode())
             _hash_file(file, len(files), digest)
     return digest.hexdigest()
+
+
+def _path_of(dataset: str) -> tuple[Path, str]:
+    """The path of a data set, and its weight as text."""
+    path = Path(dataset).expanduser()
+    if path.exists() or ":" not in dataset:
+        return path, ""
+    text, _, weight = dataset.rpartition(":")
+    return Path(text).expanduser(), weight
 
 
 def _hash_file(path: Path, count: int, digest: Any) -> None:
@@ -63,14 +69,28 @@ def encoding(tokenizer: Any) -> dict[str, str]:
     return {"tokenizer": hash_of(vocabulary), "chat template": hash_of(json.dumps(template))}
 
 
+def changed_files(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """What changed of a run's data that is named as files; not of folders, which may hold other files as well.
+
+    there, here: config.json then and now.
+    """
+    given = {name: here["config"][name] for name in _changed(there, here)}
+    each = {name: [x] if isinstance(x, str) else list(x) for name, x in given.items()}
+    return [_words(name, here) for name, data in each.items() if all(_path_of(x)[0].is_file() for x in data)]
+
+
+def _changed(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    old, new = there.get("contents", {}), here.get("contents", {})
+    return [name for name in DATA if name in old and name in new and old[name] != new[name]]
+
+
+def _words(name: str, here: Mapping[str, Any]) -> str:
+    return f"the contents of --{name.replace('_', '-')} {here['config'][name]} changed"
+
+
 def changes(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """Why the rows of a run are not those that it began with, in words. there, here: config.json then and now."""
-    old, new = there.get("contents", {}), here.get("contents", {})
-    found = [
-        f"the contents of --{name.replace('_', '-')} {here['config'][name]} changed"
-        for name in DATA
-        if name in old and name in new and old[name] != new[name]
-    ]
+    found = [_words(name, here) for name in _changed(there, here)]
     old, new = there.get("encoding", {}), here.get("encoding", {})
     found += [f"another {name}" for name in old if new.get(name, old[name]) != old[name]]
     if not found and "began" not in there and here.get("dated"):

@@ -25,7 +25,7 @@ from jaxllm.distributed import mesh as meshes
 from jaxllm.distributed import messages
 from jaxllm.params import ModelSpec, materialize
 from jaxllm.run.folder import Run, differences
-from jaxllm.run.inputs import changes
+from jaxllm.run.inputs import changed_files, changes
 from jaxllm.train.step import StepFn, make_train_step
 from jaxllm.types import InputError, LossFn, TrainState
 
@@ -130,9 +130,10 @@ def restore_or_init(
     where = f"checkpoint {position} of {checkpoints.folder}"
     if differs := differences(meta.get("run", {}), run):
         raise InputError(f"{where} is of another experiment ({'; '.join(differs)}): give another --out")
-    here = data.fingerprint()
-    if meta.get("data", here) != here:
-        why = changes(meta.get("run", {}), run.config)
+    here, before = data.fingerprint(), meta.get("run", {})
+    changed = changed_files(before, run.config)  # of which the fingerprint, of a few rows, may not know
+    if changed or meta.get("data", here) != here:
+        why = changes(before, run.config)
         raise InputError(f"{where} was trained on other data ({why}): undo the change, or give another --out")
     return found
 

@@ -20,6 +20,18 @@ def test_generate_continues_each_prompt(model):
     assert texts == jaxllm.generate(model, ["What is", "It is 3"], max_tokens=4), "greedy is deterministic"
 
 
+def test_nothing_in_nothing_out(model, bert):
+    assert jaxllm.generate(model, []) == []
+    assert jaxllm.tag(jaxllm.load(str(bert)), ["", " "]) == [[], []]
+    assert jaxllm.tag(jaxllm.load(str(bert)), []) == []
+    assert jaxllm.generate(model, ["What is", "It"], max_tokens=0) == ["", ""]
+
+
+def test_logprobs_of_an_empty_text_are_one_line(model):
+    with pytest.raises(InputError, match="a text of 0 tokens: give 1 to 128"):
+        jaxllm.logprobs(model, ["What is", ""])
+
+
 def test_logprobs_are_those_of_the_logits(model):
     text = "What is 3 plus 4?"
     found = jaxllm.logprobs(model, [text, "It is 7."])
@@ -89,6 +101,27 @@ def test_a_reward_is_that_of_the_last_token_that_is_no_padding_as_in_transformer
         rewards += jaxllm.score(jaxllm.load(str(tmp_path / "rm")), ["What is 1 plus 1?"], [" It is 2."]).tolist()
         np.testing.assert_allclose(rewards[-1], wanted, atol=1e-4)
     assert abs(rewards[0] - rewards[1]) > 1e-3
+
+
+def test_a_reward_is_that_of_the_last_token_of_the_rendered_conversation(llama, tmp_path):
+    """Which is the line break of a template that ends turns with an end token and a line break."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    model = jaxllm.load(str(llama), task="scorer")
+    shape = model.params["score.kernel"].shape
+    model = model.with_params({"score.kernel": jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)})
+    jaxllm.export(model, tmp_path / "rm")
+    template = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + eos_token + '\n' }}{% endfor %}"
+    (tmp_path / "rm" / "chat_template.jinja").write_text(template)
+    read = jaxllm.load(str(tmp_path / "rm"))
+    chat = [{"role": "user", "content": "What is 1 plus 1?"}, {"role": "assistant", "content": "It is 2."}]
+    ids = read.tokenizer.apply_chat_template(chat, return_dict=True)["input_ids"]
+    assert read.tokenizer.decode(ids[-2:]) == read.tokenizer.eos_token + "\n"
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "rm").eval()
+    with torch.no_grad():
+        wanted, before = (theirs(torch.tensor([row])).logits[0, 0].item() for row in (ids, ids[:-1]))
+    found = jaxllm.score(read, ["What is 1 plus 1?"], ["It is 2."])
+    np.testing.assert_allclose(found, [wanted], atol=1e-4)
+    assert abs(wanted - before) > 1e-3
 
 
 def test_tag_finds_whole_words(bert):

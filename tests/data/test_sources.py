@@ -75,13 +75,26 @@ def test_wnut(assets):
 
 
 def test_json_lines(tmp_path):
-    text = '\ufeff{"a": "x\u2028y"}\r\n\n{"a": [1, 2]}'
+    text = '\ufeff{"a": "x\u2028y\x85z"}\r\n\n{"a": [1, 2]}'
     for name in ("a.jsonl", "a.json"):  # JSON lines often go by .json
         rows = load(write(tmp_path / name, text))["train"]
-        assert list(rows) == [{"a": "x\u2028y"}, {"a": [1, 2]}]
+        assert list(rows) == [{"a": "x\u2028y\x85z"}, {"a": [1, 2]}]
         assert rows.where(1) == f"{tmp_path}/{name}, line 3"
     assert "line 2: not JSON at column 7" in fault(write(tmp_path / "b.jsonl", '{"a": 1}\n{"a": }\n'))
     assert "line 2: list" in fault(write(tmp_path / "c.jsonl", '{"a": 1}\n[1]\n'))
+    assert "line 1: not JSON" in fault(write(tmp_path / "pretty.jsonl", '{\n  "a": 1\n}\n'))
+    assert "line 2: not JSON" in fault(write(tmp_path / "cut.jsonl", '{"a": 1}\n{"a": "x'))
+    assert list(load(write(tmp_path / "twice.jsonl", '{"a": 1, "a": 2}\n'))["train"]) == [{"a": 2}]
+
+
+def test_nul_characters_are_characters_but_for_json(tmp_path):
+    for name, text, row in (
+        ("a.txt", "a\0b", {"text": "a\0b"}), ("a.csv", "text\na\0b\n", {"text": "a\0b"}),
+        ("a.conll", "a\0b\tO\n", {"tokens": ["a\0b"], "ner_tags": ["O"]}),
+        ("a.jsonl", '{"a": "x\\u0000"}', {"a": "x\0"}),
+    ):  # fmt: skip
+        assert list(load(write(tmp_path / name, text))["train"]) == [row]
+    assert "line 2: not JSON" in fault(write(tmp_path / "b.jsonl", '{"a": 1}\n{"a": "x\0"}\n'))
 
 
 def test_json(tmp_path, assets):
@@ -92,6 +105,7 @@ def test_json(tmp_path, assets):
     assert "row 2: int" in fault(write(tmp_path / "b.json", '[{"a": 1}, 2]'))
     assert "line 2: not JSON" in fault(write(tmp_path / "c.json", '[{"a": 1},\n{"a" 2}]'))
     assert "neither a list" in fault(write(tmp_path / "d.json", '{"rows": []}'))
+    assert "neither a list" in fault(write(tmp_path / "columns.json", '{"prompt": ["a"], "completion": ["b"]}'))
     assert "no rows" in fault(write(tmp_path / "e.json", "[]"))
     rows = load(assets / "data" / "instructions" / "preference.json")["train"]
     assert len(rows) == 1100
@@ -115,6 +129,9 @@ def test_text_is_one_document(tmp_path):
 def test_not_utf8_names_line_and_byte(tmp_path):
     assert "line 2: byte 5 is not UTF-8" in fault(write(tmp_path / "b.txt", "abcd\né\n", "latin-1"))
     assert "line 3: byte 16 is not UTF-8" in fault(write(tmp_path / "b.jsonl", '{"a": 1}\n{}\n"caf\xe9"\n', "latin-1"))
+    for name, text in (("c.jsonl", '{"a": 1}\n'), ("c.csv", "a\n1\n"), ("c.conll", "Mira\tB-PER\n"), ("c.txt", "one")):
+        message = fault(write(tmp_path / name, text, "utf-16"))  # as PowerShell's > writes
+        assert message.endswith("line 1: byte 0 is not UTF-8; convert the file to UTF-8")
 
 
 FEATURES = datasets.Features(
@@ -158,8 +175,21 @@ def test_folder_names(tmp_path):
         "dev": ["my-valid.jsonl"],
         "test": ["TEST_1.jsonl", "TEST_2.jsonl"],
     }
+    write(tmp_path / "._TEST_1.jsonl", b"\0\5\x16\7")  # macOS leaves such
+    assert load(tmp_path)["test"][:] == splits["test"][:]
     write(tmp_path / "val.csv", "a\n1\n")
     assert "my-valid.jsonl and val.csv could each be the dev split" in fault(tmp_path)
+
+
+def test_columns_of_other_kinds_of_text_in_parquet(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = {"a": pa.array(["x", "y", "x"]).dictionary_encode(), "b": pa.array(["p", "q", "r"], pa.large_string())}
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    assert list(load(tmp_path / "a.parquet")["train"]) == [
+        {"a": "x", "b": "p"}, {"a": "y", "b": "q"}, {"a": "x", "b": "r"},
+    ]  # fmt: skip
 
 
 def test_what_is_not_there(tmp_path):
@@ -168,6 +198,10 @@ def test_what_is_not_there(tmp_path):
     assert "is empty" in fault(write(tmp_path / "blank.txt", " \n"))
     assert "cannot read .tar" in fault(write(tmp_path / "a.tar", "x"))
     assert "no train, dev or test file (a.tar, blank.txt)" in fault(tmp_path)
+    for shard, text in enumerate(['{"a": 1}', ""]):
+        write(tmp_path / "shards" / f"train-{shard}.jsonl", text)
+    with pytest.raises(InputError, match=r"train-1\.jsonl: the file is empty"):
+        load(tmp_path / "shards")
 
 
 class Hub:

@@ -93,6 +93,9 @@ def test_samples_follow_the_seed_and_not_the_neighbours(model):
     assert generate(graphdef, params, PROMPTS, Sampling(1.0, top_k=1), max_tokens=20) == generate(
         graphdef, params, PROMPTS, max_tokens=20
     )
+    assert generate(graphdef, params, PROMPTS, Sampling(1e-9), max_tokens=9, seed=3) == generate(
+        graphdef, params, PROMPTS, Sampling(0.0), max_tokens=9
+    )
 
 
 def test_samples_are_drawn_by_probability(model):
@@ -118,7 +121,9 @@ def test_sharded_parameters_generate_the_same(model):
     assert generate(graphdef, placed, PROMPTS, max_tokens=9) == expected
 
 
-@pytest.mark.parametrize("sampling", [Sampling(0.5), Sampling(1.0, 5), Sampling(2.0, 0, 0.6), Sampling(0.8, 9, 0.3)])
+@pytest.mark.parametrize(
+    "sampling", [Sampling(0.5), Sampling(1.0, 5), Sampling(0.7, 99), Sampling(2.0, 0, 0.6), Sampling(0.8, 9, 0.3)]
+)
 def test_restricts_as_transformers(sampling):
     logits = np.asarray(3 * jax.random.normal(jax.random.key(0), (6, 30)))
     expected = TemperatureLogitsWarper(sampling.temperature)(None, torch.tensor(logits))
@@ -143,7 +148,10 @@ def test_prompts_that_do_not_fit_are_named(model, prompts, words):
         generate(*model, prompts)
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"temperature": -1.0}, {"temperature": float("nan")}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}],
+)
 def test_sampling_out_of_range_is_named(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
         Sampling(**wrong)

@@ -1,7 +1,8 @@
 """Text that continues prompts, decoded as it comes: stop texts, characters of several tokens, prompts as tokens."""
 
 import pytest
-from tokenizers import processors
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
 
 from jaxllm.data.tokenizers import bpe
 from jaxllm.evals import text
@@ -49,6 +50,24 @@ def test_stop_texts_end_their_row_and_are_never_shown(monkeypatch):
     assert read == [10, 15, 6]
     assert not any("\nU" in text for row, text, last in pieces if not last)
     assert pieces[0][1] == "o", "shown as it comes, as far as it cannot be the beginning of a stop text"
+
+
+def test_an_empty_stop_text_stops_nothing(monkeypatch):
+    found, _, read = streamed(monkeypatch, ["some text"], stop=[""])
+    assert (found, read) == (["some text"], [9])
+
+
+def test_spaces_that_the_tokenizer_takes_out_are_not_shown(monkeypatch):
+    words = ["<unk>", "I", "do", "n't", ".", "he", "'s", ","]
+    inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", clean_up_tokenization_spaces=True)
+    ids, pieces = tokenizer("do n't , he 's .")["input_ids"], []
+    say = lambda *_, on_token, **how: [on_token(0, token, i == len(ids) - 1) for i, token in enumerate(ids)]
+    monkeypatch.setattr(text, "generate", say)
+    write = lambda row, piece, last: pieces.append(piece)
+    (found,) = text.continue_texts(None, {}, tokenizer, [[1]], Sampling(), write=write)
+    assert "I" + "".join(pieces) == "I" + found == tokenizer.decode([1, *ids]) == "I don't, he's."
 
 
 def test_a_character_of_several_tokens_is_shown_whole(monkeypatch):

@@ -207,9 +207,10 @@ def test_gpt2_as_first_published(tmp_path):
     assert "wte.weight" in tensors
     from safetensors.numpy import save_file
 
-    save_file({**tensors, "h.0.attn.bias": np.ones((1, 1, 8, 8), np.float32)}, tmp_path / "bare" / "model.safetensors")
+    masks = {"h.0.attn.bias": np.ones((1, 1, 8, 8), np.float32), "h.0.attn.masked_bias": np.array(-1e4, np.float32)}
+    save_file({**tensors, **masks}, tmp_path / "bare" / "model.safetensors")
     model.save_pretrained(tmp_path / "whole")
     shutil.copy(tmp_path / "whole" / "config.json", tmp_path / "bare" / "config.json")
     (bare, own), (_, whole) = read(tmp_path / "bare"), read(tmp_path / "whole")
     assert all((own[name] == whole[name]).all() for name in whole)
-    assert bare.notes == ["not read: h.0.attn.bias"]
+    assert bare.notes == ["not read: h.0.attn.bias, h.0.attn.masked_bias"]

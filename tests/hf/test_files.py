@@ -45,6 +45,21 @@ def test_what_the_library_writes_we_read(tmp_path):
     equal({name: entry.map() for name, entry in files.open_folder(tmp_path).items()}, ARRAYS)
 
 
+@pytest.mark.parametrize("metadata", [{}, None, "absent"])
+def test_metadata_may_be_empty_or_null(tmp_path, metadata):
+    header = {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
+    text = json.dumps(header if metadata == "absent" else {"__metadata__": metadata, **header}).encode()
+    (tmp_path / files.SINGLE).write_bytes(len(text).to_bytes(8, "little") + text + np.float32([3, 4]).tobytes())
+    assert files.open_folder(tmp_path)["a"].map().tolist() == [3.0, 4.0]
+
+
+def test_an_index_of_a_file_alone_leaves_others_unread(tmp_path):
+    save_file({"a": ARRAYS["a"]}, tmp_path / files.SINGLE)
+    save_file({"c": ARRAYS["c"]}, tmp_path / "other.safetensors")
+    index(tmp_path, {"a": files.SINGLE})
+    assert files.open_folder(tmp_path).keys() == {"a"}
+
+
 def test_shards_have_an_index_and_come_back(tmp_path):
     write(tmp_path, ARRAYS, max_bytes=150)
     index = json.loads((tmp_path / files.INDEX).read_text())

@@ -97,6 +97,31 @@ def test_fewer_labels_than_rows_of_the_classifier_is_one_line_with_both_numbers(
         hf.open_tagger(str(folder))
 
 
+@pytest.mark.parametrize(
+    ("fields", "labels"),
+    [
+        ({"id2label": None, "label2id": None, "num_labels": 3}, ("LABEL_0", "LABEL_1", "LABEL_2")),
+        ({"label2id": {"O": 2, "B-place": 0, "I-place": 1}}, LABELS),
+    ],
+    ids=["numbers alone", "two orders"],
+)
+def test_labels_are_those_of_id2label(save, fields, labels):
+    folder = save()
+    path = folder / "config.json"
+    config = {**json.loads(path.read_text()), **fields}
+    path.write_text(json.dumps({name: x for name, x in config.items() if x is not None}))
+    assert hf.open_tagger(str(folder)).config.labels == labels
+
+
+def test_a_masked_language_model_becomes_a_tagger(save):
+    folder = save()
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "architectures": ["BertForMaskedLM"]}))
+    head = {"cls.predictions.bias": np.zeros(41, np.float32), "cls.predictions.decoder.weight": np.zeros((41, 8))}
+    edit(folder, lambda x: {n: y for n, y in x.items() if not n.startswith("classifier")} | head)
+    assert "classifier initialised: not in the file" in hf.open_tagger(str(folder), labels=("O", "B-x")).notes
+
+
 def test_everything_that_does_not_fit_is_one_line(save):
     folder = save()
 

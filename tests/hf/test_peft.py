@@ -39,6 +39,16 @@ CASES = {
         "llama", LLAMA, "CAUSAL_LM",
         {"target_modules": ["up_proj", "lm_head"], "layers_to_transform": [1], "modules_to_save": ["embed_tokens"]},
     ),
+    "llama-new-head": (
+        "llama", LLAMA, "CAUSAL_LM",
+        {"target_modules": ["q_proj", "v_proj"], "modules_to_save": ["lm_head", "norm"],
+         "alpha_pattern": {"^model.layers.0.self_attn.q_proj": 7, "^layers.1.self_attn.v_proj": 9}},
+    ),
+    "llama-new-embeddings": (
+        "llama", LLAMA, "CAUSAL_LM",
+        {"target_modules": "all-linear", "modules_to_save": ["embed_tokens", "lm_head"]},
+    ),
+    "llama-by-expression": ("llama", LLAMA, "CAUSAL_LM", {"target_modules": r".*\.[02]\.self_attn\.q_proj|lm_head"}),
     "bert": (
         "bert", {**ENCODER, **LABELS}, "TOKEN_CLS",
         {"target_modules": ["query", "value", "attention.output.dense", "output.dense"]},
@@ -112,6 +122,15 @@ def case(request, tmp_path_factory):
     return folder, task, their_logits(adapted)
 
 
+SAVED = {
+    "bert": ["classifier.bias", "classifier.kernel"],
+    "reward": ["score.kernel"],
+    "layers": ["embeddings.tokens.embedding"],
+    "new-head": ["blocks.attn_norm.scale", "blocks.mlp_norm.scale", "norm.scale", "unembed.kernel"],  # each ends so
+    "new-embeddings": ["embeddings.tokens.embedding", "unembed.kernel"],
+}
+
+
 def test_what_peft_wrote_gives_its_logits(case):
     folder, task, wanted = case
     base = opened(folder / "base", task)
@@ -123,8 +142,7 @@ def test_what_peft_wrote_gives_its_logits(case):
     assert merged.keys() == base.spec.graphdef.abstract.keys()
     np.testing.assert_allclose(logits(base.spec, merged), wanted, atol=1e-4, rtol=1e-4)
     saved = [name for name in spec.trained if not name.endswith((lora.A, lora.B))]
-    heads = {"TOKEN_CLS": ["classifier.bias", "classifier.kernel"], "SEQ_CLS": ["score.kernel"]}
-    assert saved == heads.get(task, ["embeddings.tokens.embedding"] if "layers" in str(folder) else [])
+    assert saved == next((names for name, names in SAVED.items() if name in folder.name), [])
 
 
 def test_what_we_write_gives_peft_our_logits(case, tmp_path):
@@ -186,6 +204,7 @@ def test_a_module_that_is_not_there_is_named_with_those_that_are(tiny):
 
 CONFIG = {"peft_type": "LORA", "r": 2, "lora_alpha": 4}
 Q = "base_model.model.model.layers.1.self_attn.q_proj.lora_"
+EMBEDDING = "base_model.model.model.embed_tokens"
 
 
 @pytest.mark.parametrize(
@@ -194,7 +213,10 @@ Q = "base_model.model.model.layers.1.self_attn.q_proj.lora_"
         ({"peft_type": "IA3"}, {}, "peft_type is 'IA3', supported: 'LORA'"),
         ({"use_dora": True}, {}, "use_dora=True not supported"),
         ({"bias": "all"}, {}, "bias='all' not supported"),
+        ({"lora_bias": True}, {}, "lora_bias=True not supported"),
+        ({"trainable_token_indices": [3, 4]}, {}, "trainable_token_indices=[3, 4] not supported"),
         ({"init_lora_weights": "pissa_niter_16"}, {}, "pissa_niter_16 changes the base as well"),
+        ({"init_lora_weights": "pissa"}, {}, "pissa changes the base as well"),
         ({"init_lora_weights": "OLoRA"}, {}, "OLoRA changes the base as well"),
         ({"lora_alpha": "x"}, {}, "adapter_config.json: lora_alpha is 'x', wanted a number; mend the field"),
         ({"alpha_pattern": {"(": 2}}, {}, "alpha_pattern is {'(': 2}, wanted patterns and numbers; mend the field"),
@@ -208,6 +230,13 @@ Q = "base_model.model.model.layers.1.self_attn.q_proj.lora_"
         ({}, {Q + "A.weight": (2, 8)}, "has no B beside it"),
         ({}, {Q + "A.weight": (2, 9), Q + "B.weight": (8, 2)}, "is (2, 9) and its B (8, 2), wanted (r, 8) and (8, r)"),
         ({}, {Q + "magnitude_vector": (8,)}, "unexpected"),
+        (
+            {},
+            {Q + "A.default.weight": (2, 8), Q + "B.default.weight": (8, 2)},
+            f"unexpected {Q}A.default.weight (2, 8)",
+        ),
+        ({}, {EMBEDDING + ".lora_embedding_A": (2, 41)}, f"unexpected {EMBEDDING}.lora_embedding_A (2, 41)"),
+        ({}, {EMBEDDING + ".weight": (45, 8)}, f"{EMBEDDING}.weight is (45, 8), wanted (41, 8)"),
         ({}, {"base_model.model.model.norm.weight": (9,)}, "is (9,), wanted (8,)"),
         ({}, {"base_model.model.model.layers.0.input_layernorm.weight": (8,)}, "of blocks.attn_norm.scale only a part"),
     ],
@@ -229,6 +258,20 @@ def test_new_embeddings_of_a_tied_base_without_tying_are_refused(assets):
         InputError, match="replaces the embeddings of a tied base, and without ensure_weight_tying peft"
     ):
         hf.open_adapter(str(folder / "adapter"), base.spec, hf.names(base.config, base)[0])
+
+
+def test_a_new_head_of_a_tied_base_is_one_line(tmp_path):
+    torch.manual_seed(0)
+    base = auto("CAUSAL_LM").from_config(transformers.CONFIG_MAPPING["llama"](**LLAMA, tie_word_embeddings=True))
+    shake(base)
+    base.save_pretrained(tmp_path / "base")
+    config = peft.LoraConfig(task_type="CAUSAL_LM", r=3, target_modules=["q_proj"], modules_to_save=["lm_head"])
+    adapted = peft.get_peft_model(base, config)
+    shake(adapted)
+    adapted.save_pretrained(tmp_path / "adapter")
+    ours = opened(tmp_path / "base", "CAUSAL_LM")
+    with pytest.raises(InputError, match=r"unexpected base_model\.model\.lm_head\.weight \(41, 8\)$"):
+        hf.open_adapter(str(tmp_path / "adapter"), ours.spec, hf.names(ours.config, ours)[0])
 
 
 def test_new_embeddings_of_a_tied_base_with_tying_are_those_of_peft(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import transformers
 from decoder_cases import CASES, ONE_EACH
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from jaxllm.distributed.mesh import make_mesh, shardings
 from jaxllm.hf import export, open_decoder, open_model, open_scorer
@@ -82,6 +82,15 @@ def test_without_a_source_the_config_says_whose_score_it_is(tmp_path):
     again = open_scorer(str(tmp_path / "ours"))
     assert again.config == opened.config
     assert again.hf_config["architectures"] == ["Qwen3ForSequenceClassification"]
+
+
+@pytest.mark.parametrize("name", ["score.bias", "v_head.summary.weight"])
+def test_other_heads_are_one_line(name, tmp_path):
+    saved("llama-2", tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file({**tensors, name: np.zeros((1,), np.float32)}, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match=rf"unexpected {name} \(1,\)"):
+        open_scorer(str(tmp_path))
 
 
 def test_a_head_for_several_numbers_is_named(tmp_path):

@@ -203,6 +203,25 @@ def test_padding_ids_in_a_text_have_the_positions_of_transformers(tmp_path):
         np.testing.assert_allclose(logits[part.start : part.start + len(part.tokens)], wanted, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("pad", [1, 3])
+def test_roberta_at_its_full_length(pad, tmp_path):
+    """Positions begin behind the padding token's number: 510 of 514 are left where that is 3."""
+    model = torch_model("roberta", {**BERT, "num_hidden_layers": 1, "type_vocab_size": 1, "pad_token_id": pad})
+    model.save_pretrained(tmp_path)
+    opened, params = open_one(tmp_path, unroll=1)
+    length = opened.config.encoder.max_positions
+    assert length == 40 - pad - 1
+    ids = np.random.default_rng(0).choice([i for i in range(VOCAB) if i != pad], length)
+    batch = batch_of([Text(0, 0, ids, np.zeros(length), np.ones(length))], pad, length)
+
+    def forward(params):
+        bound = bind(opened.spec.graphdef, params)
+        return bound.head(bound.hidden(batch)[0])
+
+    wanted = model(input_ids=torch.tensor(ids[None])).logits[0].detach().numpy()
+    np.testing.assert_allclose(np.asarray(jax.jit(forward)(params))[0], wanted, atol=1e-4, rtol=0)
+
+
 def random_params(abstract):
     rng = np.random.default_rng(0)
     return {

@@ -90,6 +90,7 @@ def test_spare_rows_are_used_before_the_embeddings_grow(tmp_path):
     np.testing.assert_array_equal(
         np.asarray(load(begin)["embeddings.tokens.embedding"]), before["embeddings.tokens.embedding"]
     )
+    assert len(begin.tokenizer) < begin.config.vocab_size
     assert begin.notes[-2:] == (
         "chat template: plain, for the tokenizer has none (--chat-template)",
         "padding: <|pad|>, added (there was none)",

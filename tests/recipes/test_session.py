@@ -3,6 +3,8 @@
 import dataclasses
 import datetime
 import json
+import os
+import re
 
 import pytest
 
@@ -66,6 +68,27 @@ def test_a_run_keeps_the_day_on_which_it_began(begun, monkeypatch):
     monkeypatch.setattr(session.datetime, "datetime", Clock)
     assert begun().run.config["began"] == began
     assert begun(out="other").run.config["began"] == "2031-05-09T00:00:00"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("batch_size", 3), ("seed", 9), ("schedule", "constant"), ("learning_rate", 0.5), ("max_length", 77)],
+)
+def test_a_run_goes_on_with_none_of_these_changed(begun, name, value):
+    begun()
+    before = getattr(Config(), name)
+    assert before != value
+    with pytest.raises(InputError, match=f"{name} {re.escape(repr(before))} there, {re.escape(repr(value))} here"):
+        begun(**{name: value})
+
+
+def test_a_data_file_that_was_touched_is_the_same(begun, tmp_path, capsys):
+    started = begun()
+    os.utime(tmp_path / "d.jsonl", (1, 1))
+    again = begun()
+    assert again.run.config["contents"] == started.run.config["contents"] != {}
+    (tmp_path / "d.jsonl").write_text('{"prompt": "a", "completion": "c"}\n')
+    assert begun().run.config["contents"] != started.run.config["contents"]
 
 
 def test_data_of_the_same_contents_may_lie_elsewhere(begun, tmp_path, capsys):

@@ -3,7 +3,7 @@
 import dataclasses
 
 from jaxllm.run import inputs
-from jaxllm.run.inputs import changes, contents
+from jaxllm.run.inputs import changed_files, changes, contents
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +49,26 @@ def test_of_a_large_file_the_size_beginning_and_end_count(tmp_path, monkeypatch)
         path.write_bytes(text)
         found.add(data(str(path)))
     assert len(found) == 4
+
+
+def test_files_that_changed_are_told_and_folders_are_not(tmp_path):
+    one, two, folder = tmp_path / "one.jsonl", tmp_path / "two.jsonl", tmp_path / "folder"
+    folder.mkdir()
+    for path in (one, two, folder / "train.jsonl"):
+        path.write_text("a")
+
+    def now(*names, evaluated=""):
+        config = Config(names, str(evaluated))
+        return {"config": dataclasses.asdict(config), "contents": contents(config)}
+
+    runs = [now(f"{one}:0.5", str(two)), now(str(folder)), now(str(folder), evaluated=one), now("owner/at-the-hub")]
+    assert all(changed_files(run, run) == [] == changed_files({}, run) for run in runs)
+    for path in (one, folder / "notes.txt"):
+        path.write_text("b")
+    again = [now(f"{one}:0.5", str(two)), now(str(folder)), now(str(folder), evaluated=one), now("owner/at-the-hub")]
+    told = [changed_files(*pair) for pair in zip(runs, again, strict=True)]
+    assert told[0] == [f"the contents of --dataset {(f'{one}:0.5', str(two))} changed"]
+    assert told[1:] == [[], [f"the contents of --eval-dataset {one} changed"], []]
 
 
 def test_what_changed_is_said_in_words():

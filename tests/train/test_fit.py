@@ -15,6 +15,7 @@ from toy_run import STEPS, Data, corpus, dev_loss, go, log_of, saved, terminate
 from jaxllm.checkpoint.store import Checkpoints
 from jaxllm.run.metrics import read_jsonl
 from jaxllm.train.fit import Terminated
+from jaxllm.train.optim import OptimConfig
 from jaxllm.types import InputError
 
 
@@ -110,6 +111,16 @@ def test_more_steps_extend_a_run_which_says_from_where(whole, tmp_path, capsys):
     assert f"goes on from step 6 of {tmp_path / 'short'}, {STEPS - 6} to go\n" in capsys.readouterr().out
     same(tmp_path / "long", tmp_path / "short")
     assert log_of(tmp_path / "long") == log_of(tmp_path / "short")
+
+
+def test_a_schedule_that_ended_is_laid_out_over_the_longer_run(tmp_path):
+    cosine = OptimConfig(learning_rate=0.05, schedule="cosine", warmup=0)
+    rates = lambda: {x["step"]: x["learning_rate"] for x in read_jsonl(tmp_path / "metrics.jsonl") if "loss" in x}
+    for steps in (4, 8):
+        go(tmp_path, steps=steps, optimizer=cosine, log_every=1, evals=None)
+    found = rates()
+    assert found[4] < 0.02 < found[5]
+    np.testing.assert_allclose(found[5], 0.025 * (1 + np.cos(np.pi * 4 / 8)), rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
+import toy_run
 from flax import nnx
 from toy_run import Data, Toy, corpus, go, toy
 
@@ -14,7 +16,10 @@ from jaxllm.data.loader import Loader
 from jaxllm.data.packing import make_plan
 from jaxllm.params import describe
 from jaxllm.recipes.script import input_errors
+from jaxllm.run.folder import Run
+from jaxllm.run.inputs import contents
 from jaxllm.train.optim import OptimConfig
+from jaxllm.types import InputError
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +72,25 @@ def test_a_checkpoint_of_another_model_optimizer_or_data(begun, capsys, changes,
     assert error.count("\n") == 1
     assert files(begun / "checkpoints") == before
     assert not (begun / "lock").exists()
+
+
+def test_rows_of_a_data_file_that_changed(begun, tmp_path, capsys, monkeypatch):
+    """Although the batches at which the fingerprint looks are the same."""
+    out, data = tmp_path / "run", tmp_path / "d.jsonl"
+
+    def run(**how):
+        fields = {"dataset": str(data)}
+        config = {"script": "toy", "config": fields, "contents": contents(types.SimpleNamespace(**fields))}
+        monkeypatch.setattr(toy_run, "Run", lambda folder, _: Run(folder, config))
+        return go(out, evals=None, **how)
+
+    data.write_text("one")
+    run(steps=3)
+    os.utime(data, (1, 1))
+    run(steps=4)
+    data.write_text("two")
+    with pytest.raises(InputError, match=rf"on other data \(the contents of --dataset {data} changed\): undo"):
+        run(steps=6)
 
 
 @pytest.mark.parametrize("below", ["a-file/run", "a-file"])

@@ -9,20 +9,25 @@ model that is not trained on it does not stop.
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxllm.data.chat.rows import OPTIONS, Dialogue, Message
+from jaxllm.data.chat.messages import Message
+from jaxllm.data.chat.render import (
+    common_length,
+    has_marks,
+    ids_of,
+    name_of,
+    render,
+    text_of_chat,
+    turn_end,
+    turn_marks,
+)
+from jaxllm.data.chat.rows import OPTIONS, Dialogue
 from jaxllm.data.report import BadRow
 from jaxllm.types import InputError
-
-_MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
-_COMMENT = re.compile(r"\{#.*?#\}", re.DOTALL)
-
-NO_TEMPLATE = "the tokenizer has no chat template; give --chat-template plain, chatml or a .jinja file"
 
 
 class Encoded(NamedTuple):
@@ -58,12 +63,12 @@ def encode_messages(
     where the assistant's turns cannot be told from the rest; InputError for a template that does not end turns.
     """
     check_roles(messages, where)
-    end, options = turn_end(tokenizer), options or {}
+    end, options, marks = turn_end(tokenizer), options or {}, turn_marks(tokenizer)
     for i, message in enumerate(messages, start=1):
-        if _name(tokenizer, end) in message["content"]:
-            name = _name(tokenizer, end)
+        if name := next((mark for mark in marks if mark in message["content"]), ""):
             raise BadRow(
-                f"{where}, message {i}: it spells {name}, which ends a turn; mend the row", f"a message spells {name}"
+                f"{where}, message {i}: it spells {name}, with which the chat template marks turns; mend the row",
+                f"a message spells {name}",
             )
     answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
     if has_marks(tokenizer, options):
@@ -73,7 +78,7 @@ def encode_messages(
     _check_tool_calls(messages, tokenizer, where, options)
     ends = np.flatnonzero(found.trained & (found.tokens == end))
     if len(ends) != len(answers):
-        kind = f"the chat template shows {len(ends)} ends of turns to learn ({_name(tokenizer, end)}) for "
+        kind = f"the chat template shows {len(ends)} ends of turns to learn ({name_of(tokenizer, end)}) for "
         kind += f"{len(answers)} turns of the assistant"
         raise BadRow(f"{where}: {kind}; give another by --chat-template", kind)
     first = len(answers) - 1 if last_only else skip
@@ -83,29 +88,26 @@ def encode_messages(
     return found
 
 
-def has_marks(tokenizer: Any, options: Mapping[str, Any] | None = None) -> bool:
-    """Whether the chat template marks answers with `{% generation %}`, and not only in a comment."""
-    return bool(_MARKS.search(_COMMENT.sub("", _template(tokenizer, options or {}))))
-
-
 def ignored_options(dialogue: Dialogue, tokenizer: Any) -> list[str]:
     """Those of tools and documents that the chat template renders nothing of."""
     given = [name for name in OPTIONS if dialogue.options.get(name)]
-    whole = _text(dialogue.messages, tokenizer, "", dialogue.options) if given else ""
-    return [
-        name for name in given
-        if whole == _text(dialogue.messages, tokenizer, "", {n: x for n, x in dialogue.options.items() if n != name})
-    ]  # fmt: skip
+
+    def shown(left_out: str) -> str:
+        options = {name: x for name, x in dialogue.options.items() if name != left_out}
+        return text_of_chat(dialogue.messages, tokenizer, "", options)
+
+    whole = shown("") if given else ""
+    return [name for name in given if whole == shown(name)]
 
 
 def _check_tool_calls(messages: Sequence[Message], tokenizer: Any, where: str, options: Mapping[str, Any]) -> None:
     """Raises BadRow where the template renders a message the same without its tool calls."""
     calling = [i for i, message in enumerate(messages) if message.get("tool_calls")]
-    whole = _text(messages, tokenizer, where, options) if calling else ""
+    whole = text_of_chat(messages, tokenizer, where, options) if calling else ""
     for i in calling:
         without = {name: x for name, x in messages[i].items() if name != "tool_calls"}
         try:
-            changed = _text([*messages[:i], without, *messages[i + 1 :]], tokenizer, where, options)
+            changed = text_of_chat([*messages[:i], without, *messages[i + 1 :]], tokenizer, where, options)
         except BadRow:  # it tells them apart
             continue
         if changed == whole:
@@ -137,13 +139,13 @@ def encode_completion(prompt: str, completion: str, tokenizer: Any, *, where: st
 
 def prompt_tokens(messages: Sequence[Message], tokenizer: Any, options: Mapping[str, Any] | None = None) -> list[int]:
     """The tokens of a conversation up to the assistant's next answer. Raises InputError if the template refuses it."""
-    return _ids(_text(messages, tokenizer, "the prompt", options or {}, begun=True), tokenizer)
+    return ids_of(text_of_chat(messages, tokenizer, "the prompt", options or {}, begun=True), tokenizer)
 
 
 def prompt_of_text(prompt: str, tokenizer: Any) -> list[int]:
     """The tokens of a plain prompt, with the tokenizer's begin token and without an end token."""
     if tokenizer.bos_token and prompt.startswith(tokenizer.bos_token):
-        return _ids(prompt, tokenizer)
+        return ids_of(prompt, tokenizer)
     tokens = list(tokenizer(prompt)["input_ids"])
     return tokens[:-1] if _adds_eos(tokenizer) else tokens
 
@@ -166,46 +168,9 @@ def check_roles(messages: Sequence[Message], where: str) -> None:
         raise BadRow(f"{fault}: the last has to be the assistant; mend the row", "roles out of order")
 
 
-def turn_end(tokenizer: Any) -> int:
-    """The token with which the chat template ends an assistant's turn: EOS, or an added token like <|im_end|>.
-
-    Found by rendering a conversation. Raises InputError for a template that refuses that or ends turns with no such
-    token, and for a tokenizer without a template.
-    """
-    return _turn_end(tokenizer, _template(tokenizer, {}))
-
-
-@functools.lru_cache(maxsize=8)
-def _turn_end(tokenizer: Any, template: str) -> int:
-    def render(answer: str) -> str:
-        chat = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": answer}]
-        try:
-            return _text(chat, tokenizer, "", {})
-        except BadRow as error:
-            raise InputError(
-                f"the chat template cannot show a question and its answer ({error.kind}); mend the template, or give "
-                "another by --chat-template"
-            ) from None
-
-    one, other = render("Because 1"), render("No 2")
-    # What follows the answer is found in the text: the tokenizer may not know the answer's letters.
-    after = one[len(one) - common_length(one[::-1], other[::-1]) :]
-    added = tokenizer.added_tokens_decoder
-    special = {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
-    shown = [token for token in _ids(after, tokenizer) if _name(tokenizer, token) in after]
-    found = [token for token in shown if token in special]
-    found += [token for token in shown if token in added and added[token].content.strip()]
-    if not found:
-        raise InputError(
-            "the chat template does not end the assistant's turns with an end token: a model trained on it would not "
-            "stop; give another by --chat-template, or add {{ eos_token }} to it"
-        )
-    return found[0]
-
-
 def _marked(messages: Sequence[Message], tokenizer: Any, end: int, where: str, options: Mapping[str, Any]) -> Encoded:
     """Encodes with a template that marks answers; each marked run is made to end with the end token."""
-    rendered = _apply(messages, tokenizer, where, options, return_dict=True, return_assistant_tokens_mask=True)
+    rendered = render(messages, tokenizer, where, options, return_dict=True, return_assistant_tokens_mask=True)
     tokens = np.array(rendered["input_ids"], np.int32)
     trained = np.array(rendered["assistant_masks"], bool)
     edges = np.flatnonzero(np.diff(np.concatenate([[0], trained, [0]])))
@@ -229,12 +194,12 @@ def _by_prefix(
     options: Mapping[str, Any],
 ) -> Encoded:
     """Encodes with a template without marks, by rendering the conversation before each answer."""
-    text = _text(messages, tokenizer, where, options)
-    tokens = _ids(text, tokenizer)
+    text = text_of_chat(messages, tokenizer, where, options)
+    tokens = ids_of(text, tokenizer)
     trained = np.zeros(len(tokens), bool)
     starts = []
     for i in answers:
-        before = _text(messages[:i], tokenizer, where, options, begun=True)
+        before = text_of_chat(messages[:i], tokenizer, where, options, begun=True)
         if not text.startswith(before):
             raise BadRow(
                 f"{where}: the chat template renders what comes before the assistant's turn (message {i + 1}) "
@@ -242,59 +207,14 @@ def _by_prefix(
                 "{% generation %} marks",
                 "the chat template renders a prompt otherwise once its answer follows",
             )
-        starts.append(common_length(_ids(before, tokenizer), tokens))
+        starts.append(common_length(ids_of(before, tokenizer), tokens))
     for start, following in zip(starts, [*starts[1:], len(tokens)], strict=True):
         stop = next((i + 1 for i in range(start, following) if tokens[i] == end), start)
         trained[start:stop] = True
     return Encoded(np.array(tokens, np.int32), trained)
 
 
-def _apply(messages: Sequence[Message], tokenizer: Any, where: str, options: Mapping[str, Any], **how: Any) -> Any:
-    _template(tokenizer, options)
-    try:
-        return tokenizer.apply_chat_template([*messages], **{**options, **how})
-    except Exception as error:  # a template may raise any exception
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise BadRow(
-            f"{where}: the chat template refuses it: {reason}; mend the row or the template",
-            f"the chat template refuses it: {reason}",
-        ) from None
-
-
-def _text(
-    messages: Sequence[Message], tokenizer: Any, where: str, options: Mapping[str, Any], *, begun: bool = False
-) -> str:
-    return _apply(messages, tokenizer, where, options, tokenize=False, add_generation_prompt=begun)
-
-
-def _ids(text: str, tokenizer: Any) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def _template(tokenizer: Any, options: Mapping[str, Any]) -> str:
-    """The text of the chat template. Raises InputError for a tokenizer without one, or with several and no default."""
-    if not tokenizer.chat_template:
-        raise InputError(NO_TEMPLATE)
-    try:
-        return tokenizer.get_chat_template(tools=options.get("tools"))
-    except ValueError:
-        names = ", ".join(sorted(tokenizer.chat_template))
-        raise InputError(
-            f"the tokenizer has chat templates named {names} and none named default; give one of these names by "
-            "--chat-template"
-        ) from None
-
-
 @functools.lru_cache(maxsize=8)
 def _adds_eos(tokenizer: Any) -> bool:
     """Whether the tokenizer ends every text with EOS."""
     return list(tokenizer("a")["input_ids"])[-1] == tokenizer.eos_token_id
-
-
-def common_length(a: Sequence[Any], b: Sequence[Any]) -> int:
-    """The length of the common beginning of two sequences."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-
-
-def _name(tokenizer: Any, token: int) -> str:
-    return tokenizer.convert_ids_to_tokens(token)

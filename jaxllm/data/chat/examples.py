@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxllm.data.chat.encode import Encoded, encode, ignored_options, turn_end
+from jaxllm.data.chat.encode import Encoded, encode, ignored_options
+from jaxllm.data.chat.render import turn_end
 from jaxllm.data.chat.rows import Dialogue
 from jaxllm.data.packing import Example
 from jaxllm.data.report import BadRow, Report, convert_each

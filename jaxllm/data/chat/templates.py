@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jaxllm.data.chat.encode import turn_end
+from jaxllm.data.chat.render import turn_end
 from jaxllm.types import InputError
 
 

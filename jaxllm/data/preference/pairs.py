@@ -24,25 +24,10 @@ from typing import Any
 import numpy as np
 
 from jaxllm.data.chat.columns import ColumnsRead, TrackedRow, shown_columns
-from jaxllm.data.chat.encode import (
-    Encoded,
-    common_length,
-    encode_completion,
-    encode_messages,
-    ignored_options,
-    turn_end,
-)
-from jaxllm.data.chat.rows import (
-    PROMPT_COLUMNS,
-    Dialogue,
-    Message,
-    empty,
-    messages_of,
-    options_of,
-    prompt_of,
-    text_of,
-    with_system,
-)
+from jaxllm.data.chat.encode import Encoded, encode_completion, encode_messages, ignored_options
+from jaxllm.data.chat.messages import Message, empty, messages_of, text_of
+from jaxllm.data.chat.render import common_length, turn_end
+from jaxllm.data.chat.rows import PROMPT_COLUMNS, Dialogue, options_of, prompt_of, with_system
 from jaxllm.data.preference.answers import Answer, Group
 from jaxllm.data.preference.rivals import compared, has_rivals
 from jaxllm.data.preference.transcripts import split_transcripts

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from jaxllm.data.chat.encode import common_length
-from jaxllm.data.chat.rows import empty
+from jaxllm.data.chat.messages import empty
+from jaxllm.data.chat.render import common_length
 from jaxllm.data.report import BadRow
 
 ASSISTANT = "\n\nAssistant:"

@@ -11,7 +11,7 @@ from typing import Any
 from jaxllm.data import files, sources
 from jaxllm.data.files import READERS, Part, Row
 from jaxllm.data.sources import Rows
-from jaxllm.data.tagging.columns import Choice
+from jaxllm.data.tagging.choice import Choice
 from jaxllm.types import InputError
 
 TABLES = (".jsonl", ".json", ".parquet", ".arrow", ".csv")
@@ -56,7 +56,7 @@ def _candidates(path: Path) -> list[Path]:
         return [] if files.suffix_of(path) in TABLES else [path]
     if path.is_dir():
         within = itertools.chain(path.glob("*"), path.glob("*/*"), path.glob("*/*/*"))
-        names = ((file, file.name, file.parent.name) for file in within)
+        names = ((file, file.name, file.parent.name) for file in within if not file.name.startswith("."))
         listed = [file for file, *names in names if any(map(sources.split_of, names))]
     else:
         listed = list(itertools.chain(*sources.find_files(path, READERS).values()))

@@ -39,6 +39,11 @@ SAME = {"BIO": "IOB2", "IOB": "IOB2", "BIOES": "IOBES", "BILUO": "BILOU", "BMEO"
 TAG = re.compile(r"([BIMELSU])(?:([-_])(\S.*))?")
 """A letter, and after a hyphen or an underscore the entity type: B-person, I_person."""
 
+OUTSIDE = ("o", "0")
+"""What is written for O by mistake."""
+
+_RESPELT = re.compile(r"[bimelsu][-_]\S+|\S+[-_][BIMELSU]|\d+")
+
 
 def parse(tag: str) -> tuple[str, str]:
     """Splits a tag into letter and entity type: ("B", "person") for B-person and B_person.
@@ -88,7 +93,9 @@ def recognise(sentences: Sequence[Sentence], name: str | None = None) -> str:
     name = SAME.get(name or "", name)
     if name is not None and name not in SCHEMES:
         raise InputError(f"scheme {name!r} is unknown; choose of {', '.join(SCHEMES)}")
-    name = name or _guess(sentences)
+    told, name = name is not None, name or _guess(sentences)
+    if name == "IO" and not told:
+        _check_types(sentences)
     separators = Counter(_separator(tag) for sentence in sentences for tag in sentence.tags or ())
     separator = "_" if separators["_"] > separators["-"] else "-"
     for sentence in sentences:
@@ -99,6 +106,20 @@ def recognise(sentences: Sequence[Sentence], name: str | None = None) -> str:
                 known = ", ".join(["O", *([f"{x}{separator}type" for x in SCHEMES[name]] or ["type"])])
                 raise InputError(f"{sentence.at(i)}: tag {tag!r} is not of {name}, which has {known}; mend the tag")
     return name
+
+
+def _check_types(sentences: Sequence[Sentence]) -> None:
+    """Raises InputError where entity types are tags in another spelling: o, b-person, person-B, or class numbers."""
+    places: dict[str, str] = {}
+    for sentence in sentences:
+        for i, tag in enumerate(sentence.tags or ()):
+            if tag != "O" and tag not in places:
+                places[tag] = sentence.at(i)
+    outside, types = [tag for tag in places if tag in OUTSIDE], [tag for tag in places if tag not in OUTSIDE]
+    if outside or all(map(_RESPELT.fullmatch, types)):
+        tag = (outside or types)[0]
+        wanted = "O" if outside else "B-type and I-type"
+        raise InputError(f"{places[tag]}: tag {tag!r} is of no scheme; write {wanted}, or give --scheme IO")
 
 
 def _separator(tag: str) -> str:

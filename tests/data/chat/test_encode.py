@@ -10,8 +10,8 @@ from jaxllm.data.chat.encode import (
     encode_messages,
     ignored_options,
     prompt_tokens,
-    turn_end,
 )
+from jaxllm.data.chat.render import turn_end
 from jaxllm.data.chat.rows import Dialogue
 from jaxllm.data.chat.templates import give_template
 from jaxllm.data.report import BadRow

@@ -86,11 +86,24 @@ def test_the_prompt_alone(row, wanted):
         ({"messages": ["Why?"]}, "its messages holds a str, wanted messages alone"),
         ({"messages": [USER, {"role": "assistant", "content": ""}]}, "message 2: its content is empty"),
         ({"messages": [USER, {"role": "assistant"}]}, "message 2: its content is absent"),
+        ({"messages": [{"role": "user", "content": ""}, SAID]}, "message 1: its content is empty"),
+        ({"instruction": "Why?", "input": "", "output": None}, "its output is absent"),
+        (
+            {"Question": "Why?", " Answer": "So."},
+            "its columns are Question,  Answer: Question (Why?);  Answer (So.); wa",
+        ),
+        ({"prompt": [USER], "completion": [SAID, USER, SAID]}, "one message of the assistant"),
+        ({"messages": '[{"role": "user", "content": "Why?"}]'}, "its messages is a str, wanted a list"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image"}]}]},
             "message 1: its content has a part that is no text (image)",
         ),
         ({"messages": [{"role": "narrator", "content": "x"}]}, "message 1: its role is 'narrator', known are"),
+        ({"messages": [{"role": "developer", "content": "x"}, *TURN]}, "message 1: its role is 'developer', known are"),
+        (
+            {"messages": [{"role": "User", "content": "x"}, SAID]},
+            "message 1: its role is 'User', known are human, user",
+        ),
         ({"conversations": [{"value": "x"}]}, "message 1: its role is None"),
     ],
 )

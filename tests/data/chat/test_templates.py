@@ -4,7 +4,8 @@ import copy
 
 import pytest
 
-from jaxllm.data.chat.encode import encode_messages, prompt_tokens, turn_end
+from jaxllm.data.chat.encode import encode_messages, prompt_tokens
+from jaxllm.data.chat.render import turn_end
 from jaxllm.data.chat.templates import BUILTIN, give_pad, give_template
 from jaxllm.data.tokenizers import save_and_reload
 from jaxllm.types import InputError
@@ -97,6 +98,9 @@ def test_padding_is_added_where_there_is_none_or_it_is_eos(tokenizer):
     assert give_pad(tokenizer) == ["padding: <|pad|>, added (<|endoftext|> has another use)"]
     assert tokenizer.pad_token_id == before == len(tokenizer) - 1
     assert give_pad(tokenizer) == []
+    tokenizer.add_special_tokens({"unk_token": "<unk>"})
+    tokenizer.pad_token = "<unk>"
+    assert give_pad(tokenizer) == ["padding: <|pad|> (<unk> has another use)"]
 
 
 def test_padding_that_the_vocabulary_has_is_used(tokenizer):

@@ -80,6 +80,13 @@ SHAPES = {
         {"chosen": "\n\nHuman: It?\n\nAssistant: A cat.", "rejected": "\n\nHuman: It?\n\nAssistant: A dog."},
         ("\n\nHuman: It?\n\nAssistant:", " A cat.", " A dog."),
     ),
+    "conversations that part before the last turn": (
+        {
+            "chosen": [user("Hi"), said("Hello"), user("It?"), said("a cat")],
+            "rejected": [user("Hi"), said("Oh"), user("What?"), said("a dog")],
+        },
+        ([user("Hi")], [said("Hello"), user("It?"), said("a cat")], [said("Oh"), user("What?"), said("a dog")]),
+    ),
     "ShareGPT": (
         {
             "chosen": [{"from": "human", "value": "What is it?"}, {"from": "gpt", "value": "a cat"}],
@@ -200,6 +207,7 @@ BAD = {
     "paired in part": ([GOOD, {"prompt": "a", "completion": "b", "label": True}], "line 2: some rows have chosen"),
     "label": ([{"prompt": "a", "completion": "b", "label": "yes"}], "line 1: its label is 'yes'"),
     "weight": ([{**GOOD, "weight": 0}], "line 1: its weight is 0"),
+    "no number for a weight": ([{**GOOD, "weight": float("nan")}], "line 1: its weight is nan, wanted a finite"),
     "margin": ([{**GOOD, "margin": "much"}], "line 1: its margin is 'much'"),
     "number for text": ([{**GOOD, "chosen": 3}], "line 1: its chosen is 3"),
     "text and messages": ([{**GOOD, "chosen": [said("a")]}], "line 1: chosen is text and rejected messages"),
@@ -236,8 +244,8 @@ JUDGED = {"prompt": "Why?", "completion": " so"}
 
 @pytest.mark.parametrize(
     ("label", "side"),
-    [(True, 1), (False, -1), (1, 1), (0, -1), (1.0, 1), ("1", 1), ("0", -1), ("True", 1), ("false", -1), ("good", 1),
-     ("bad", -1)],
+    [(True, 1), (False, -1), (1, 1), (0, -1), (1.0, 1), (0.0, -1), ("1", 1), ("0", -1), ("True", 1), ("false", -1),
+     ("good", 1), ("bad", -1)],
 )  # fmt: skip
 def test_labels_of_judged_answers(label, side):
     assert comparison({**JUDGED, "label": label}, "here").sides == (side,)

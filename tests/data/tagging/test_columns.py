@@ -63,6 +63,7 @@ def test_the_columns_of_words_and_tags(text, flags, words, tags, described):
         (CONLLU, ("", "ent"), "DEPS, MISC, and in the last one the keys name, SpaceAfter; give one of them"),
         (CONLLU.replace("name=B-PER|", "").replace("name=O", "_"), (), "f: CoNLL-U without a column of tags; MISC"),
         ("John B-PER\n \t \nsaid O\n\u00a0\nhi O\n", (), "f, line 4: 1 columns, elsewhere 2, in '\\xa0'"),
+        ("a\tO\nb O\nc\tO\n", (), "f, line 2: 1 columns, elsewhere 2, in 'b O'"),
         ("a\tx\tB-X\nb\tx\t\tO\nc\tx\tO\n", (), "f, line 2: 4 columns, elsewhere 3"),
         ("a\tx\tB-X\n\tx\tO\n", (), "f, line 2: column 1 is empty; each line needs a word"),
     ],

@@ -65,6 +65,8 @@ def test_sentences():
     ]
     numbered = ner.sentences(rows({"tokens": ["a", "b"], "ner_tags": [1, 0]}, names=["O", "B-x"]))
     assert numbered[0].tags == ["B-x", "O"]
+    conll2003 = {"tokens": ["a"], "pos_tags": ["NNP"], "chunk_tags": ["B-NP"], "tags": ["O"], "ner_tags": ["B-x"]}
+    assert ner.sentences(rows(conll2003))[0].tags == ["B-x"]
     assert ner.label_set([*numbered, Sentence(["a", "b"], ["I-x", "A"], "f")]) == ("O", "A", "B-x", "I-x")
 
 
@@ -86,6 +88,7 @@ def test_sentences():
         ({"tokens": ["a", "b"], "ner_tags": "O O"}, None, "no list for 2 tokens"),
         ({"tokens": "a b"}, None, "f, row 2: 'tokens' must be a list of strings"),
         ({"text": "a", "id": 3}, None, "f, row 2: no 'tokens' among text, id"),
+        ({"text": "a", "spans": [{"start": 0, "end": 1, "label": "x"}]}, None, "no 'tokens' among text, spans"),
     ],
 )
 def test_bad_rows_are_named(row, names, message):
@@ -153,6 +156,16 @@ def test_encode_labels_first_subwords(bert):
     assert [x.dtype for x in (example.tokens, example.targets, example.weights)] == [np.int32, np.int32, np.float32]
     whole = ner.stitch(encoded, [np.arange(1, len(tokens) + 1)])
     assert [array.tolist() for array in whole] == [[2, 0, third + 1, last + 1]]
+
+
+def test_words_without_tokens_and_words_with_a_space(bert):
+    words = ["\u200b", "Anna", "", " ", "New York", "Li"]
+    encoded = ner.encode([Sentence(words, ["B-per", "B-per", "O", "O", "B-loc", "I-per"], "f")], bert, LABELS, 64)
+    (example,) = encoded.examples
+    assert bert.decode(example.tokens[1:-1]) == "Anna New York Li"
+    assert [LABELS[i] for i in example.targets[example.weights > 0]] == ["B-per", "B-loc", "I-per"]
+    (answers,) = ner.stitch(encoded, [np.where(example.weights > 0, 3, 1)])
+    assert answers.tolist() == [0, 3, 0, 0, 3, 3]
 
 
 def test_sentences_of_nothing(bert):
@@ -261,9 +274,17 @@ def test_wnut_is_encoded_quickly_and_as_transformers_does(assets):
         np.testing.assert_array_equal(np.flatnonzero(example.weights), first)
 
 
-def test_entities_of_raw_text_are_those_of_the_pipeline(bert):
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("O", "B-per", "I-per", "B-creative-work", "S-loc"),
+        ("O", "I-PER", "I-LOC", "I-ORG", "I-MISC"),
+        ("O", "B-tax-percent", "I-tax-percent", "PER", "LOC"),
+    ],
+)
+def test_entities_of_raw_text_are_those_of_the_pipeline(bert, names):
     torch.manual_seed(1)
-    labels = dict(enumerate(("O", "B-per", "I-per", "B-creative-work", "S-loc")))
+    labels = dict(enumerate(names))
     config = BertConfig(
         vocab_size=len(bert),
         hidden_size=16,

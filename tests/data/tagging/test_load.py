@@ -5,7 +5,9 @@ import json
 
 import pytest
 
+from jaxllm.data.tagging.examples import sentences
 from jaxllm.data.tagging.load import load_tagged
+from jaxllm.data.tagging.schemes import recognise
 from jaxllm.types import InputError
 
 COLUMNS = "-DOCSTART- -X- -X- O\n\nMira NNP B-NP B-PER\nslept VBD B-VP O\n"
@@ -43,6 +45,25 @@ def test_columns_under_any_name(tmp_path, names):
 def test_a_file_alone_is_train(tmp_path, name):
     (tmp_path / name).write_text(COLUMNS)
     assert {split: list(rows) for split, rows in load_tagged(tmp_path / name).items()} == {"train": [ROW]}
+
+
+def test_windows_text_and_conll2003_as_it_is_published(tmp_path):
+    (tmp_path / "a.txt").write_bytes("\ufeffMira B-PER\r\nslept O\r\n\r\n".encode())
+    assert list(load_tagged(tmp_path / "a.txt")["train"]) == [ROW]
+    one, two = "EU NNP I-NP I-ORG \nrejects VBZ I-VP O\n", "Peter NNP I-NP I-PER\nBlackburn NNP I-NP I-PER  \n"
+    (tmp_path / "b.txt").write_text(f"-DOCSTART- -X- O O\n\n{one}\n{two}")
+    rows = load_tagged(tmp_path / "b.txt")["train"]
+    assert list(rows) == [
+        {"tokens": ["EU", "rejects"], "ner_tags": ["I-ORG", "O"]},
+        {"tokens": ["Peter", "Blackburn"], "ner_tags": ["I-PER", "I-PER"]},
+    ]
+    assert recognise(sentences(rows)) == "IOB1"
+
+
+def test_hidden_files_are_passed_over(tmp_path):
+    (tmp_path / "train.txt").write_text(COLUMNS)
+    (tmp_path / "._train.txt").write_bytes(b"\0\5\x16\7")
+    assert list(load_tagged(tmp_path)["train"]) == [ROW]
 
 
 def test_compressed(tmp_path):

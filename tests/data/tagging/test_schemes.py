@@ -93,6 +93,30 @@ def test_a_tag_not_of_the_scheme(tag):
         recognise(sentences, "IOB2")
 
 
+@pytest.mark.parametrize(
+    ("text", "word", "tag"),
+    [
+        ("B-PER 0 0", 2, "0"),
+        ("PER 0 O", 2, "0"),
+        ("1 0 0", 2, "0"),
+        ("1 2 O", 1, "1"),
+        ("b-per i-per o O", 3, "o"),
+        ("b-per i-per O", 1, "b-per"),
+        ("B-PER o O", 2, "o"),
+        ("PER-B PER-I O", 1, "PER-B"),
+        ("LOC_S O", 1, "LOC_S"),
+    ],
+)
+def test_tags_in_another_spelling_are_no_scheme(text, word, tag):
+    with pytest.raises(InputError, match=rf"f, row 2, word {word}: tag '{tag}' is (not of IOB2|of no scheme)"):
+        recognise(tagged("O", text))
+
+
+def test_types_that_look_like_letters_need_a_word_or_others_beside_them():
+    assert recognise(tagged("e-mail O"), "IO") == "IO"
+    assert recognise(tagged("e-mail O PER vitamin-B")) == "IO"
+
+
 def test_unknown_scheme():
     with pytest.raises(InputError, match=r"'IOB3' is unknown; choose of IOB1, IOB2"):
         recognise([], "IOB3")

@@ -51,6 +51,9 @@ def test_a_text_file_is_one_document_and_its_line_ends_stay(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes("\ufeffone\r\n\n two é\n".encode())
     assert list(open_documents(str(path))["train"]) == [Fragment("one\r\n\n two é\n", True)]
+    path = tmp_path / "a.jsonl"
+    path.write_bytes('\ufeff{"text": "one"}\r\n\n{"text": "two"}'.encode())
+    assert list(open_documents(str(path))["train"].texts()) == ["one", "two"]
 
 
 def test_a_folder_has_splits_and_shards_or_is_all_train(tmp_path):
@@ -135,6 +138,8 @@ BAD = {
     "not an object": ("a.jsonl", b"[1]\n", "line 1: list"),
     "not utf-8 lines": ("a.jsonl", b'{"text": "caf\xe9"}\n', "line 1: not UTF-8"),
     "not utf-8 text": ("a.txt", b"caf\xe9 \n", "not UTF-8"),
+    "utf-16": ("a.txt", "one".encode("utf-16"), "not UTF-8.*convert the file to UTF-8"),
+    "utf-16 lines": ("a.jsonl", '{"text": "a"}\n{"text": "b"}\n'.encode("utf-16"), "convert the file to UTF-8"),
     "not parquet": ("a.parquet", b"PAR1", "not a parquet file"),
     "unknown suffix": ("a.conll", b"x", ".conll"),
 }
