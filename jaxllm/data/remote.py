@@ -130,6 +130,8 @@ File = Path | RemotePath
 
 def path_of(dataset: str | File) -> File:
     """The file, folder or pattern that a data set is, here or elsewhere."""
+    if isinstance(dataset, RemotePath):
+        return dataset
     text = str(dataset)
     if text.startswith("file://") or not is_url(text):
         return Path(text.removeprefix("file://")).expanduser()
