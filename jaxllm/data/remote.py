@@ -73,10 +73,10 @@ class RemotePath(os.PathLike[str]):
         kept = _kept(self)
         try:
             return transfer.state(self.url, 1 if kept else 0)
-        except Unreachable as error:
+        except Unreachable:
             if not kept:
                 raise
-            logging.getLogger(__name__).warning("%s; the file in the cache is read", error)
+            logging.getLogger(__name__).warning("%s: cannot be reached; the file in the cache is read", self.url)
             return kept
 
     def stamp(self) -> list[Any]:
@@ -93,6 +93,10 @@ class RemotePath(os.PathLike[str]):
             return "folder" if self.stated.size is None and not is_http(self.url) else "file"
         except Absent:
             return ""
+        except Unreachable:
+            if not (self / "*")._record.is_file():
+                raise
+            return "folder"
 
     def is_file(self) -> bool:
         """Raises InputError where the server does not tell."""
@@ -108,21 +112,32 @@ class RemotePath(os.PathLike[str]):
 
     def matches(self) -> list[RemotePath]:
         """What fits this pattern, as `glob`."""
-        record = _folder(self) / "listing.json"
-        fs = transfer.file_system(self.url)
+        record, fs = self._record, transfer.file_system(self.url)
         try:
-            found = transfer.patiently(self.url, lambda: fs.glob(self.url))
+            listed = transfer.patiently(self.url, lambda: fs.glob(self.url, detail=True))
+            found = {name: "folder" if info["type"] == "directory" else "file" for name, info in listed.items()}
         except Absent:
             return []
         except Unreachable:
             if not record.is_file():
                 raise
             found = json.loads(record.read_text())
-        else:
+        if found:
             record.parent.mkdir(parents=True, exist_ok=True)
             record.write_text(json.dumps(found))
         protocol = self.url.partition("://")[0]
-        return sorted(RemotePath(x if "://" in x else f"{protocol}://{x.lstrip('/')}") for x in found)
+        urls = {(x if "://" in x else f"{protocol}://{x.lstrip('/')}"): kind for x, kind in found.items()}
+        return [RemotePath(url)._known(kind) for url, kind in sorted(urls.items())]
+
+    @property
+    def _record(self) -> Path:
+        """Where what fits this pattern is noted."""
+        return _folder(self) / "listing.json"
+
+    def _known(self, kind: str) -> RemotePath:
+        """This path, of which it is known what it is."""
+        self.__dict__["_kind"] = kind
+        return self
 
 
 File = Path | RemotePath
@@ -155,9 +170,11 @@ def _whole(path: RemotePath) -> Path:
 def _kept(path: RemotePath, partial: Path | None = None) -> Stated | None:
     """What was stated of the file in the cache, or of this part of it; None where it is not there."""
     try:
-        (partial or _whole(path)).stat()
+        there = (partial or _whole(path)).stat().st_size
         size, version, checksum = json.loads((_folder(path) / "stated.json").read_text())
     except (OSError, ValueError):
+        return None
+    if not partial and size not in (None, there):
         return None
     return Stated(size, version, tuple(checksum))
 
@@ -202,6 +219,8 @@ def _append(path: RemotePath, partial: Path, bar: Any, furthest: int) -> bool:
             if file.tell() <= max(began, furthest) or transfer.is_final(error):
                 raise
             return False
+        file.flush()
+        os.fsync(file.fileno())
     return True
 
 

@@ -97,6 +97,8 @@ def is_saved(folder: File) -> bool:
 
 
 def _is_saved(folder: File) -> bool:
+    if isinstance(folder, RemotePath):  # one question
+        return any(file.name in ("dataset_dict.json", "state.json") for file in folder.glob("*"))
     return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
 
 

@@ -259,15 +259,16 @@ def test_a_checksum_is_verified(server, header, cache):
 
 def test_offline_the_cache_serves(server, memory, monkeypatch, caplog):
     for i in range(2):
-        memory.pipe(f"/train-{i}.jsonl", LINES)
-    urls = (f"{server.url}/data/train.jsonl", "memory://train-*.jsonl")
+        memory.pipe(f"/data/train-{i}.jsonl", LINES)
+    memory.pipe("/data/readme.md", b"x")
+    urls = (f"{server.url}/data/train.jsonl", "memory://data/train-*.jsonl", "memory://data")
     keys = [open_documents(url)["train"].key for url in urls]
-    assert [len(texts(url)) for url in urls] == [400, 800]
+    assert [len(texts(url)) for url in urls] == [400, 800, 800]
     server.shutdown()
     server.server_close()
     for name in ("info", "glob", "cat_file"):
         monkeypatch.setattr(type(memory), name, offline)
-    assert [len(texts(url)) for url in urls] == [400, 800]
+    assert [len(texts(url)) for url in urls] == [400, 800, 800]
     assert [open_documents(url)["train"].key for url in urls] == keys, "its tokens are still those"
     assert "the file in the cache is read" in caplog.text
     fault(f"{server.url}/data/other.jsonl", "cannot be read", "check the connection")
