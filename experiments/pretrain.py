@@ -12,7 +12,7 @@ Expected: see experiments/README.md, which has the numbers and the time they too
 With no flags a small Llama learns the source and documentation of Python's standard library, with a byte-level BPE
 tokenizer trained on them. Text is tokenised once, into a file below ~/.cache/jaxllm that later runs map into memory, so
 a corpus may be larger than memory is; `data/text/documents.py` says which files are read piece by piece. Shards on
-other machines (`--dataset 'gs://bucket/train-*.jsonl.zst'`) are downloaded one by one. If it is interrupted, it goes on.
+other machines (`--dataset 'gs://bucket/train-*.jsonl.zst'`) are downloaded one by one; an interrupted pass goes on.
 """
 
 from __future__ import annotations
