@@ -27,7 +27,7 @@ from urllib.parse import unquote, urlsplit
 
 from jaxllm.data import transfer
 from jaxllm.data.tokenizers import cache_root, lock_folder
-from jaxllm.data.transfer import Absent, Stated, Unreachable, is_http
+from jaxllm.data.transfer import Absent, Stated, Unreachable, is_http, stated_by_info
 from jaxllm.types import InputError
 
 
@@ -115,7 +115,10 @@ class RemotePath(os.PathLike[str]):
         record, fs = self._record, transfer.file_system(self.url)
         try:
             listed = transfer.patiently(self.url, lambda: fs.glob(self.url, detail=True))
-            found = {name: "folder" if info["type"] == "directory" else "file" for name, info in listed.items()}
+            found = {
+                name: ("folder" if info["type"] == "directory" else "file", dataclasses.astuple(stated_by_info(info)))
+                for name, info in listed.items()
+            }
         except Absent:
             return []
         except Unreachable:
@@ -126,17 +129,20 @@ class RemotePath(os.PathLike[str]):
             record.parent.mkdir(parents=True, exist_ok=True)
             record.write_text(json.dumps(found))
         protocol = self.url.partition("://")[0]
-        urls = {(x if "://" in x else f"{protocol}://{x.lstrip('/')}"): kind for x, kind in found.items()}
-        return [RemotePath(url)._known(kind) for url, kind in sorted(urls.items())]
+        urls = {(x if "://" in x else f"{protocol}://{x.lstrip('/')}"): known for x, known in found.items()}
+        return [RemotePath(url)._known(*urls[url]) for url in sorted(urls)]
 
     @property
     def _record(self) -> Path:
         """Where what fits this pattern is noted."""
         return _folder(self) / "listing.json"
 
-    def _known(self, kind: str) -> RemotePath:
-        """This path, of which it is known what it is."""
+    def _known(self, kind: str, stated: tuple[int | None, str, tuple[str, ...]]) -> RemotePath:
+        """This path with what a listing said of it, so that nobody asks for each of a thousand shards."""
         self.__dict__["_kind"] = kind
+        size, version, checksum = stated
+        if size is not None:
+            self.__dict__["stated"] = Stated(size, version, tuple(checksum))
         return self
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import datetime
 import errno
 import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -65,7 +66,7 @@ def patiently(url: str, work: Callable[[], T], attempts: int = 0) -> T:
     for attempt in range(attempts):
         try:
             return work()
-        except InputError:
+        except (InputError, TypeError, AttributeError, NameError, AssertionError):  # the last four are bugs
             raise
         except Exception as error:  # each file system has errors of its own
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -128,10 +129,15 @@ def file_system(url: str) -> Any:
 def _state(url: str) -> Stated:
     fs = file_system(url)
     fs.invalidate_cache()
-    info = fs.info(url)
-    if info["type"] == "directory":
+    return stated_by_info(fs.info(url))
+
+
+def stated_by_info(info: Mapping[str, Any]) -> Stated:
+    """What fsspec says of a file or folder, alone or in a listing. Over HTTP a listing says next to nothing."""
+    if info["type"] == "directory" or info["size"] is None:
         return Stated(None, "")
-    version = next((str(info[name]) for name in _VERSIONS if info.get(name)), "")
+    found = next((info[name] for name in _VERSIONS if info.get(name)), "")
+    version = str(found.timestamp() if isinstance(found, datetime.datetime) else found)
     sha256 = (info.get("lfs") or {}).get("sha256")  # of a large file on the hub
     return Stated(int(info["size"]), version, ("sha256", sha256) if sha256 else _md5(info.get("md5Hash")))
 

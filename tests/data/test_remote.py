@@ -128,7 +128,13 @@ def test_a_text_and_columns_from_elsewhere(memory):
 def test_patterns_and_folders_from_elsewhere(memory):
     for name in ("train-0", "train-1", "validation-0", "notes"):
         memory.pipe(f"/data/{name}.jsonl", json.dumps({"text": name}).encode())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transfer, "_state", None)  # each is not asked for
+        keys = [documents.key for documents in open_documents("memory://data/train-*.jsonl").values()]
     assert texts("memory://data/train-*.jsonl") == ["train-0", "train-1"]
+    assert keys == [documents.key for documents in open_documents("memory://data/train-*.jsonl").values()]
+    one = open_documents("memory://data/train-0.jsonl")["train"].key
+    assert open_documents("memory://data/train-0*.jsonl")["train"].key == one
     memory.pipe("/data/readme.md", b"x")
     found = sources.load("memory://data")
     assert {split: [row["text"] for row in rows] for split, rows in found.items()} == {

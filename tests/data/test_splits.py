@@ -120,6 +120,8 @@ def test_files_of_columns_under_any_name(tmp_path):
 
 
 def test_the_embedded_corpus_by_name():
+    own = {name: list(documents.texts()) for name, documents in open_documents("builtin").items()}
     found = open_documents("builtin", split="train=dev")
-    assert [*found] == ["train"]
-    assert found["train"].name == "builtin dev"
+    assert {name: list(documents.texts()) for name, documents in found.items()} == {"train": own["dev"]}
+    both = open_documents("builtin", split="train=dev+train")["train"]
+    assert list(both.texts()) == own["dev"] + own["train"]

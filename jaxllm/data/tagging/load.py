@@ -30,7 +30,7 @@ def load_tagged(dataset: str | File, word_column: str = "", tag_column: str = ""
     """
     path = path_of(dataset)
     if sources.is_saved(path):
-        return _named(sources.load(path, split), word_column, tag_column)
+        return _named(sources.load(dataset, split), word_column, tag_column)
     chosen = sources.find_files(path, None, split) if split else {}
     listed = itertools.chain(*chosen.values()) if split else _candidates(path)
     columns = {file for file in listed if files.suffix_of(file) not in TABLES and files.is_column_file(file)}

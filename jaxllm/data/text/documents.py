@@ -96,8 +96,11 @@ def open_documents(
     """
     path = path_of(dataset)
     if dataset == "builtin":
-        splits = {name: _of_texts(f"builtin {name}", texts) for name, texts in stdlib.documents().items()}
-        splits = {name: found[0] for name, found in choose(splits, split, dataset).items()} if split else splits
+        named = stdlib.documents()
+        if split:
+            chosen = choose(named, split, dataset)
+            named = {name: dict(itertools.chain(*(x.items() for x in found))) for name, found in chosen.items()}
+        splits = {name: _of_texts(f"builtin {name}", texts) for name, texts in named.items()}
     elif not sources.is_saved(path) and (found := find_text_files(dataset, split)):
         splits = {name: _of_files(paths, max_bad_rows) for name, paths in found.items()}
         if holdout and "dev" not in splits and [p.suffix for p in found["train"]] == [".txt"]:
