@@ -194,7 +194,7 @@ def _download(path: RemotePath) -> Path:
         folder.mkdir(exist_ok=True)
         # One to go on with, if no process of another host can be at it.
         partial = folder / ("partial" if locked else f"partial-{socket.gethostname()}-{os.getpid()}")
-        if not stated.version or _kept(path, partial) != stated:
+        if stated.size is None or not stated.version or _kept(path, partial) != stated:
             whole.unlink(missing_ok=True)
             partial.write_bytes(b"")
             (folder / "stated.json").write_text(json.dumps(dataclasses.astuple(stated)))

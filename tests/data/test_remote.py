@@ -206,6 +206,16 @@ def test_a_length_that_is_not_true_is_not_believed(server, more, monkeypatch, ca
     assert not list(cache.rglob("whole-*"))
 
 
+def test_without_a_length_the_end_must_be_marked(server, cache):
+    url, server.length, server.ranges = f"{server.url}/data/train.jsonl", "nothing", False
+    fault(url, "states no length")
+    server.length, server.cut_after = "chunks", [1000, 2000]
+    assert texts(url) == WANTED
+    server.cut_after, server.files["/data/train.jsonl"] = [len(LINES)] * 10, LINES + b"\n"
+    fault(url, "IncompleteRead")
+    assert not list(cache.rglob("whole-*"))
+
+
 @pytest.mark.parametrize(("status", "words", "asked"), [
     (404, "no such file or folder", 1), (403, "403", 2), (401, "401", 1), (500, "500", 5), (503, "503", 5),
 ])  # fmt: skip

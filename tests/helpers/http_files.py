@@ -23,6 +23,8 @@ class Files(http.server.ThreadingHTTPServer):
         self.heads = True
         self.stated = None
         """Length that is stated in place of the true one."""
+        self.length = "stated"
+        """What tells the end of an answer: stated (by Content-Length), chunks, or nothing."""
         self.headers = {}
         self.stall = None
         """Bytes of each GET after which nothing more comes."""
@@ -72,7 +74,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(206 if asked else 200)
         if asked:
             self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
-        self.send_header("Content-Length", str(size - start))
+        if server.length == "stated":
+            self.send_header("Content-Length", str(size - start))
+        elif server.length == "chunks":
+            self.send_header("Transfer-Encoding", "chunked")
         if server.validators:
             self.send_header("ETag", etag)
         for name, x in server.headers.items():
@@ -80,6 +85,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         if body:
             data = data[start:]
+            if server.length == "chunks":
+                data = b"%x\r\n%s\r\n0\r\n\r\n" % (len(data), data)
             if server.cut_after:
                 data = data[: server.cut_after.pop(0)]
             self.wfile.write(data if server.stall is None else data[: server.stall])
