@@ -1,6 +1,7 @@
 """How fast a large compressed corpus becomes tokens, and in how much memory, beside what one core needs for its parts.
 
     python experiments/bench_corpus.py
+    python experiments/bench_corpus.py --gigabytes 0.3
 
 Writes two corpora in shards, one ten times as large as the other, of lines of the standard library's sources and
 documentation drawn at random. Timed are decompression alone and the `tokenizers` library alone, on one core, and the
