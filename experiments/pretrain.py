@@ -11,7 +11,8 @@ Expected: see experiments/README.md, which has the numbers and the time they too
 
 With no flags a small Llama learns the source and documentation of Python's standard library, with a byte-level BPE
 tokenizer trained on them. Text is tokenised once, into a file below ~/.cache/jaxllm that later runs map into memory, so
-a corpus may be larger than memory is; `data/text/documents.py` says which files are read piece by piece.
+a corpus may be larger than memory is; `data/text/documents.py` says which files are read piece by piece. Shards on
+other machines (`--dataset 'gs://bucket/train-*.jsonl.zst'`) are downloaded one by one; an interrupted pass goes on.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ class Config(DecoderFlags):
     """Pretraining of a causal language model."""
 
     dataset: tuple[str, ...] = ("builtin",)  # type: ignore[assignment]
-    """Files, folders or hub ids, each with a weight if wanted, as in a.txt:0.7 b.jsonl:0.3; `builtin` is the source and
-    documentation of Python's standard library."""
+    """Files, folders and quoted patterns, here or at https://, gs://, s3:// or hf://, or hub ids, each with a weight if
+    wanted, as in a.txt:0.7 b.jsonl:0.3; `builtin` is the source and documentation of Python's standard library."""
     holdout: float = flag(0.05, DATA)
     """Share of a data set without a dev split to evaluate on; 0 for none."""
     concatenate: bool = flag(False, DATA)
@@ -92,7 +93,7 @@ def read(config: Config) -> Data:
         raise InputError("--dataset is empty: name a file, folder or hub id, or builtin")
     named = [parse_weight(dataset) for dataset in config.dataset]
     holdout = 0.0 if config.eval_dataset else config.holdout
-    opened = [open_documents(name, holdout, config.max_bad_rows) for name, _ in named]
+    opened = [open_documents(name, holdout, config.max_bad_rows, config.split) for name, _ in named]
     held_out = [open_documents(config.eval_dataset, 0.0, config.max_bad_rows)] if config.eval_dataset else opened
     dev = [splits["dev"] for splits in held_out if "dev" in splits]
     if config.eval_dataset and not dev:  # a lone file

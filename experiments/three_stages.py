@@ -61,6 +61,9 @@ class Config:
     """Base model to start from: Hugging Face id or folder, or a run folder; by default one is pretrained."""
     dataset: str = "builtin"
     """Data set of SFT: hub id, folder or file, or `builtin`; prompts of its dev split are answered after each stage."""
+    split: str = ""
+    """Which of --dataset's own splits or files is train and which dev, as in train=NAME,dev=NAME; by default their
+    names tell."""
     preferences: str = ""
     """Data set of preference tuning; by default pairs made from --dataset."""
     chat_template: str = ""
@@ -128,7 +131,7 @@ def stages(config: Config, preferences: str) -> list[Stage]:
             out=first, steps=config.pretrain_steps, sample_tokens=0, **every,
         )),
         Stage("sft", str(root / "sft"), sft.main, sft.Config(
-            model=first, dataset=config.dataset, out=str(root / "sft"), epochs=config.sft_epochs,
+            model=first, dataset=config.dataset, split=config.split, out=str(root / "sft"), epochs=config.sft_epochs,
             learning_rate=rate("sft"), **chat,
         )),
         Stage("preference", str(root / "preference"), preference.main, preference.Config(
@@ -185,7 +188,7 @@ def main(config: Config) -> None:
     own = str(Path(config.out) / "preferences") if config.dataset != "builtin" else "builtin"
     preferences = config.preferences or own
     found = stages(config, preferences)
-    splits = read_dialogues(sft.Config(dataset=config.dataset))
+    splits = read_dialogues(sft.Config(dataset=config.dataset, split=config.split))
     if "dev" not in splits:
         raise InputError(f"--dataset {config.dataset}: no dev split, and too few rows to hold one out")
     if config.model:  # before anything is written

@@ -313,6 +313,27 @@ ner | --dataset {f}/tags.jsonl | B-
 ner | --dataset {f}/words.jsonl --scheme IOB1 --model {m}/absent | absent
 three_stages | --dataset {f}/absent.jsonl | absent.jsonl
 three_stages | --dataset {f}/chats.jsonl --preferences {f}/absent.jsonl | absent.jsonl
+# data on other machines, and its own splits
+sft | --dataset zzz://bucket/a.jsonl | zzz
+sft | --dataset memory://nowhere/a.jsonl | memory://nowhere/a.jsonl
+pretrain | --dataset memory://nowhere/a.txt.gz {tiny} | memory://nowhere/a.txt.gz
+pretrain | --dataset gs://bucket/train-*.jsonl.zst {tiny} | pip install gcsfs
+ner | --dataset s3://bucket/words.jsonl | pip install s3fs
+preference | --dataset {f}/pairs.jsonl --eval-dataset abfs://a/b.jsonl | pip install adlfs
+reward | --dataset memory://nowhere/*.jsonl | memory://nowhere/*.jsonl
+show-batch | --dataset zzz://bucket/a.jsonl | zzz
+sft | --split train | train=NAME
+reward | --split dev=a | train=NAME
+pretrain | --split trian=a | train
+pretrain | --dataset {f}/text.txt --split train=other {tiny} | text.txt
+sft | --dataset {f}/chats.jsonl --split train=chats,dev=other | chats.jsonl
+sft | --split train=train,dev=validation | train, dev
+preference | --dataset {f}/pairs.jsonl --split train=other | pairs.jsonl
+ner | --dataset {f}/words.jsonl --split train=other | words.jsonl
+ner | --split train=other | test
+compare_losses | --dataset {f}/pairs.jsonl --split train=other | pairs.jsonl
+three_stages | --dataset {f}/chats.jsonl --split train=other | chats.jsonl
+show-batch | --dataset {f}/chats.jsonl --split train=other | chats.jsonl
 show-batch | --dataset {f}/absent.jsonl | absent.jsonl
 show-batch | --dataset {f}/columns.jsonl | columns.jsonl
 show-batch | {f}/file | file

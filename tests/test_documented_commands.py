@@ -65,6 +65,7 @@ SHORT: dict[str, tuple[dict[str, str], str]] = {
     "bench_head.py": ({}, "--rounds 1 --rows 2 --length 32 --width 16 --vocab 500 --others 600"),
     "bench_long_rows.py": ({}, "--width 128 --vocabulary 64 --steps 1 --lengths 64 128"),
     "bench_dpo_memory.py": ({}, "--vocabulary 500 --width 16 --depth 1 --length 32"),
+    "bench_corpus.py": ({}, "--gigabytes 0.002 --shards 2 --sample 50 --vocab-size 300"),
     "kill_test.py": ({}, "--trials 1"),
     "verify-resume": ({**TINY, "--dataset": "books.jsonl"}, "--steps 120 --sample-tokens 0 --no-export"),
     "generate": ({}, "--max-tokens 4"),

@@ -129,7 +129,7 @@ def resolved(config: Config) -> Config:
     elif config.source:
         config = dataclasses.replace(config, dataset=config.source)
     if not config.script:
-        first = {} if config.dataset == "builtin" else next(iter(sources.load(config.dataset)["train"]))
+        first = {} if config.dataset == "builtin" else next(iter(sources.load(config.dataset, config.split)["train"]))
         paired = first and is_compared(first, parse_columns(config.columns))
         config = dataclasses.replace(config, script="preference" if paired else "sft")
     if config.script not in SCRIPTS:

@@ -11,7 +11,8 @@
 | .iob2 .conllu .. | which columns hold the words and the tags                                               |
 
 Text formats may be compressed (.gz, .zst, .bz2: `train.jsonl.gz`). They are parsed here, because the readers of
-`datasets` force all rows into one schema and do not say in which line a fault is.
+`datasets` force all rows into one schema and do not say in which line a fault is. A file may be on another machine
+(jaxllm/data/remote.py): it is downloaded when it is opened.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ import dataclasses
 import functools
 import io
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any, BinaryIO
 
+from jaxllm.data.remote import File
 from jaxllm.data.tagging.choice import Choice
 from jaxllm.data.tagging.columns import looks_like_columns, read_columns
 from jaxllm.types import InputError
@@ -55,12 +58,12 @@ class Part:
         return location if word is None else f"{location}, word {word + 1}"
 
 
-def suffix_of(path: Path) -> str:
+def suffix_of(path: File) -> str:
     """The suffix that tells the format: ".jsonl" for train.jsonl.gz."""
-    return path.with_suffix("").suffix if path.suffix in COMPRESSED else path.suffix
+    return PurePath(path.name).with_suffix("").suffix if path.suffix in COMPRESSED else path.suffix
 
 
-def read(path: Path) -> Part:
+def read(path: File) -> Part:
     """The rows of a file. Raises InputError for a suffix not in READERS, and for faults in the file."""
     suffix = suffix_of(path)
     if suffix not in READERS:
@@ -72,18 +75,18 @@ def read(path: Path) -> Part:
 
 
 @contextlib.contextmanager
-def open_bytes(path: Path) -> Iterator[BinaryIO]:
+def open_bytes(path: File) -> Iterator[BinaryIO]:
     """The bytes of a file, decompressed. Raises InputError, also inside the `with`, for what cannot be read."""
     import pyarrow as pa  # fsspec would need another package for .zst, and hands on the compressed bytes without it
 
     try:
-        with pa.input_stream(str(path), compression="detect" if path.suffix in COMPRESSED else None) as stream:
+        with pa.input_stream(os.fspath(path), compression="detect" if path.suffix in COMPRESSED else None) as stream:
             yield io.BufferedReader(stream)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({str(error).splitlines()[0]}); check the file") from error
 
 
-def parse_json(text: str | bytes, path: Path, line: int = 1) -> Any:
+def parse_json(text: str | bytes, path: File, line: int = 1) -> Any:
     """The value of a JSON text that begins on this line of a file. Raises InputError that names the line."""
     try:
         return json.loads(text)
@@ -98,7 +101,7 @@ def parse_json(text: str | bytes, path: Path, line: int = 1) -> Any:
         raise InputError(f"{path}, line {line}: a number has too many digits to read; mend the line") from None
 
 
-def json_rows(lines: Iterable[str | bytes], path: Path) -> Iterator[tuple[int, Row]]:
+def json_rows(lines: Iterable[str | bytes], path: File) -> Iterator[tuple[int, Row]]:
     """The number and the object of each line that is not blank. Raises InputError for a line that is no object."""
     for number, line in enumerate(lines, start=1):
         if line := line.rstrip():
@@ -111,7 +114,7 @@ def _object(value: Any, where: str) -> Row:
     return value
 
 
-def _text(path: Path) -> str:
+def _text(path: File) -> str:
     with open_bytes(path) as file:
         data = file.read()
     try:
@@ -124,13 +127,13 @@ def _text(path: Path) -> str:
     return text
 
 
-def _jsonl(path: Path, text: str | None = None) -> Part:
+def _jsonl(path: File, text: str | None = None) -> Part:
     # Not splitlines, which also splits at characters that may stand inside a text, such as U+2028.
     found = list(json_rows((_text(path) if text is None else text).split("\n"), path))
     return Part(str(path), [row for _, row in found], [number for number, _ in found])
 
 
-def _json(path: Path) -> Part:
+def _json(path: File) -> Part:
     text = _text(path)
     try:
         found = parse_json(text, path)
@@ -145,7 +148,7 @@ def _json(path: Path) -> Part:
 
 
 @contextlib.contextmanager
-def table_errors(path: Path) -> Iterator[None]:
+def table_errors(path: File) -> Iterator[None]:
     """Turns errors of opening a parquet or arrow file into InputError."""
     import pyarrow as pa
 
@@ -156,17 +159,17 @@ def table_errors(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: not {kind} ({str(error).splitlines()[0]}); write it again") from error
 
 
-def _parquet(path: Path) -> Part:
+def _parquet(path: File) -> Part:
     import pyarrow.parquet as pq
 
     with table_errors(path):
-        return _columns(path, pq.ParquetFile(path).read())
+        return _columns(path, pq.ParquetFile(os.fspath(path)).read())
 
 
-def _arrow(path: Path) -> Part:
+def _arrow(path: File) -> Part:
     import pyarrow as pa
 
-    with table_errors(path), pa.memory_map(str(path)) as source:
+    with table_errors(path), pa.memory_map(os.fspath(path)) as source:
         try:
             return _columns(path, pa.ipc.open_file(source).read_all())
         except pa.ArrowInvalid:  # a stream, which is what `datasets` writes
@@ -174,7 +177,7 @@ def _arrow(path: Path) -> Part:
             return _columns(path, pa.ipc.open_stream(source).read_all())
 
 
-def _columns(path: Path, table: Any) -> Part:
+def _columns(path: File, table: Any) -> Part:
     import datasets
 
     _check_names(table.column_names, str(path))
@@ -200,7 +203,7 @@ def table_part(name: str, table: Any) -> Part:
     return Part(name, table, class_names=names)
 
 
-def _csv(path: Path, delimiter: str = ",") -> Part:
+def _csv(path: File, delimiter: str = ",") -> Part:
     csv.field_size_limit(2**31 - 1)  # documents are longer than the module's 128 KiB
     reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True, delimiter=delimiter)
     rows: list[Row] = []
@@ -225,11 +228,11 @@ def _csv(path: Path, delimiter: str = ",") -> Part:
     return Part(str(path), rows, numbers)
 
 
-def _txt(path: Path) -> Part:
+def _txt(path: File) -> Part:
     return Part(str(path), [{"text": _text(path)}], [1])
 
 
-def column_file(path: Path, word_column: str = "", tag_column: str = "", like: Choice | None = None) -> Part:
+def column_file(path: File, word_column: str = "", tag_column: str = "", like: Choice | None = None) -> Part:
     """The sentences of a file of columns. The arguments are those of `columns.read_columns`."""
     found = read_columns(str(path), _text(path), word_column, tag_column, like)
     if not found.words:
@@ -238,7 +241,7 @@ def column_file(path: Path, word_column: str = "", tag_column: str = "", like: C
     return Part(str(path), rows, [lines[0] for lines in found.lines], word_lines=found.lines, columns=found.choice)
 
 
-def is_column_file(path: Path) -> bool:
+def is_column_file(path: File) -> bool:
     """Whether the suffix of a file, or else the beginning of it, tells that it has columns of words and tags."""
     if suffix_of(path) in COLUMN_SUFFIXES:
         return True
@@ -248,7 +251,7 @@ def is_column_file(path: Path) -> bool:
 
 COLUMN_SUFFIXES = (".conll", ".bio", ".iob", ".iob2", ".bioes", ".bilou", ".bmes", ".conllu", ".conllup")
 
-READERS: dict[str, Callable[[Path], Part]] = {
+READERS: dict[str, Callable[[File], Part]] = {
     ".jsonl": _jsonl,
     ".json": _json,
     ".parquet": _parquet,

@@ -1,4 +1,7 @@
-"""Loading a data set as rows by split, from a hub id, a folder, a pattern or a file, for every stage of training."""
+"""Loading a data set as rows by split, from a hub id, a folder, a pattern or a file, for every stage of training.
+
+Folders, patterns and files may be on another machine: `path_of` tells, and all paths here are of either kind.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxllm.data.files import READERS, Part, Row, read, suffix_of, table_part
+from jaxllm.data.remote import File, RemotePath, path_of
+from jaxllm.data.splits import WORDS, by_split, choose, group, split_of
 from jaxllm.types import InputError
-
-_SPLITS = {
-    "train": "train", "dev": "dev", "validation": "dev", "valid": "dev", "val": "dev", "testa": "dev",
-    "test": "test", "testb": "test",
-}  # fmt: skip
 
 # Known by a short name, and scripts on the hub: only their parquet conversion can be loaded.
 _SCRIPTS = {"conll2003": "eriktks/conll2003", "eriktks/conll2003": "eriktks/conll2003"}
@@ -63,91 +63,106 @@ class Rows(Sequence[Row]):
         return self._starts[-1]
 
 
-def load(dataset: str | Path) -> dict[str, Rows]:
+def load(dataset: str | File, split: str = "") -> dict[str, Rows]:
     """The splits of a data set, by the names train, dev and test.
 
     dataset: what `find_files` takes; a folder written by `datasets`' save_to_disk; or a hub id, `org/name`,
     `org/name:config`, or `org/name:config:split` (the config may be empty) for one of several splits to train on.
-    Raises InputError for what is missing, empty, not UTF-8 or malformed, naming file and line.
+    split: which of its own splits or files are train, dev and test, as `splits.parse_splits` reads it; by default their
+    names tell. Raises InputError for what is missing, empty, not UTF-8 or malformed, naming file and line.
     """
-    path = Path(dataset).expanduser()
+    path = path_of(dataset)
     if is_saved(path):
         import datasets
 
         loaded = datasets.load_from_disk(str(path))
-        return _tables(loaded if isinstance(loaded, dict) else {"train": loaded}, str(dataset))
-    if splits := find_files(dataset, READERS):
-        return {split: Rows([read(path) for path in paths]) for split, paths in splits.items()}
+        return _tables(loaded if isinstance(loaded, dict) else {"train": loaded}, str(dataset), split=split)
+    if splits := find_files(path, READERS, split):
+        return {name: Rows([read(path) for path in paths]) for name, paths in splits.items()}
     if path.is_dir():
         found = ", ".join(sorted(path.name for path in path.glob("*"))[:8]) or "nothing"
         raise InputError(f"{path}: no train, dev or test file ({found}); name files like train.jsonl, or give one file")
     if suffix_of(path) in READERS or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?(:[\w.-]*)?(:[\w.-]+)?", str(dataset)):
         raise InputError(f"{dataset}: no such file or folder; check the path")
-    _, _, split = str(dataset).partition(":")[2].partition(":")
-    hub_id = str(dataset).removesuffix(f":{split}").removesuffix(":") if split else str(dataset)
-    return _tables(_download(hub_id), hub_id, split)
+    _, _, chosen = str(dataset).partition(":")[2].partition(":")
+    if chosen and split:
+        raise InputError(f"--split {split}: {dataset} names a split to train on already; give one")
+    hub_id = str(dataset).removesuffix(f":{chosen}").removesuffix(":") if chosen else str(dataset)
+    return _tables(_download(hub_id), hub_id, chosen, split)
 
 
-def is_saved(folder: Path) -> bool:
+def is_saved(folder: File) -> bool:
     """Whether a folder was written by save_to_disk of the `datasets` library."""
+    return folder.is_dir() and _is_saved(folder)
+
+
+def _is_saved(folder: File) -> bool:
+    if isinstance(folder, RemotePath):  # one question
+        return any(file.name in ("dataset_dict.json", "state.json") for file in folder.glob("*"))
     return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
 
 
-def find_files(dataset: str | Path, suffixes: Collection[str]) -> dict[str, list[Path]]:
+def find_files(dataset: str | File, suffixes: Collection[str] | None, split: str = "") -> dict[str, list[File]]:
     """The files of a data set by split; empty where there are none.
 
     dataset: a file, which is "train"; a pattern, `data/train-*.parquet`, all "train" where no name tells a split; or a
     folder, of which only files with these suffixes are taken: a file per split (`train.jsonl`), shards
-    (`test-00000-of-00002.parquet`) or a folder per split (`train/a.jsonl`), in itself or in `data`.
+    (`test-00000-of-00002.parquet`) or a folder per split (`train/a.jsonl`), in itself or in `data`. suffixes: None for
+    all. split: names files, or folders, for each split; by default their own names tell. Raises InputError for such a
+    name that is not there.
     """
-    path = Path(dataset).expanduser()
+    path = path_of(dataset)
+    if split:
+        named = _all_files(path, suffixes)
+        return choose(named, split, str(dataset)) if named else {}
     if path.is_file():
         return {"train": [path]}
     if not path.is_dir():
-        files = [file for file in map(Path, sorted(glob.glob(str(path), recursive=True))) if file.is_file()]
-        return _group({file: split_of(file.name) for file in files}) or ({"train": files} if files else {})
+        files = matching(path)
+        return group({file: split_of(file.name) for file in files}) or ({"train": files} if files else {})
     for place in (path, path / "data"):
         files = data_files(place, suffixes)
         if splits := by_split({file.name: file for file in files}, str(place)):
             return splits
-        folders = [folder for folder in visible(place) if folder.is_dir()]
-        splits = _group({file: split_of(folder.name) for folder in folders for file in data_files(folder, suffixes)})
+        folders = _folders(place)
+        splits = group({file: split_of(folder.name) for folder in folders for file in data_files(folder, suffixes)})
         if "train" in splits or (splits and not files):  # files beside a lone folder `test` are a data set themselves
             return splits
     return {}
 
 
-def data_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
-    """The files with these suffixes in a folder, sorted."""
-    return [path for path in visible(folder) if path.is_file() and suffix_of(path) in suffixes]
+def _all_files(path: File, suffixes: Collection[str] | None) -> dict[str, File]:
+    """The file, those that fit the pattern, or those in the folder and in its folders, by their names in it."""
+    if not path.is_dir():
+        return {f"{file.parent.name}/{file.name}": file for file in ([path] if path.is_file() else matching(path))}
+    found: dict[str, File] = {}
+    for prefix, place in (("", path), ("data/", path / "data")):
+        found |= {f"{prefix}{file.name}": file for file in data_files(place, suffixes)}
+        for folder in _folders(place):
+            found |= {f"{prefix}{folder.name}/{file.name}": file for file in data_files(folder, suffixes)}
+    return found
 
 
-def visible(folder: Path) -> list[Path]:
+def matching(pattern: File) -> list[File]:
+    """The files that fit a pattern, sorted."""
+    if isinstance(pattern, RemotePath):
+        return [file for file in pattern.matches() if file.is_file()] if pattern.is_pattern else []
+    return [file for file in map(Path, sorted(glob.glob(str(pattern), recursive=True))) if file.is_file()]
+
+
+def _folders(place: File) -> list[File]:
+    return [folder for folder in visible(place) if folder.is_dir()]
+
+
+def data_files(folder: File, suffixes: Collection[str] | None) -> list[File]:
+    """The files with these suffixes in a folder, sorted; None for all."""
+    return [path for path in visible(folder) if (suffixes is None or suffix_of(path) in suffixes) and path.is_file()]
+
+
+def visible(folder: File) -> list[File]:
     """What is in a folder, sorted, without hidden files: macOS leaves ._train.jsonl beside train.jsonl."""
-    return sorted(path for path in folder.glob("*") if not path.name.startswith("."))
-
-
-def split_of(name: str) -> str | None:
-    """The split that a name tells: "dev" for validation-00000.parquet, None for latest.jsonl."""
-    return next((_SPLITS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in _SPLITS), None)
-
-
-def _group(splits: Mapping[Any, str | None]) -> dict[str, list[Any]]:
-    """Things by split, given the split of each; those of none are left out."""
-    found = {split: [x for x, own in splits.items() if own == split] for split in ("train", "dev", "test")}
-    return {split: members for split, members in found.items() if members}
-
-
-def by_split(named: Mapping[str, Any], owner: str, remedy: str = "keep one") -> dict[str, list[Any]]:
-    """Groups things by the split that their names tell.
-
-    The names of one split may differ in digits alone: they are shards. Raises InputError for others.
-    """
-    splits = _group({name: split_of(name) for name in named})
-    for split, members in splits.items():
-        if len({re.sub(r"\d+", "", name) for name in members}) > 1:
-            raise InputError(f"{owner}: {' and '.join(members[:3])} could each be the {split} split; {remedy}")
-    return {split: [named[name] for name in members] for split, members in splits.items()}
+    listed: list[File] = [*folder.glob("*")]
+    return sorted(path for path in listed if not path.name.startswith("."))
 
 
 @contextlib.contextmanager
@@ -182,29 +197,32 @@ def _download(dataset: str) -> Mapping[str, Any]:
         raise InputError(f"{dataset}: no such file or folder, and the hub says: {reason}") from error
 
 
-def _tables(loaded: Mapping[str, Any], dataset: str, chosen: str = "") -> dict[str, Rows]:
+def _tables(loaded: Mapping[str, Any], dataset: str, chosen: str = "", split: str = "") -> dict[str, Rows]:
     """The splits of a `datasets.DatasetDict`.
 
-    chosen: the split to train on; its companions (test_sft of train_sft) are the others. Raises InputError where
-    several splits could be one, and for a split that is not there.
+    chosen: the split to train on; its companions (test_sft of train_sft) are the others. split: all of them, as of
+    `load`. Raises InputError where several splits could be one, and for a split that is not there.
     """
+    if split:
+        parts = {name: table_part(f"{dataset} {name}", table) for name, table in loaded.items()}
+        return {name: Rows(found) for name, found in choose(parts, split, dataset).items()}
     if chosen and chosen not in loaded:
         raise InputError(f"{dataset}: no split {chosen}; give one of {', '.join(loaded)}")
-    named = {split: table for split, table in loaded.items() if split in _SPLITS} or dict(loaded)
+    named = {name: table for name, table in loaded.items() if name in WORDS} or dict(loaded)
     if chosen:
-        named = {split: table for split, table in loaded.items() if _kind(split) == _kind(chosen)}
+        named = {name: table for name, table in loaded.items() if _kind(name) == _kind(chosen)}
         if split_of(chosen) != "train":
             named = {"train": loaded[chosen]}
-    parts = {split: table_part(f"{dataset} {split}", table) for split, table in named.items()}
+    parts = {name: table_part(f"{dataset} {name}", table) for name, table in named.items()}
     config = "" if ":" in dataset else ":"
     splits = by_split(parts, dataset, f"name one, as in {dataset}{config}:{next(iter(named), '')}")
     if not splits:
         raise InputError(
             f"{dataset}: no train, dev or test split ({', '.join(loaded)}); save the one you want to a file"
         )
-    return {split: Rows(found) for split, found in splits.items()}
+    return {name: Rows(found) for name, found in splits.items()}
 
 
 def _kind(split: str) -> str:
     """What is left of the name of a split without the word that tells train from test: "_sft" of train_sft."""
-    return "".join(word for word in re.split(r"([^a-z]+)", split.lower()) if word not in _SPLITS)
+    return "".join(word for word in re.split(r"([^a-z]+)", split.lower()) if word not in WORDS)

@@ -108,15 +108,20 @@ def save_and_reload(tokenizer: Any, root: Path | None = None) -> Any:
 
 
 @contextlib.contextmanager
-def lock_folder(folder: Path) -> Iterator[None]:
-    """Holds a lock of this host, so that only one process makes a folder and the others then find it."""
+def lock_folder(folder: Path) -> Iterator[bool]:
+    """Holds a lock of this host, so that only one process makes a folder and the others then find it.
+
+    Yields whether it is held: some file systems have no such locks.
+    """
     locks = folder.parent.with_name("locks")
     for parent in (folder.parent, locks):
         parent.mkdir(parents=True, exist_ok=True)
     with (locks / folder.name).open("w") as file:
-        with contextlib.suppress(OSError):  # a file system that has no such locks
+        locked = False
+        with contextlib.suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+            locked = True
+        yield locked
 
 
 def publish(partial: Path, folder: Path) -> None:

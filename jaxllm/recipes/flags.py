@@ -16,6 +16,7 @@ import tyro
 
 from jaxllm.data.loader import Steps
 from jaxllm.data.report import MAX_BAD_ROWS
+from jaxllm.data.splits import parse_splits
 from jaxllm.losses import Loss, resolve
 from jaxllm.recipes.help import DATA, DEVICES, EVALUATION, LOGGING, LOSS, MODEL, OPTIMISATION, RUN
 from jaxllm.run.best import check_best
@@ -50,9 +51,14 @@ class DataFlags:
     TOPIC = DATA
 
     dataset: str = "builtin"
-    """Hub id, folder or file, or `builtin` for the embedded corpus."""
+    """Hub id, folder, file or quoted pattern, here or at https://, gs://, s3:// or hf://; or `builtin` for the embedded
+    corpus."""
     eval_dataset: str = ""
     """Hub id, folder or file to evaluate on; by default the dev and test splits of --dataset."""
+    split: str = ""
+    """Which of the data set's own splits or files is which, as in train=NAME,dev=NAME,test=NAME; several are joined by
+    +. A NAME is a split of a hub or saved data set, a file with or without suffix (of shards: without number), a folder
+    or a quoted pattern; by default their names tell."""
     max_length: int = 256
     """Length of the longest example, in tokens; longer ones are cut or split."""
     pack: bool = True
@@ -207,6 +213,7 @@ def check(config: Common) -> None:
     """Raises InputError, naming the flag, for a value that a common flag cannot have."""
     if not config.dataset:
         raise InputError("--dataset is empty: name a file, folder or hub id, or builtin")
+    parse_splits(config.split)
     _one_of("--optimizer", config.optimizer, OPTIMIZERS)
     _one_of("--schedule", config.schedule, SCHEDULES)
     _one_of("--dtype", config.dtype, ("float32", "bfloat16"))

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 from jaxllm.data import files, sources
 from jaxllm.data.report import Report
 from jaxllm.data.sources import Rows
+from jaxllm.data.splits import choose
 from jaxllm.recipes.chat_start import ChatFlags
 from jaxllm.recipes.flags import Common
 from jaxllm.recipes.help import DATA
@@ -20,22 +21,25 @@ Embedded = Callable[[], Mapping[str, Sequence[dict[str, Any]]]]
 
 
 def open_rows(
-    config: Common, embedded: Embedded, load: Callable[[str], dict[str, Rows]] = sources.load
+    config: Common, embedded: Embedded, load: Callable[[str, str], dict[str, Rows]] = sources.load
 ) -> dict[str, Rows]:
     """The splits: train, and what the data has of dev and test, or `--eval-dataset` in their place.
 
-    load: reads the splits of a data set. Raises InputError for what cannot be read, and without a train split.
+    load: reads a data set, given its name and --split. Raises InputError for what cannot be read, and without a train
+    split.
     """
     if config.dataset == "builtin":
-        rows = {name: Rows([files.Part(f"builtin {name}", part)]) for name, part in embedded().items()}
+        parts = {name: files.Part(f"builtin {name}", part) for name, part in embedded().items()}
+        chosen = choose(parts, config.split, "builtin") if config.split else {name: [x] for name, x in parts.items()}
+        rows = {name: Rows(found) for name, found in chosen.items()}
     else:
-        rows = load(config.dataset)
+        rows = load(config.dataset, config.split)
     if "train" not in rows:
         raise InputError(
-            f"--dataset {config.dataset}: no train split; name a file train.jsonl (or .json, .parquet ...)"
+            f"--dataset {config.dataset}: no train split; name a file train.jsonl (or .json ...), or give --split"
         )
     if config.eval_dataset:
-        found = load(config.eval_dataset)
+        found = load(config.eval_dataset, "")
         held_out = {"dev": found["train"]} if len(found) == 1 and "train" in found else found
         rows = {**held_out, "train": rows["train"]}
     return rows
@@ -102,9 +106,16 @@ def lines_of(splits: Mapping[str, Split[Any]], kind: str) -> list[tuple[str, str
     """Lines that describe the data: how many rows of this kind each split has, and which were left out or cut."""
     counts = ", ".join(f"{split.report.kept:,} {name}" for name, split in splits.items())
     lines = [("data", f"{counts} {kind}")]
+    lines.append(("", "; ".join(f"{name}: {_files(split.locations)}" for name, split in splits.items())))
     lines += [("", f"{name}: {line}") for name, split in splits.items() for line in split.report.lines()]
     unread = _unread(splits)
     return lines + ([("", f"columns not read: {', '.join(unread)}")] if unread else [])
+
+
+def _files(locations: Sequence[str]) -> str:
+    """The files that the rows at these locations come from: "train-0.jsonl, train-1.jsonl and 6 more"."""
+    names = [*dict.fromkeys(location.rpartition(", ")[0].rpartition("/")[2] for location in locations)]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def summary_of(splits: Mapping[str, Split[Any]]) -> dict[str, Any]:

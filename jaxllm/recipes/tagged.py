@@ -52,8 +52,8 @@ def read_tagged(config: TaggedFlags) -> Tagged:
     """Reads and checks the data set, and holds out sentences where there is no dev split."""
     check(config.holdout, "", ("",))
 
-    def load(dataset: str) -> dict[str, Rows]:
-        return load_tagged(dataset, config.word_column, config.tag_column)
+    def load(dataset: str, split: str) -> dict[str, Rows]:
+        return load_tagged(dataset, config.word_column, config.tag_column, split)
 
     rows = open_rows(config, builtin.ner, load)
     reports = {name: Report(max_bad_rows=config.max_bad_rows) for name in rows}

@@ -69,6 +69,8 @@ COUNTERPARTS = {
     "--dataset-name": "--dataset",
     "--dataset-config": "--dataset takes it after a colon, as in --dataset NAME:CONFIG",
     "--dataset-config-name": "--dataset takes it after a colon, as in --dataset NAME:CONFIG",
+    "--dataset-train-split": "--split names all of them, as in --split train=NAME,dev=NAME",
+    "--dataset-test-split": "--split names all of them, as in --split train=NAME,dev=NAME",
     "--train-file": "--dataset",
     "--validation-file": "--eval-dataset",
     "--packing": "--pack, the default, puts several examples in a row",

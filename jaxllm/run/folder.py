@@ -38,6 +38,10 @@ def split_config(config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     return defining, rest
 
 
+ADDED = ("split",)
+"""Fields that came after others were in use. Empty, they leave the name of a run's folder as it was."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """A run: its folder and what config.json says of it."""
@@ -73,7 +77,8 @@ def open_run(script: str, config: Any, out: str | None, files: Mapping[str, str]
     field, and each of these files, which differs from the folder's config.json. `steps` may differ.
     """
     defining, rest = split_config(config)
-    text = json.dumps({k: v for k, v in defining.items() if k != "steps"}, sort_keys=True)
+    hashed = {k: v for k, v in defining.items() if k != "steps" and (v or k not in ADDED)}
+    text = json.dumps(hashed, sort_keys=True)
     folder = Path(out or f"runs/{script}-{hashlib.sha256(text.encode()).hexdigest()[:8]}")
     full = {
         "script": script, "config": {**defining, **rest}, "contents": contents(config), "versions": versions(),

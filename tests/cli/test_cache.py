@@ -6,6 +6,8 @@ from huggingface_hub import constants
 from jaxllm.cli import cache
 from jaxllm.types import InputError
 
+OURS = ("tokens", "downloads", "references", "tokenizers")
+
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
@@ -15,7 +17,8 @@ def root(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf" / "hub"))
     for path, content in {
-        "jaxllm/tokens/a/tokens.bin": "abc", "jaxllm/tokenizers/b/tokenizer.json": "x" * 1500,
+        "jaxllm/tokens/a/tokens.bin": "abc", "jaxllm/downloads/b/whole-c.txt": "hello",
+        "jaxllm/tokenizers/b/tokenizer.json": "x" * 1500,
         "hf/hub/models--c/blobs/1": "y" * 2_000_000,
     }.items():  # fmt: skip
         (tmp_path / path).parent.mkdir(parents=True)
@@ -31,11 +34,11 @@ def test_each_cache_is_listed_with_its_size_and_folder(root, capsys):
     compiled = found.pop("compiled")
     assert compiled.split()[1] in ("bytes", "kB", "MB", "GB", "TB")
     assert found == {
-        "tokens": "3 bytes", "references": "0 bytes", "tokenizers": "1.5 kB", "hub": "2.0 MB", "datasets": "0 bytes"
+        "tokens": "3 bytes", "downloads": "5 bytes", "references": "0 bytes", "tokenizers": "1.5 kB", "hub": "2.0 MB",
+        "datasets": "0 bytes",
     }  # fmt: skip
     assert [line.strip() for line in lines[1::2]][1:] == [
-        str(root / name)
-        for name in ("jaxllm/tokens", "jaxllm/references", "jaxllm/tokenizers", "hf/hub", "hf/datasets")
+        str(root / name) for name in (*(f"jaxllm/{name}" for name in OURS), "hf/hub", "hf/datasets")
     ]
 
 

@@ -1,10 +1,13 @@
 """The pretraining script as its user meets it: small runs on eight devices, what they leave behind, and bad input."""
 
 import dataclasses
+import gzip
 import inspect
 import json
+import re
 import textwrap
 
+import fsspec
 import numpy as np
 import pytest
 
@@ -163,6 +166,24 @@ def test_without_flags_it_is_the_demo():
     assert config.steps > 0
     assert script.settle(parse(script.Config, ["--dataset", "a.txt"])).epochs == 1
     assert script.settle(parse(script.Config, ["--epochs", "2"])).steps == 0
+
+
+def test_shards_elsewhere_are_named_for_their_splits_and_read_once(corpus, cache, tmp_path, capsys):
+    """Compressed shards on another file system, two to train on; a second run is served by the cache alone."""
+    memory, lines = fsspec.filesystem("memory"), corpus.read_bytes().splitlines(keepends=True)
+    for name, part in (("a", lines[:15]), ("b", lines[15:30]), ("c", lines[30:])):
+        memory.pipe(f"/corpus/{name}.jsonl.gz", gzip.compress(b"".join(part)))
+    argv = ("--dataset", "memory://corpus/*.jsonl.gz", "--split", "train=a+b,dev=c", "--steps", 2, "--warmup", 0, *FAST,
+            "--log-to", "terminal")  # fmt: skip
+    run(*argv, "--out", tmp_path / "first")
+    said = capsys.readouterr().out
+    assert re.search(r"train +memory://corpus/a.jsonl.gz and 1 more: [\d,]+ tokens, 30 documents", said)
+    assert re.search(r"dev +memory://corpus/c.jsonl.gz: [\d,]+ tokens, 10 documents", said)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(memory), "cat_file", None)
+        run(*argv, "--out", tmp_path / "second")
+    assert numbers(tmp_path / "second") == numbers(tmp_path / "first")
+    assert len(list((cache / "jaxllm" / "downloads").rglob("whole-*"))) == 3
 
 
 BAD = {

@@ -31,3 +31,15 @@ def test_a_key_is_of_the_texts_and_where_one_ends():
 def test_refused(holdout, cut, words):
     with pytest.raises(InputError, match=words):
         rows.check(holdout, cut, ("answer", "prompt"))
+
+
+def test_the_header_says_which_file_became_which_split():
+    def of(names):
+        places = [f"{name}, line {line}" for name in names for line in (1, 2)]
+        return rows.Split([Dialogue(prompt="x", completion="y") for _ in places], places)
+
+    splits = {"train": of([f"memory://data/part-{i}.jsonl" for i in range(5)]), "dev": of(["/data/held, out.json"])}
+    line = "train: part-0.jsonl, part-1.jsonl, part-2.jsonl and 2 more; dev: held, out.json"
+    assert rows.lines_of(splits, "dialogues")[1] == ("", line)
+    train, dev = (rows.hold_out({"train": of(["a.jsonl"])}, 0.5)[name] for name in ("train", "dev"))
+    assert rows.lines_of({"train": train, "dev": dev}, "x")[1] == ("", "train: a.jsonl; dev: a.jsonl")

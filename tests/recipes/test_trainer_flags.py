@@ -39,6 +39,7 @@ def said(config, *argv):
         ("--optim", "here it is --optimizer"), ("--push-to-hub", "`hf upload` sends that to the hub"),
         ("--resume-from-checkpoint", "the same command goes on from the newest checkpoint"),
         ("--run-name", "--wandb-name is the run's name"), ("--lora-r", "here it is --lora-rank"),
+        ("--dataset_train_split", "--split names all of them"),
     ],
 )  # fmt: skip
 def test_a_flag_of_trl_is_answered_with_ours(given, answer):

@@ -133,3 +133,13 @@ def test_the_report_draws_curves_and_survives_gaps(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     report(tmp_path)
     assert (tmp_path / "report.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_a_field_that_came_later_leaves_the_name_of_a_run_as_it_was_while_it_is_empty():
+    @dataclasses.dataclass(frozen=True)
+    class Later(Config):
+        split: str = ""
+
+    before = open_run("toy", Config(), "").folder
+    assert open_run("toy", Later(), "").folder == before
+    assert open_run("toy", Later(split="dev=val"), "").folder != before

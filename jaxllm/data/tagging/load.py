@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxllm.data import files, sources
 from jaxllm.data.files import READERS, Part, Row
+from jaxllm.data.remote import File, path_of
 from jaxllm.data.sources import Rows
+from jaxllm.data.splits import split_of
 from jaxllm.data.tagging.choice import Choice
 from jaxllm.types import InputError
 
@@ -18,21 +20,23 @@ TABLES = (".jsonl", ".json", ".parquet", ".arrow", ".csv")
 """Suffixes of files whose rows have named columns."""
 
 
-def load_tagged(dataset: str | Path, word_column: str = "", tag_column: str = "") -> dict[str, Rows]:
+def load_tagged(dataset: str | File, word_column: str = "", tag_column: str = "", split: str = "") -> dict[str, Rows]:
     """The splits of a data set, by the names train, dev and test.
 
-    dataset: what `sources.load` takes. A .txt, a .tsv and a file with any other suffix or none are files of columns
-    where their contents look so. word_column, tag_column: of files of columns, as in `columns.read_columns`; of rows,
-    the names of the columns; empty to find them. The columns found in the first file are taken in the others too.
-    Raises InputError that names file and line.
+    dataset, split: what `sources.load` takes. A .txt, a .tsv and a file with any other suffix or none are files of
+    columns where their contents look so. word_column, tag_column: of files of columns, as in `columns.read_columns`;
+    of rows, the names of the columns; empty to find them. The columns found in the first file are taken in the others
+    too. Raises InputError that names file and line.
     """
-    path = Path(dataset).expanduser()
+    path = path_of(dataset)
     if sources.is_saved(path):
-        return _named(sources.load(dataset), word_column, tag_column)
-    columns = {file for file in _candidates(path) if files.is_column_file(file)}
-    splits = sources.find_files(dataset, {*READERS, *map(files.suffix_of, columns)})
+        return _named(sources.load(dataset, split), word_column, tag_column)
+    chosen = sources.find_files(path, None, split) if split else {}
+    listed = itertools.chain(*chosen.values()) if split else _candidates(path)
+    columns = {file for file in listed if files.suffix_of(file) not in TABLES and files.is_column_file(file)}
+    splits = chosen or sources.find_files(path, {*READERS, *map(files.suffix_of, columns)})
     if not splits:
-        return _named(sources.load(dataset), word_column, tag_column)
+        return _named(sources.load(dataset, split), word_column, tag_column)
     found: dict[str, Rows] = {}
     like: Choice | None = None
     for split, paths in splits.items():
@@ -50,17 +54,17 @@ def load_tagged(dataset: str | Path, word_column: str = "", tag_column: str = ""
     return found
 
 
-def _candidates(path: Path) -> list[Path]:
+def _candidates(path: File) -> list[File]:
     """The files that may hold columns: `path`, or those in the folder `path`, or of the pattern, that name a split."""
     if path.is_file():
-        return [] if files.suffix_of(path) in TABLES else [path]
+        return [path]
     if path.is_dir():
-        within = itertools.chain(path.glob("*"), path.glob("*/*"), path.glob("*/*/*"))
+        within: Iterable[File] = itertools.chain(path.glob("*"), path.glob("*/*"), path.glob("*/*/*"))
         names = ((file, file.name, file.parent.name) for file in within if not file.name.startswith("."))
-        listed = [file for file, *names in names if any(map(sources.split_of, names))]
+        listed = [file for file, *names in names if any(map(split_of, names))]
     else:
         listed = list(itertools.chain(*sources.find_files(path, READERS).values()))
-    return [file for file in listed if file.is_file() and files.suffix_of(file) not in TABLES]
+    return [file for file in listed if files.suffix_of(file) not in TABLES and file.is_file()]
 
 
 def _named(splits: Mapping[str, Rows], word_column: str, tag_column: str) -> dict[str, Rows]:

@@ -10,7 +10,8 @@
 | a hub id           | the `text` of each row of the downloaded table  | a row (memory-mapped)    |
 
 Text formats may be compressed (`train.jsonl.gz`, `train.jsonl.zst`). A folder is divided as in `sources.find_files`;
-where no name tells a split, all its files are `train`.
+where no name tells a split, all its files are `train`. Files on other machines (`https://`, `gs://` ...) are downloaded
+to the cache, each when it is its turn, while the texts before it become tokens.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +29,9 @@ from typing import Any, NamedTuple
 
 from jaxllm.data import files, sources
 from jaxllm.data.builtin import stdlib
+from jaxllm.data.remote import File, RemotePath, is_url, path_of
 from jaxllm.data.report import MAX_BAD_ROWS, BadRow, Report, check_text, usable
+from jaxllm.data.splits import choose
 from jaxllm.types import InputError
 
 SUFFIXES = (".txt", ".jsonl", ".json", ".parquet", ".arrow", ".csv", ".tsv")
@@ -72,30 +76,37 @@ class Documents:
 def parse_weight(spec: str) -> tuple[str, float]:
     """A data set and its weight: ("a.txt", 0.7) from "a.txt:0.7"; the weight is 1 where none is given."""
     name, _, number = spec.rpartition(":")
-    if not name or Path(spec).exists() or not re.fullmatch(r"[-+]?\d*\.?\d+(e-?\d+)?", number):
+    port = is_url(name) and "/" not in name.partition("://")[2]  # https://host:8000 has no weight
+    if not name or port or Path(spec).exists() or not re.fullmatch(r"[-+]?\d*\.?\d+(e-?\d+)?", number):
         return spec, 1.0
     if float(number) <= 0:
         raise InputError(f"--dataset {spec}: the weight {number} is not above 0; leave the data set out instead")
     return name, float(number)
 
 
-def open_documents(dataset: str, holdout: float = 0.0, max_bad_rows: float = MAX_BAD_ROWS) -> dict[str, Documents]:
+def open_documents(
+    dataset: str, holdout: float = 0.0, max_bad_rows: float = MAX_BAD_ROWS, split: str = ""
+) -> dict[str, Documents]:
     """The splits `train` and, where there are any, `dev` and `test` of a data set.
 
     dataset: `builtin`, or what `sources.load` takes. holdout: the share that becomes dev where there is no dev split:
     the end of a single .txt file, otherwise every n-th document (none if there are fewer than n). max_bad_rows: the
-    share of rows whose text may be null or no Unicode; they are left out. Raises InputError for missing files; reading
-    the documents raises it for malformed ones.
+    share of rows whose text may be null or no Unicode; they are left out. split: as of `sources.load`. Raises
+    InputError for missing files; reading the documents raises it for malformed ones.
     """
-    path = Path(dataset).expanduser()
+    path = path_of(dataset)
     if dataset == "builtin":
-        splits = {name: _of_texts(f"builtin {name}", texts) for name, texts in stdlib.documents().items()}
-    elif not sources.is_saved(path) and (found := find_text_files(dataset)):
+        named = stdlib.documents()
+        if split:
+            chosen = choose(named, split, dataset)
+            named = {name: dict(itertools.chain(*(x.items() for x in found))) for name, found in chosen.items()}
+        splits = {name: _of_texts(f"builtin {name}", texts) for name, texts in named.items()}
+    elif not sources.is_saved(path) and (found := find_text_files(dataset, split)):
         splits = {name: _of_files(paths, max_bad_rows) for name, paths in found.items()}
         if holdout and "dev" not in splits and [p.suffix for p in found["train"]] == [".txt"]:
             return splits | _cut_in_two(found["train"][0], holdout)
     else:
-        loaded = sources.load(dataset).items()
+        loaded = sources.load(dataset, split).items()
         splits = {name: _of_rows(f"{dataset} {name}", rows, max_bad_rows) for name, rows in loaded}
     if "train" not in splits:
         raise InputError(f"--dataset {dataset}: no train split, only {', '.join(splits)}; name a file train.jsonl")
@@ -104,10 +115,10 @@ def open_documents(dataset: str, holdout: float = 0.0, max_bad_rows: float = MAX
     return splits
 
 
-def find_text_files(dataset: str) -> dict[str, list[Path]]:
+def find_text_files(dataset: str, split: str = "") -> dict[str, list[File]]:
     """The files of a data set by split, empty for a hub id. Raises InputError for a folder that holds none."""
-    path = Path(dataset).expanduser()
-    found = sources.find_files(dataset, SUFFIXES)
+    path = path_of(dataset)
+    found = sources.find_files(path, SUFFIXES, split)
     if path.is_dir() and not found:
         if not (paths := sources.data_files(path, SUFFIXES) or sources.data_files(path / "data", SUFFIXES)):
             raise InputError(f"{path}: no file that ends in {', '.join(SUFFIXES)}; check the folder")
@@ -160,7 +171,7 @@ def _checked(row: Any, where: str) -> Any:
     return _text(row, where) if isinstance(row, Mapping) else row
 
 
-def _of_files(paths: Sequence[Path], max_bad_rows: float) -> Documents:
+def _of_files(paths: Sequence[File], max_bad_rows: float) -> Documents:
     for path in paths:
         if (suffix := files.suffix_of(path)) not in SUFFIXES:
             raise InputError(f"{path}: cannot read text from {suffix or 'no suffix'}; give {', '.join(SUFFIXES)}")
@@ -173,15 +184,21 @@ def _of_files(paths: Sequence[Path], max_bad_rows: float) -> Documents:
     return _of_texts_of(name, _stamp(paths), read, max_bad_rows)
 
 
-def _stamp(paths: Sequence[Path]) -> str:
+def _stamp(paths: Sequence[File]) -> str:
     """A key of the files by name, size and time: hashing the contents would take as long as reading them."""
-    return json.dumps([(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths])
+
+    def stamp(path: File) -> list[Any]:
+        if isinstance(path, RemotePath):
+            return path.stamp()
+        return [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns]
+
+    return json.dumps([stamp(path) for path in paths])
 
 
-def _cut_in_two(path: Path, holdout: float) -> dict[str, Documents]:
+def _cut_in_two(path: File, holdout: float) -> dict[str, Documents]:
     """Splits a text file at a line end: its beginning is train, its end dev."""
-    size, key = path.stat().st_size, _stamp([path])
-    with path.open("rb") as file:
+    size, key = Path(path).stat().st_size, _stamp([path])
+    with Path(path).open("rb") as file:
         file.seek(int(size * (1 - holdout)))
         file.readline()
         cut = file.tell()
@@ -224,7 +241,7 @@ def _text(row: Any, where: str) -> str:
     return row["text"]
 
 
-def _txt(path: Path, start: int = 0, stop: int | None = None) -> Iterator[Fragment]:
+def _txt(path: File, start: int = 0, stop: int | None = None) -> Iterator[Fragment]:
     """A file as one document, from byte `start` to before `stop`."""
     decoder = codecs.getincrementaldecoder("utf-8-sig" if start == 0 else "utf-8")()
     text, at, block = "", start, None
@@ -244,28 +261,28 @@ def _txt(path: Path, start: int = 0, stop: int | None = None) -> Iterator[Fragme
     yield Fragment(text, True)
 
 
-def _jsonl(path: Path) -> Iterator[Located]:
+def _jsonl(path: File) -> Iterator[Located]:
     with files.open_bytes(path) as file:
         for number, row in files.json_rows(file, path):
             yield row, f"{path}, line {number}"
 
 
-def _parquet(path: Path) -> Iterator[Located]:
+def _parquet(path: File) -> Iterator[Located]:
     import pyarrow.parquet as pq  # read here, because files.read holds all columns of the whole file
 
     with files.table_errors(path):
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(os.fspath(path))
     _text(dict.fromkeys(file.schema_arrow.names, ""), str(path))
     column = (value for batch in file.iter_batches(batch_size=1024, columns=["text"]) for value in batch.column(0))
     for number, value in enumerate(column, start=1):
         yield {"text": value.as_py()}, f"{path}, row {number}"
 
 
-def _whole(path: Path) -> Iterator[Located]:
+def _whole(path: File) -> Iterator[Located]:
     return _located(sources.Rows([files.read(path)]))
 
 
-_READERS: dict[str, Callable[[Path], Iterator[Located]]] = {
+_READERS: dict[str, Callable[[File], Iterator[Located]]] = {
     ".txt": lambda path: iter([(_txt(path), str(path))]),
     ".jsonl": _jsonl,
     ".parquet": _parquet,

@@ -3,19 +3,28 @@
 A corpus is one long array of tokens. Each document begins with the tokenizer's begin token and ends with its end token.
 Where both are the same token (GPT-2), it stands once before the first document and once after each. So every token of
 the text is predicted from another token, and bits per byte are exact.
+
+Memory does not grow with the corpus: texts are read a batch at a time, by a thread of its own while the batch before is
+tokenised. A pass that is interrupted goes on where it last saved: it reads the texts again and tokenises those that are
+left.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
+import os
+import queue
 import shutil
+import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -27,8 +36,11 @@ from jaxllm.types import InputError
 VERSION = 1
 """The version of the file format."""
 
-BATCH = 2**22
+BATCH = 2**21
 """The number of characters that are tokenised in one call."""
+
+SAVE_EVERY = 30.0
+"""Seconds between two notes of how far a pass has come; an interruption costs so much at most."""
 
 
 class Marks(NamedTuple):
@@ -88,16 +100,22 @@ def open_corpus(
     encoder = plain_encoder(tokenizer)
     key = hashlib.sha256(json.dumps([VERSION, documents.key, encoder.to_str(), marks]).encode()).hexdigest()[:20]
     folder = (cache_root() if root is None else root) / "tokens" / key
-    with lock_folder(folder):
+    with lock_folder(folder) as locked:
         if (corpus := _open(folder, documents, marks, vocab_size)) is not None:
             return corpus
         shutil.rmtree(folder, ignore_errors=True)  # damaged, if it is there
-        partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix="partial-"))
+        # One to go on with, if no other process can be at it: hosts that share the cache may not share locks.
+        partial = folder.with_name(f"partial-{key}-{socket.gethostname()}")
+        if not locked:
+            partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix="partial-"))
+        partial.mkdir(exist_ok=True)
         try:
             _write(partial, documents, encoder, marks, say)
             publish(partial, folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        except BaseException as error:
+            if isinstance(error, InputError) or not locked or not (partial / "progress.json").exists():
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
     corpus = _open(folder, documents, marks, vocab_size)
     assert corpus is not None
     return corpus
@@ -136,52 +154,110 @@ def _open(folder: Path, documents: Documents, marks: Marks, vocab_size: int) -> 
     return Corpus(documents.name, tokens, starts, ends, meta["bytes"], report)
 
 
+@dataclasses.dataclass
+class _Progress:
+    """How much of a corpus is written."""
+
+    fragments: int = 0
+    tokens: int = 0
+    documents: int = 0
+    bytes: int = 0
+    """Size of the texts in UTF-8."""
+    largest: int = 0
+    begun: bool = False
+    """Whether a token of a document has been written, and not yet its end."""
+
+
 def _write(folder: Path, documents: Documents, encoder: Any, marks: Marks, say: Callable[[str], None]) -> None:
     dtype = np.dtype(np.uint16 if max(encoder.get_vocab_size() - 1, *marks) < 2**16 else np.uint32)
-    shared = marks.begin == marks.end
-    ends: list[int] = []
-    written, size, largest, told = 0, 0, max(marks), time.monotonic()
-    begun = False  # whether a token of the document has been written
-    with (folder / "tokens.bin").open("wb") as file:
-        for batch in _batches(documents):
+    with (folder / "tokens.bin").open("ab") as tokens, (folder / "ends.bin").open("ab") as ends:
+        done = _resume(folder, (tokens, dtype.itemsize), (ends, 8))
+        if done.fragments:
+            say(f"{documents.name}: {done.tokens:,} tokens are there from an interrupted run, which goes on")
+        told = saved = time.monotonic()
+        for batch in _read_ahead(_batches(documents, done.fragments)):
             encoded = encoder.encode_batch_fast([fragment.text for fragment in batch], add_special_tokens=False)
-            for fragment, encoding in zip(batch, encoded, strict=True):
-                ids = list(encoding.ids)
-                size += len(fragment.text.encode())
-                largest = max(largest, *ids, 0)
-                if ids and not begun:
-                    ids = ids if shared and written else [marks.begin, *ids]
-                    begun = True
-                if fragment.last and begun:
-                    ids.append(marks.end)
-                    ends.append(written + len(ids))
-                    begun = False
-                file.write(np.asarray(ids, dtype).tobytes())
-                written += len(ids)
-            if time.monotonic() > told + 10:
-                say(f"tokenising {documents.name}: {written / 1e6:,.0f} million tokens of {len(ends):,} documents")
-                told = time.monotonic()
-    if not ends:
+            ids, stops = _lay_out(batch, encoded, marks, done)
+            tokens.write(np.array(ids, dtype).tobytes())
+            ends.write(np.array(stops, np.int64).tobytes())
+            now = time.monotonic()
+            if now > told + 10:
+                so_far = f"{done.tokens / 1e6:,.0f} million tokens of {done.documents:,} documents"
+                say(f"tokenising {documents.name}: {so_far}")
+                told = now
+            if now > saved + SAVE_EVERY:
+                _save(folder, done, tokens, ends)
+                saved = now
+    if not done.documents:
         raise InputError(f"{documents.name}: there is no text in it; check the data")
-    np.save(folder / "ends.npy", np.array(ends, np.int64))
+    np.save(folder / "ends.npy", np.fromfile(folder / "ends.bin", np.int64))
     report = documents.report
     rows = {"dropped": report.dropped, "bad": report.bad, "total": report.total}
     meta = {
         "rows": rows,
-        "tokens": written,
-        "documents": len(ends),
-        "bytes": size,
-        "largest": largest,
+        "tokens": done.tokens,
+        "documents": done.documents,
+        "bytes": done.bytes,
+        "largest": max(done.largest, *marks),
         "dtype": dtype.name,
     }
     (folder / "meta.json").write_text(json.dumps(meta))
+    for name in ("ends.bin", "progress.json"):
+        (folder / name).unlink(missing_ok=True)
 
 
-def _batches(documents: Documents) -> Iterator[list[Fragment]]:
-    """Lists of fragments with about BATCH characters together."""
+def _lay_out(batch: list[Fragment], encoded: list[Any], marks: Marks, done: _Progress) -> tuple[list[int], list[int]]:
+    """The tokens of a batch with the marks of its documents, and where the documents end; both are added to `done`."""
+    tokens: list[int] = []
+    ends: list[int] = []
+    start, shared = done.tokens, marks.begin == marks.end
+    for fragment, encoding in zip(batch, encoded, strict=True):
+        ids = encoding.ids
+        if ids and not done.begun:
+            if not (shared and start + len(tokens)):
+                tokens.append(marks.begin)
+            done.begun = True
+        tokens += ids
+        if fragment.last and done.begun:
+            tokens.append(marks.end)
+            ends.append(start + len(tokens))
+            done.begun = False
+        done.bytes += len(fragment.text.encode())
+    done.fragments += len(batch)
+    done.tokens += len(tokens)
+    done.documents += len(ends)
+    done.largest = max(done.largest, max(tokens, default=0))
+    return tokens, ends
+
+
+def _save(folder: Path, done: _Progress, *files: IO[bytes]) -> None:
+    """Notes how far the files of a corpus are written, once they are on the disk."""
+    for file in files:
+        file.flush()
+        os.fsync(file.fileno())
+    (folder / "progress.new").write_text(json.dumps(dataclasses.asdict(done)))
+    (folder / "progress.new").replace(folder / "progress.json")
+
+
+def _resume(folder: Path, tokens: tuple[IO[bytes], int], ends: tuple[IO[bytes], int]) -> _Progress:
+    """What `_save` noted last, and the files, each with the bytes of an entry, cut to that; else all from the start."""
+    try:
+        done = _Progress(**json.loads((folder / "progress.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        done = _Progress()
+    sizes = [(file, count * size) for (file, size), count in ((tokens, done.tokens), (ends, done.documents))]
+    if any(os.fstat(file.fileno()).st_size < size for file, size in sizes):  # lost with the machine's power
+        done, sizes = _Progress(), [(file, 0) for file, _ in sizes]
+    for file, size in sizes:
+        file.truncate(size)
+    return done
+
+
+def _batches(documents: Documents, skip: int) -> Iterator[list[Fragment]]:
+    """Lists of fragments with about BATCH characters together, without the first `skip` fragments."""
     batch: list[Fragment] = []
     held = 0
-    for fragment in documents:
+    for fragment in itertools.islice(documents, skip, None):
         batch.append(fragment)
         held += len(fragment.text)
         if held >= BATCH:
@@ -189,3 +265,22 @@ def _batches(documents: Documents) -> Iterator[list[Fragment]]:
             batch, held = [], 0
     if batch:
         yield batch
+
+
+def _read_ahead(batches: Iterator[list[Fragment]]) -> Iterator[list[Fragment]]:
+    """The batches, each read while the one before it is in use. What reading raises is raised here."""
+    read: queue.Queue[list[Fragment] | BaseException | None] = queue.Queue(1)
+
+    def fill() -> None:
+        try:
+            for batch in batches:
+                read.put(batch)
+            read.put(None)
+        except BaseException as error:
+            read.put(error)
+
+    threading.Thread(target=fill, daemon=True).start()  # one that waits for a server does not hold the process up
+    while (found := read.get()) is not None:
+        if isinstance(found, BaseException):
+            raise found
+        yield found

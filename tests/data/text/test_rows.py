@@ -101,6 +101,44 @@ def test_batches_do_not_change_the_corpus(tokenizer, tmp_path, monkeypatch):
     assert open_corpus(documents(), tokenizer, 10, root=tmp_path / "b").tokens.tolist() == whole
 
 
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_pass_that_breaks_off_goes_on_where_it_last_saved(tokenizer, tmp_path, monkeypatch, lost):
+    """After a crash in the third batch; lost: what was saved is not all on the disk."""
+    parts = [Fragment(c, i % 3 == 2) for i, c in enumerate("abcdefghabcdefgh")] + [Fragment("", True)]
+    whole = open_corpus(Documents("parts", "parts", lambda: iter(parts)), tokenizer, 10, root=tmp_path / "whole")
+    monkeypatch.setattr(corpora, "BATCH", 5)
+    monkeypatch.setattr(corpora, "SAVE_EVERY", -1.0)
+    encoded, say, fast = [], [], corpora.plain_encoder(tokenizer)
+
+    class Encoder:
+        def encode_batch_fast(self, texts, **options):
+            if len(encoded) == 10 and broken:
+                raise KeyboardInterrupt
+            encoded.extend(texts)
+            return fast.encode_batch_fast(texts, **options)
+
+        def __getattr__(self, name):
+            return getattr(fast, name)
+
+    monkeypatch.setattr(corpora, "plain_encoder", lambda _: Encoder())
+    source, broken = Documents("parts", "parts", lambda: iter(parts)), True
+    with pytest.raises(KeyboardInterrupt):
+        open_corpus(source, tokenizer, 10, root=tmp_path)
+    (partial,) = (tmp_path / "tokens").glob("partial-*")
+    with (partial / "tokens.bin").open("ab") as file:
+        file.write(b"written after the last save")
+    if lost:
+        os.truncate(partial / "tokens.bin", 3)
+    broken = False
+    encoded.clear()
+    corpus = open_corpus(source, tokenizer, 10, root=tmp_path, say=say.append)
+    assert "".join(encoded) == ("abcdefghabcdefgh" if lost else "cdefgh"), "what was saved is not tokenised again"
+    assert corpus.tokens.tolist() == whole.tokens.tolist()
+    assert (corpus.ends.tolist(), corpus.size) == (whole.ends.tolist(), whole.size)
+    assert bool(say) != lost
+    assert sorted(path.name for path in (tmp_path / "tokens").glob("*/*")) == ["ends.npy", "meta.json", "tokens.bin"]
+
+
 def test_bad_corpora_are_named(tokenizer, tmp_path):
     with pytest.raises(InputError, match="texts: token id 9 is beyond the model's vocabulary of 9"):
         open_corpus(documents(), tokenizer, 9, root=tmp_path)
