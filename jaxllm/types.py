@@ -92,10 +92,10 @@ class Rollouts:
 
     answer_BT[b, t] is the completion in its row that targets[b, t] belongs to, -1 elsewhere; weight_BA is 0 where there
     is no completion, else 1. Nothing is learned from a completion whose tokens all have weight 0 in the batch, but it
-    counts as one. advantages_BT is of each target. old_logps_BT, ref_logps_BT and sampler_logps_BT are log-probabilities
-    of the targets, in nats: of the policy that sampled (None: the policy itself), of a reference, and as the generator
-    reported them (None where no loss reads them). max_length, a number and no array, is the longest that a completion
-    may be, in tokens.
+    counts as one. advantages_BT is of each target. old_logps_BT, ref_logps_BT and sampler_logps_BT are the targets'
+    log-probabilities in nats: under the policy that sampled (None: the policy itself), under a reference, and as the
+    generator reported them (None where no loss reads them). max_length, a number and no array, is the longest that a
+    completion may be, in tokens.
     """
 
     batch: Batch

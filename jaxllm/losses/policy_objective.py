@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxllm.losses.arguments import Fraction, NonNegative, Number, Positive, check, parameters
+from jaxllm.losses.clipping import Shown
 from jaxllm.losses.decorated import Decorated, example_array
 from jaxllm.losses.objective import evaluate
 from jaxllm.losses.rollouts import Estimator, Level, PolicyLogps, bounded, kl, read_rollouts, top_entropy
@@ -17,9 +18,6 @@ from jaxllm.types import InputError, Mean, Metrics, Rollouts
 
 Reduction = Literal["token mean", "batch token mean", "sequence mean", "sequence sum", "constant"]
 Correction = Literal["none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
-
-Shown = Mapping[str, jax.Array]
-"""What else a loss logs: values [B, T] or [B] by name."""
 
 REDUCTIONS: dict[Reduction, str] = {
     "token mean": "the mean over all tokens of the optimizer step",
