@@ -43,15 +43,18 @@ class Sampled:
     completions: tuple[Completion, ...]
 
 
+SHARED = Layout()
+"""A prompt's completions share it."""
+
 _LOGPS = ("old_logps", "ref_logps", "sampler_logps")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RolloutRows:
-    """Prompts with their completions, to pack into rows. max_length: the longest that a completion may be, in tokens."""
+    """Prompts with their completions, to pack into rows. max_length: the most tokens that a completion may have."""
 
     prompts: Sequence[Sampled]
-    layout: Layout = Layout()
+    layout: Layout = SHARED
     max_length: int | None = None
 
     @functools.cached_property
@@ -88,8 +91,8 @@ class RolloutRows:
             answers.answer_BT,
             answers.weight_BA,
             arrays["advantages"],  # type: ignore[arg-type]
-            *(arrays.get(name) for name in _LOGPS),  # type: ignore[arg-type]
             max_length=self.max_length,
+            **{f"{name}_BT": arrays.get(name) for name in _LOGPS},  # type: ignore[arg-type]
         )
 
     @functools.cached_property

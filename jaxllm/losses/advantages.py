@@ -70,9 +70,9 @@ def leave_one_out(
     """Each reward less the mean of the other completions of its group, [groups, G] (RLOO, Ahmadian et al. 2024).
 
     rewards, reward_weights: as `advantages` takes them. reward_clip_range: bounds of the summed reward. kl: the sum
-    over a completion's tokens of the log-ratio of old policy and reference, in nats, [groups, G]; beta times it is taken off
-    the reward. normalize_advantages: takes off the mean over the batch, and divides by the deviation. Raises InputError
-    for a wrong shape, and for beta without kl.
+    over a completion's tokens of the log-ratio of old policy and reference, in nats, [groups, G]; beta times it is
+    taken off the reward. normalize_advantages: takes off the mean over the batch, and divides by the deviation. Raises
+    InputError for a wrong shape, and for beta without kl.
     """
     total = combine(rewards, reward_weights)
     if reward_clip_range is not None:
@@ -105,7 +105,7 @@ def reward_metrics(
     alike, or at most one there. A deviation of fewer than two rewards is NaN.
     """
     each, total = _functions(rewards), combine(rewards, reward_weights)
-    found = {}
+    found: dict[str, float] = {}
     for name, x in zip(names or [f"f{i}" for i in range(len(each))], each, strict=True):
         found |= {f"rewards/{name}/mean": _mean(x, BATCH).item(), f"rewards/{name}/std": _deviation(x, BATCH).item()}
     found |= {"reward": _mean(total, BATCH).item(), "reward_std": _deviation(total, BATCH).item()}

@@ -108,7 +108,7 @@ class Loss:
 
     def __call__(self, model: Any, batch: Any, key: jax.Array | None = None) -> Metrics:
         if self.mixed:
-            return evaluate(self.parts, model, batch, key)  # type: ignore[arg-type]
+            return evaluate(self.parts, model, batch, key)
         return _checked(self.name, self.function(model, batch, key, **self.arguments))
 
     def per_pair(self, p: Any) -> jax.Array:
@@ -125,11 +125,12 @@ class Loss:
 
     def metrics(self, p: Any) -> dict[str, jax.Array]:
         """What a step logs beside the loss, for pairs or completions; of completions their extremes too, as scalars."""
-        if not hasattr(self.function, "metrics"):
+        function, arguments = self.function, self.arguments
+        if not isinstance(function, PreferenceLoss | PolicyLoss):
             raise InputError(f"loss {self.name!r} has no metrics: it is no loss of pairs or completions")
-        found = dict(self.function.metrics(p, **self.arguments))
-        found |= {name: mean for name, _, mean in self.function.means(p, **self.arguments) if name}  # type: ignore[attr-defined]
-        extremes = self.function.extremes(p, **self.arguments) if isinstance(self.function, PolicyLoss) else {}
+        found = dict(function.metrics(p, **arguments))
+        found |= {name: mean for name, _, mean in function.means(p, **arguments) if name}
+        extremes = function.extremes(p, **arguments) if isinstance(function, PolicyLoss) else {}
         return {name: value(metric) for name, metric in found.items()} | extremes
 
     def _sum(self, method: str, p: Any) -> Any:

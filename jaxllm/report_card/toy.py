@@ -13,6 +13,7 @@ from flax import nnx
 
 from jaxllm.data.packing import Example, collate
 from jaxllm.data.preference.answers import Answer, AnswerRows, Group, Layout, add_mismatched
+from jaxllm.data.rollouts import Completion, RolloutRows, Sampled
 from jaxllm.models.teacher import Taught
 from jaxllm.params import GraphDef, bind, split
 from jaxllm.types import Batch, InputError, LossFn, Metrics, Params, value
@@ -70,11 +71,11 @@ def bench(loss: LossFn, kind: str, *, seed: int = 0, vocabulary: int = VOCABULAR
     model = Taught(Toy(seed + 1, vocabulary, width, out), Toy(seed + 2, vocabulary, width, out))
     graphdef, params = split(model)
     teacher = {name: x for name, x in params.items() if name.startswith("teacher.")}
-    lay = _tokens(rng, vocabulary) if kind == "tokens" else _answers(rng, loss, kind, vocabulary)
+    lay = {"tokens": _tokens, "completions": _completions}.get(kind, _answers)(rng, loss, kind, vocabulary)
     return Bench(loss, kind, graphdef, {n: x for n, x in params.items() if n not in teacher}, teacher, lay)
 
 
-def _tokens(rng: np.random.Generator, vocabulary: int) -> Callable[..., Batch]:
+def _tokens(rng: np.random.Generator, loss: LossFn, kind: str, vocabulary: int) -> Callable[..., Batch]:
     examples = []
     for _ in range(EXAMPLES):
         length = int(rng.integers(4, 12))
@@ -106,15 +107,35 @@ def _answers(rng: np.random.Generator, loss: LossFn, kind: str, vocabulary: int)
     return lambda layout, length: rows.collate(layout, length, EXAMPLES, slots)
 
 
+def _completions(rng: np.random.Generator, loss: LossFn, kind: str, vocabulary: int) -> Callable[..., Any]:
+    def text(low: int, high: int) -> np.ndarray:
+        return rng.integers(0, vocabulary, int(rng.integers(low, high))).astype(np.int32)
+
+    def completion() -> Completion:
+        tokens = text(2, 7)
+        trained = rng.random(len(tokens)) < 0.8
+        old, ref = (-rng.exponential(2.0, len(tokens)).astype(np.float32) for _ in range(2))
+        noise = rng.normal(0, 0.05, len(tokens)).astype(np.float32)
+        return Completion(tokens, float(rng.normal()), trained, old, ref, old + noise)
+
+    prompts = [Sampled(text(2, 5), (completion(), completion())) for _ in range(EXAMPLES)]
+    cut = prompts[0].completions[0]  # nothing is learned from it, but it counts as a completion
+    prompts[0] = Sampled(
+        prompts[0].prompt, (dataclasses.replace(cut, trained=np.zeros(len(cut.tokens), bool)), completion())
+    )
+    rows = RolloutRows(prompts, Layout(share=False), max_length=8)
+    return lambda layout, length: rows.collate(layout, length, EXAMPLES, 4)
+
+
 def kind_of(loss: LossFn) -> str:
-    """The kind of a loss; a function without decorator is "tokens" or "pairs", whichever batch it runs on.
+    """The kind of a loss; one without decorator is "tokens", "pairs" or "completions", by the batch that it runs on.
 
     Raises InputError where it runs on neither.
     """
     if kind := getattr(loss, "kind", ""):
         return kind
     failures = []
-    for kind, batch in (("tokens", "a Batch"), ("pairs", "Answers")):
+    for kind, batch in (("tokens", "a Batch"), ("pairs", "Answers"), ("completions", "Rollouts")):
         on = bench(loss, kind)
         try:
             jax.eval_shape(on, on.params, on.lay(SINGLE, LENGTH))
