@@ -14,9 +14,10 @@ from flax import nnx
 from jaxllm.data.packing import Example, collate
 from jaxllm.data.preference.answers import Answer, AnswerRows, Group, Layout, add_mismatched
 from jaxllm.data.rollouts import Completion, RolloutRows, Sampled
+from jaxllm.losses import over_tokens, token_logprobs
 from jaxllm.models.teacher import Taught
 from jaxllm.params import GraphDef, bind, split
-from jaxllm.types import Batch, InputError, LossFn, Metrics, Params, value
+from jaxllm.types import Batch, InputError, LossFn, Metrics, Params, Rollouts, value
 
 VOCABULARY, WIDTH, EXAMPLES, LENGTH = 13, 6, 8, 64
 
@@ -72,6 +73,8 @@ def bench(loss: LossFn, kind: str, *, seed: int = 0, vocabulary: int = VOCABULAR
     graphdef, params = split(model)
     teacher = {name: x for name, x in params.items() if name.startswith("teacher.")}
     lay = {"tokens": _tokens, "completions": _completions}.get(kind, _answers)(rng, loss, kind, vocabulary)
+    if kind == "completions":
+        lay = _near(model, lay)
     return Bench(loss, kind, graphdef, {n: x for n, x in params.items() if n not in teacher}, teacher, lay)
 
 
@@ -114,9 +117,8 @@ def _completions(rng: np.random.Generator, loss: LossFn, kind: str, vocabulary: 
     def completion() -> Completion:
         tokens = text(2, 7)
         trained = rng.random(len(tokens)) < 0.8
-        old, ref = (-rng.exponential(2.0, len(tokens)).astype(np.float32) for _ in range(2))
-        noise = rng.normal(0, 0.05, len(tokens)).astype(np.float32)
-        return Completion(tokens, float(rng.normal()), trained, old, ref, old + noise)
+        old, ref, sampler = (rng.normal(0, by, len(tokens)).astype(np.float32) for by in (0.3, 0.5, 0.05))
+        return Completion(tokens, float(rng.normal()), trained, old, ref, old + sampler)
 
     prompts = [Sampled(text(2, 5), (completion(), completion())) for _ in range(EXAMPLES)]
     cut = prompts[0].completions[0]  # nothing is learned from it, but it counts as a completion
@@ -125,6 +127,18 @@ def _completions(rng: np.random.Generator, loss: LossFn, kind: str, vocabulary: 
     )
     rows = RolloutRows(prompts, Layout(share=False), max_length=8)
     return lambda layout, length: rows.collate(layout, length, EXAMPLES, 4)
+
+
+def _near(model: Any, lay: Callable[..., Rollouts]) -> Callable[..., Rollouts]:
+    """The log-probabilities of a layout taken as differences from those of the model."""
+
+    def near(layout: Sequence[Sequence[int]], length: int) -> Rollouts:
+        rollouts = lay(layout, length)
+        logps_BT, _ = over_tokens(model, jax.tree.map(jnp.asarray, rollouts.batch), token_logprobs)
+        names = ("old_logps_BT", "ref_logps_BT", "sampler_logps_BT")
+        return dataclasses.replace(rollouts, **{n: getattr(rollouts, n) + np.asarray(logps_BT) for n in names})
+
+    return near
 
 
 def kind_of(loss: LossFn) -> str:
