@@ -157,7 +157,8 @@ class PolicyLoss(Decorated):
         if p.sampler_BT is not None:
             found["sampling/sampling_logp_difference/mean"] = p.over_tokens(jnp.abs(p.old_BT - p.sampler_BT))
         if coefficient := self._bonus(arguments):
-            found["entropy_coef"] = Mean(coefficient, jnp.ones_like(p.policy_BT, shape=()))
+            one = jnp.ones_like(p.policy_BT, shape=())
+            found["entropy_coef"] = Mean(coefficient * one, one)
         for name, x in self._call(p, arguments)[1].items():
             found[name] = p.over_tokens(x) if x.ndim == 2 else p.over_completions(x)
         return {**found}

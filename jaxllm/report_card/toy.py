@@ -21,6 +21,9 @@ from jaxllm.types import Batch, InputError, LossFn, Metrics, Params, Rollouts, v
 
 VOCABULARY, WIDTH, EXAMPLES, LENGTH = 13, 6, 8, 64
 
+DRIFT = (-0.6, -0.32, -0.1, 0.1, 0.32, 0.6)
+"""How far policies may be apart, in nats: inside and outside the usual clips, and not so near that bfloat16 decides."""
+
 SINGLE = tuple((i,) for i in range(EXAMPLES))
 PACKED = tuple((i, i + 1) for i in range(0, EXAMPLES, 2))
 
@@ -117,7 +120,8 @@ def _completions(rng: np.random.Generator, loss: LossFn, kind: str, vocabulary: 
     def completion() -> Completion:
         tokens = text(2, 7)
         trained = rng.random(len(tokens)) < 0.8
-        old, ref, sampler = (rng.normal(0, by, len(tokens)).astype(np.float32) for by in (0.3, 0.5, 0.05))
+        ref, sampler = (rng.normal(0, by, len(tokens)).astype(np.float32) for by in (0.5, 0.05))
+        old = rng.choice(np.float32(DRIFT), len(tokens))
         return Completion(tokens, float(rng.normal()), trained, old, ref, old + sampler)
 
     prompts = [Sampled(text(2, 5), (completion(), completion())) for _ in range(EXAMPLES)]
