@@ -121,7 +121,7 @@ def _completions(rng: np.random.Generator, loss: LossFn, kind: str, vocabulary: 
         tokens = text(2, 7)
         trained = rng.random(len(tokens)) < 0.8
         ref, sampler = (rng.normal(0, by, len(tokens)).astype(np.float32) for by in (0.5, 0.05))
-        old = rng.choice(np.float32(DRIFT), len(tokens))
+        old = rng.choice(np.asarray(DRIFT, np.float32), len(tokens))
         return Completion(tokens, float(rng.normal()), trained, old, ref, old + sampler)
 
     prompts = [Sampled(text(2, 5), (completion(), completion())) for _ in range(EXAMPLES)]
