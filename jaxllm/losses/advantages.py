@@ -105,8 +105,11 @@ def reward_metrics(
     alike, or at most one there. A deviation of fewer than two rewards is NaN.
     """
     each, total = _functions(rewards), combine(rewards, reward_weights)
+    names = names or [f"f{i}" for i in range(len(each))]
+    if len(names) != len(each):
+        raise InputError(f"{len(names)} names for {len(each)} reward functions; give one each")
     found: dict[str, float] = {}
-    for name, x in zip(names or [f"f{i}" for i in range(len(each))], each, strict=True):
+    for name, x in zip(names, each, strict=True):
         found |= {f"rewards/{name}/mean": _mean(x, BATCH).item(), f"rewards/{name}/std": _deviation(x, BATCH).item()}
     found |= {"reward": _mean(total, BATCH).item(), "reward_std": _deviation(total, BATCH).item()}
     return found | {"frac_reward_zero_std": float(np.mean(~(_deviation(total) > 1e-8)))}

@@ -122,7 +122,8 @@ def _completions(rng: np.random.Generator, loss: LossFn, kind: str, vocabulary: 
         trained = rng.random(len(tokens)) < 0.8
         ref, sampler = (rng.normal(0, by, len(tokens)).astype(np.float32) for by in (0.5, 0.05))
         old = rng.choice(np.asarray(DRIFT, np.float32), len(tokens))
-        return Completion(tokens, float(rng.normal()), trained, old, ref, old + sampler)
+        advantage = 0.7 + rng.normal()  # their mean off 0, or the loss would be the rounding of a sum
+        return Completion(tokens, float(advantage), trained, old, ref, old + sampler)
 
     prompts = [Sampled(text(2, 5), (completion(), completion())) for _ in range(EXAMPLES)]
     cut = prompts[0].completions[0]  # nothing is learned from it, but it counts as a completion
