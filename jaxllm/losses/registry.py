@@ -173,9 +173,7 @@ def resolve(spec: str | LossFunction, /, **arguments: Any) -> Loss:
     if loss.mixed:
         for part, fn in functions.items():
             if not isinstance(fn, PreferenceLoss | PolicyLoss):
-                raise InputError(
-                    f"--loss {spec}: {part} does not mix; a mixture is of losses of pairs, or of completions"
-                )
+                raise InputError(f"--loss {spec}: {part} does not mix; a mixture is of losses of pairs or completions")
         if len({type(fn) for fn in functions.values()}) > 1:
             raise InputError(f"--loss {spec}: losses of pairs and of completions do not mix")
         if len({getattr(fn, "read", None) for fn in functions.values()}) > 1:

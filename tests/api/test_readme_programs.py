@@ -108,9 +108,7 @@ def test_the_policy_loss_of_the_readme_runs_as_it_is_pasted(tmp_path, monkeypatc
 
     from jaxllm.losses import PolicyLogps, resolve
 
-    [text] = re.findall(
-        r"```python\n(import jax.numpy as jnp\n\nfrom jaxllm.losses import policy_loss\n.*?)```", README, re.S
-    )
+    [text] = [block for block in BLOCKS if "import policy_loss" in block]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_policy.py").write_text(text)
     logps = PolicyLogps.of(np.log([[0.3, 0.5]]), np.log([[0.2, 0.5]]), [[1, 1]], [2.0])

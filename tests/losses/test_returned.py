@@ -63,14 +63,15 @@ def test_one_number_for_each_token_of_completions():
     """A number per completion is taken for no number per token, whatever would broadcast."""
     p = PolicyLogps.of(-jnp.ones((3, 3)), None, jnp.ones((3, 3)), jnp.ones(3))
 
-    for wrong, what in (
-        (lambda p: -p.weight_B, "[3]"),
-        (lambda p: -p.ratio_BT[:, :1], "[3, 1]"),
-        (jnp.sum, "a scalar"),
-    ):
+    wrong = {
+        "[3]": lambda p: p.sum(p.ratio_BT),
+        "[3, 1]": lambda p: p.ratio_BT[:, :1],
+        "a scalar": lambda p: jnp.sum(p.ratio_BT),
+    }
+    for what in wrong:
 
-        def soft(p, *, beta=0.1, wrong=wrong):
-            return wrong(p) if wrong is not jnp.sum else jnp.sum(p.policy_BT)
+        def soft(p, *, beta=0.1, what=what):
+            return wrong[what](p)
 
         for found in (policy_loss(soft).mean, jax.jit(policy_loss(soft).per_token)):
             with pytest.raises(InputError) as error:
