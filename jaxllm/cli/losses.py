@@ -16,7 +16,7 @@ from rich.table import Table
 from jaxllm.losses import AnswerLogps, Loss, PairLogps, PolicyLogps, PolicyLoss, Tokens, names, resolve
 from jaxllm.losses.arguments import domain
 from jaxllm.losses.fields import fields, markdown
-from jaxllm.losses.policy_objective import REDUCTIONS
+from jaxllm.losses.policy_objective import REDUCTIONS, shared_arguments
 from jaxllm.types import InputError
 
 KINDS = {
@@ -52,10 +52,13 @@ def main(config: Config) -> None:
         print(field_tables())
     elif config.losses:
         console = Console(highlight=False, soft_wrap=True)
-        for loss in [resolve(spec) for spec in config.losses]:
+        found = [resolve(spec) for spec in config.losses]
+        for loss in found:
             if loss.mixed:
                 raise InputError(f"{loss.name} is a mixture: give its losses one by one")
             _describe(loss, console)
+        if any(isinstance(loss.function, PolicyLoss) for loss in found):
+            console.print(" ".join(inspect.cleandoc(shared_arguments.__doc__ or "").split()), markup=False)
     else:
         _list([resolve(name) for name in names()], Console(highlight=False))
 

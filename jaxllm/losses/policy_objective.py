@@ -14,7 +14,7 @@ from jaxllm.losses.clipping import Shown
 from jaxllm.losses.decorated import Decorated, example_array
 from jaxllm.losses.objective import evaluate
 from jaxllm.losses.rollouts import Estimator, Level, PolicyLogps, bounded, kl, read_rollouts, top_entropy
-from jaxllm.types import InputError, Mean, Metrics, Rollouts
+from jaxllm.types import InputError, Mean, Metrics, Rollouts, nearest
 
 Reduction = Literal["token mean", "batch token mean", "sequence mean", "sequence sum", "constant"]
 Correction = Literal["none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
@@ -30,7 +30,7 @@ REDUCTIONS: dict[Reduction, str] = {
 only "token mean" divides by `PolicyLogps.items` where they are given."""
 
 
-def _shared(
+def shared_arguments(
     *,
     beta: NonNegative = 0.0,
     kl_estimator: Estimator = "k3",
@@ -56,7 +56,8 @@ def _shared(
 
 
 _NEUTRAL: dict[str, Any] = {
-    name: x.default if name != "use_bias_correction_kl" else False for name, x in parameters(_shared, 0).items()
+    name: x.default if name != "use_bias_correction_kl" else False
+    for name, x in parameters(shared_arguments, 0).items()
 }
 _WITH = {
     "beta": ("kl_estimator", "use_bias_correction_kl"),
@@ -113,6 +114,8 @@ class PolicyLoss(Decorated):
     def each(self, *inputs: Any, **arguments: Any) -> jax.Array:
         """`per_token`."""
         (p,) = inputs
+        if not isinstance(p, PolicyLogps):
+            raise InputError(f"loss {self.name!r} is of completions: give it PolicyLogps, not {type(p).__name__}")
         check(self.name, {**self.own, **self.shared}, arguments)
         value = {name: self._value(name, arguments) for name in self.shared}
         loss_BT, _ = self._call(p, arguments)
@@ -254,14 +257,16 @@ def policy_loss(
     reference: whether fn itself reads `p.ref_BT`; the argument beta that every loss takes does so without it.
     couples_batch: whether completions depend on each other. needs: "entropy" for entropies with a gradient.
     level: whose ratio corrects the KL. without: shared arguments that the loss does not take; what is an argument of fn
-    is left to fn. The head stays chunked, so [B, T, V] is never built.
+    is left to fn. The head stays chunked, so [B, T, V] is never built. Raises InputError for an unknown reduction.
     """
+    if reduction not in REDUCTIONS:
+        raise InputError(f"@policy_loss(reduction={reduction!r}): {nearest(str(reduction), REDUCTIONS)}")
 
     def decorate(fn: Callable[..., Any]) -> PolicyLoss:
         own = parameters(fn, 1)
         less = {*without, *own}
         less |= {name for other in less for name in _WITH.get(other, ())}
-        shared = {name: x for name, x in parameters(_shared, 0).items() if name not in less}
+        shared = {name: x for name, x in parameters(shared_arguments, 0).items() if name not in less}
         return PolicyLoss(
             fn.__name__, fn, own, shared, reference, couples_batch, tuple(needs),
             reduction=reduction, level=level,

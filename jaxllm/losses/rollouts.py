@@ -207,6 +207,10 @@ def read_rollouts(
     Each slot sees its row's tokens under a mask, so a sum is local to the row under any packing and sharding. The head
     is chunked: [B, T, V] is never built. Raises InputError where a reference is wanted and neither there nor taught.
     """
+    if not isinstance(rollouts, Rollouts):
+        raise InputError(
+            f"a policy loss trains on Rollouts, sampled completions; the batch is {type(rollouts).__name__}"
+        )
     needs = {*needs, "entropy" if "entropy" in needs else "entropy_value"}
     found = token_values(model, rollouts.batch, rollouts.ref_logps_BT, key, reference=reference, needs=needs)
     learned_BT = rollouts.batch.weights_BT != 0

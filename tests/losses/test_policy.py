@@ -9,7 +9,6 @@ from policy_cases import (
     CASES,
     DEFECTS,
     IGNORED,
-    LENGTHS,
     ORACLE,
     OTHERS,
     PIPELINES,
@@ -21,7 +20,7 @@ from policy_cases import (
     padded,
 )  # fmt: skip
 
-from jaxllm.losses import PolicyLogps, names, resolve
+from jaxllm.losses import PairLogps, PolicyLogps, names, policy_loss, resolve
 from jaxllm.losses.advantages import advantages, leave_one_out
 from jaxllm.types import InputError
 
@@ -247,5 +246,21 @@ def test_mixtures_are_sums():
         resolve("grpo+dpo")
 
 
-def test_lengths_are_of_the_oracle():
-    assert LENGTHS.tolist() == ORACLE["inputs"]["lengths"]
+def test_the_means_of_a_loss_of_ones():
+    """Each reduction on completions of 7, 3, 0, 5 and 1 tokens."""
+    policy, (old, mask, A), _ = completions()
+    means = {"token mean": 16 / 20, "batch token mean": 1, "sequence mean": 4 / 5, "sequence sum": 16 / 5}
+    for reduction, wanted in {**means, "constant": 16 / (5 * 9)}.items():
+
+        @policy_loss(reduction=reduction)
+        def ones(p):
+            return jnp.ones_like(p.policy_BT)
+
+        close(ones.mean(PolicyLogps.of(policy, old, mask, A, items=20, max_length=9)), wanted)
+
+
+def test_the_metrics_of_pairs_by_name():
+    pairs = PairLogps.of([[-1.0], [-2.0]], [[-3.0], [-1.0]], [[-1.0], [-1.0]], [[-1.0], [-1.0]])
+    found = resolve("dpo", beta=0.5).metrics(pairs)
+    assert found["rewards/accuracies"] == 0.5
+    close(found["rewards/margins"], 0.5 * (2.0 - 1.0) / 2)

@@ -181,6 +181,11 @@ def test_a_file_is_tried_before_anything_is_loaded(tmp_path, monkeypatch, name, 
     assert "\n" not in str(error.value)
 
 
+def test_an_unknown_mean_is_refused():
+    with pytest.raises(InputError, match=r"reduction='token'\): give one of token mean, .*; did you mean token mean\?"):
+        policy_loss(reduction="token")
+
+
 def test_a_policy_loss_that_has_an_argument_itself_is_left_to_use_it(tmp_path):
     (tmp_path / "own.py").write_text(OWN)
     loss = resolve(f"{tmp_path}/own.py:own_kl", beta=0.3)

@@ -10,7 +10,7 @@ import pytest
 from step_cases import LLAMA, B, plain, rollouts
 
 from jaxllm.distributed.mesh import make_mesh, put_batch, replicated, shardings
-from jaxllm.losses import PolicyLogps, policy_loss, resolve, tokens
+from jaxllm.losses import PairLogps, PolicyLogps, policy_loss, resolve, tokens
 from jaxllm.losses.rollouts import read_rollouts
 from jaxllm.models import decoder
 from jaxllm.models.teacher import Taught
@@ -94,6 +94,13 @@ def test_without_old_log_probabilities_the_policy_has_sampled(toy):
     found = read_rollouts(toy, toy_rollouts(old_logps_BT=None), None, reference=False)
     np.testing.assert_array_equal(found.old_BT, found.policy_BT)
     assert found.ref_BT is None
+
+
+def test_other_batches_and_other_log_probabilities_are_refused(toy):
+    with pytest.raises(InputError, match="a policy loss trains on Rollouts, sampled completions; the batch is Batch"):
+        resolve("grpo")(toy, toy_rollouts().batch)
+    with pytest.raises(InputError, match="loss 'grpo' is of completions: give it PolicyLogps, not PairLogps"):
+        resolve("grpo").mean(PairLogps.of([[-1.0]], [[-2.0]]))
 
 
 def test_a_teacher_is_a_reference_and_none_is_refused(toy, taught):
