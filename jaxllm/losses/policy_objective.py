@@ -97,7 +97,7 @@ class PolicyLoss(Decorated):
 
     def reads(self, arguments: Mapping[str, Any]) -> tuple[str, ...]:
         """What it needs beside log-probabilities, with these arguments."""
-        return (*self.needs, "entropy") if self._bonus(arguments) else self.needs
+        return self.needs if self._bonus(arguments) is None else (*self.needs, "entropy")
 
     def example(self, **arguments: Any) -> tuple[PolicyLogps]:
         """Completions as shapes and dtypes."""
@@ -135,7 +135,7 @@ class PolicyLoss(Decorated):
     def means(self, p: PolicyLogps, **arguments: Any) -> list[tuple[str, float, Mean]]:
         """The loss before its division, and the entropy bonus: name, factor, mean."""
         policy = reduced(self.name, p, self.each(p, **arguments), self.reduction)
-        if not (coefficient := self._bonus(arguments)):
+        if (coefficient := self._bonus(arguments)) is None:
             return [("", 1.0, policy)]
         if p.entropy_BT is None:
             raise InputError("entropy_coef reads the entropies of the policy: give entropy_BT")
@@ -159,7 +159,7 @@ class PolicyLoss(Decorated):
             found["kl"] = p.over_tokens(self._kl(p, arguments))
         if p.sampler_BT is not None:
             found["sampling/sampling_logp_difference/mean"] = p.over_tokens(jnp.abs(p.old_BT - p.sampler_BT))
-        if coefficient := self._bonus(arguments):
+        if (coefficient := self._bonus(arguments)) is not None:
             one = jnp.ones_like(p.policy_BT, shape=())
             found["entropy_coef"] = Mean(coefficient * one, one)
         for name, x in self._call(p, arguments)[1].items():
@@ -196,8 +196,9 @@ class PolicyLoss(Decorated):
         return kl_BT
 
     def _bonus(self, arguments: Mapping[str, Any]) -> Any:
-        """entropy_coef, unless fn itself sees to it."""
-        return self._value("entropy_coef", arguments) if "entropy_coef" in self.shared else 0
+        """entropy_coef; None where it is 0, and where fn itself sees to it."""
+        found = self._value("entropy_coef", arguments) if "entropy_coef" in self.shared else 0
+        return found if isinstance(found, jax.Array) or found else None
 
     def _value(self, name: str, arguments: Mapping[str, Any]) -> Any:
         """An argument's value: as given, its default, or the one without effect where this loss does not take it."""

@@ -213,6 +213,13 @@ def test_one_name_gives_the_same_numbers_under_jit_grad_and_vmap():
     close(jax.jit(jax.grad(mean))(several[1]), jax.grad(mean)(several[1]))
 
 
+def test_arguments_may_be_traced():
+    policy, data, rest = completions()
+    p = PolicyLogps.of(policy, *data, **rest)
+    of = lambda x: resolve("grpo", epsilon=x, delta=1 + x, beta=x, entropy_coef=x).mean(p)
+    close(jax.vmap(of)(jnp.array([0.1, 0.2])), [of(0.1), of(0.2)])
+
+
 def test_what_is_outside_the_mask_may_be_anything():
     policy, (old, mask, A), rest = completions()
     loss = resolve("grpo", beta=0.1, entropy_coef=0.1, off_policy_mask_threshold=0.0)
