@@ -12,7 +12,7 @@ Data
     Batch, Answers                 what a loss is given
 
 Losses
-    token_loss, preference_loss    make a function of yours a loss
+    token_loss, preference_loss    make a function of yours a loss; `jaxllm.losses` has more, policy_loss among them
     PairLogps, over_tokens, Mean   what losses are made of
     resolve                        a loss by name, with its arguments
     check_loss                     the report card of a loss

@@ -87,6 +87,28 @@ class Answers:
 
 
 @_pytree
+class Rollouts:
+    """Rows packed with sampled completions, for policy losses.
+
+    answer_BT[b, t] is the completion in its row that targets[b, t] belongs to, -1 elsewhere; weight_BA is 0 where there
+    is no completion, else 1. Nothing is learned from a completion whose tokens all have weight 0 in the batch, but it
+    counts as one. advantages_BT is of each target. old_logps_BT, ref_logps_BT and sampler_logps_BT are the targets'
+    log-probabilities in nats: under the policy that sampled (None: the policy itself), under a reference, and as the
+    generator reported them (None where no loss reads them). max_length, a number and no array, is the longest that a
+    completion may be, in tokens.
+    """
+
+    batch: Batch
+    answer_BT: jax.Array
+    weight_BA: jax.Array
+    advantages_BT: jax.Array
+    old_logps_BT: jax.Array | None = None
+    ref_logps_BT: jax.Array | None = None
+    sampler_logps_BT: jax.Array | None = None
+    max_length: int | None = dataclasses.field(default=None, metadata={"static": True})
+
+
+@_pytree
 class Mean:
     """A weighted mean before its division: `total` sums weight times value, `count` the weights (float32 scalars).
 
@@ -137,8 +159,8 @@ class Model(Protocol):
 class LossFn(Protocol):
     """A loss: (model, batch, key=None) -> Metrics with at least "loss". No key means no dropout.
 
-    `batch` is a `Batch` or an `Answers`. A loss whose examples depend on each other sets `couples_batch = True`, and is
-    then refused under microbatching and pmap.
+    `batch` is a `Batch`, an `Answers` or a `Rollouts`. A loss whose examples depend on each other sets
+    `couples_batch = True`, and is then refused under microbatching and pmap.
     """
 
     def __call__(self, model: Any, batch: Any, key: jax.Array | None = None) -> Metrics: ...

@@ -46,10 +46,11 @@ FILES = {
                "@token_loss\ndef t(logits_NV, targets_N):\n    return logits_NV\n"
                "@token_loss\ndef i(logits_NV, targets_N):\n    return targets_N\n"
                "def plain(model):\n    return {}\nnumber = 3\n",
-    "shapes.py": "from jaxllm.losses import preference_loss\n"
+    "shapes.py": "from jaxllm.losses import policy_loss, preference_loss\n"
                  "@preference_loss\ndef one(p):\n    return p.delta_B[:1]\n"
                  "@preference_loss\ndef square(p):\n    return p.delta_B[:, None] - p.delta_B[None]\n"
-                 "@preference_loss\ndef total(p):\n    return p.delta_B.sum()\n",
+                 "@preference_loss\ndef total(p):\n    return p.delta_B.sum()\n"
+                 "@policy_loss\ndef summed(p):\n    return p.sum(p.ratio_BT)\n",
     "unclosed.jinja": "{% for m in messages %}{{ m.content }}",
     "config.json": "{",
     "list.json": "[]",
@@ -222,6 +223,11 @@ preference | --loss sigmoid+sigmoid | twice
 preference | --loss sigmoid+sft --loss-args zeta=1 | zeta
 preference | --loss kto --microbatches 2 | --microbatches 2
 check-loss | dpo --loss-args beta=-1 | beta
+check-loss | grpo --loss-args epsilon=-1 | epsilon
+check-loss | sapo --loss-args epsilon=0.2 | epsilon
+preference | --loss grpo | completions that the policy samples
+sft | --loss grpo | completions that the policy samples
+reward | --loss grpo | grpo
 check-loss | dpo --loss-args beta | beta
 # functions in the user's own files
 sft | --loss {f}/syntax.py:f | syntax.py
@@ -239,6 +245,7 @@ check-loss | {f}/absent.py:f | absent.py
 check-loss | {f}/syntax.py:f | syntax.py
 check-loss | {f}/none.py:f | None
 check-loss | {f}/shapes.py:one | [1]
+check-loss | {f}/shapes.py:summed | one number per token, [8, 5]
 compare_losses | --losses {f}/absent.py:f | absent.py
 # models
 sft | --model {m}/absent --dataset {f}/chats.jsonl | absent

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxllm.types import Answers, Batch, InputError, Mean, TrainState, terms, value
+from jaxllm.types import Answers, Batch, InputError, Mean, Rollouts, TrainState, terms, value
 
 
 def test_a_mean_is_divided_once():
@@ -36,6 +36,9 @@ def test_batches_are_frozen_trees_of_their_arrays():
     batch = Batch(*(np.full((2, 3), i) for i in range(5)))
     answers = Answers(batch, *(np.full((2, 3), i) for i in range(5, 10)))
     assert [int(x[0, 0]) for x in jax.tree.leaves(answers)] == list(range(10)), "None is no leaf"
+    rollouts = Rollouts(batch, *(np.full((2, 3), i) for i in range(5, 8)), max_length=9)
+    assert [int(x[0, 0]) for x in jax.tree.leaves(rollouts)] == list(range(8)), "nor is max_length"
+    assert jax.jit(lambda x: x)(rollouts).max_length == 9
     doubled = jax.jit(lambda b: jax.tree.map(lambda x: 2 * x, b))(batch)
     assert isinstance(doubled, Batch)
     assert doubled.branches_BT is None

@@ -2,13 +2,16 @@
 
 from jaxllm.losses.objective import PreferenceLoss, Term, preference_loss
 from jaxllm.losses.pairs import PairLogps, Tokens
+from jaxllm.losses.policy_objective import PolicyLoss, policy_loss
 from jaxllm.losses.registry import Loss, names, resolve
+from jaxllm.losses.rollouts import PolicyLogps
 from jaxllm.losses.tokens import (
     TokenLoss,
     cross_entropy,
     distillation_loss,
     over_both,
     over_tokens,
+    token_entropy,
     token_kl,
     token_logprobs,
     token_loss,
@@ -17,7 +20,8 @@ from jaxllm.losses.unpaired import AnswerLogps, UnpairedLoss, kl_estimate, unpai
 from jaxllm.types import Mean
 
 __all__ = [
-    "AnswerLogps", "Loss", "Mean", "PairLogps", "PreferenceLoss", "Term", "TokenLoss", "Tokens", "UnpairedLoss",
-    "cross_entropy", "distillation_loss", "kl_estimate", "names", "over_both", "over_tokens", "preference_loss",
-    "resolve", "token_kl", "token_logprobs", "token_loss", "unpaired_loss",
+    "AnswerLogps", "Loss", "Mean", "PairLogps", "PolicyLogps", "PolicyLoss", "PreferenceLoss", "Term", "TokenLoss",
+    "Tokens", "UnpairedLoss", "cross_entropy", "distillation_loss", "kl_estimate", "names", "over_both", "over_tokens",
+    "policy_loss", "preference_loss", "resolve", "token_entropy", "token_kl", "token_logprobs", "token_loss",
+    "unpaired_loss",
 ]  # fmt: skip

@@ -9,6 +9,7 @@ import difflib
 import inspect
 import math
 import numbers
+import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
@@ -59,7 +60,9 @@ def check(loss: str, known: Mapping[str, inspect.Parameter], arguments: Mapping[
     for name, value in arguments.items():
         if name not in known:
             raise InputError(f"loss {loss!r} has no argument {name!r}{suggestion(name, known)}")
-        annotation = known[name].annotation
+        annotation, optional = _required(known[name].annotation)
+        if optional and value is None:
+            continue
         if typing.get_origin(annotation) is Literal and value not in (choices := typing.get_args(annotation)):
             raise InputError(f"loss {loss!r}: {name}={value!r} must be one of {', '.join(map(str, choices))}")
         for rule in getattr(annotation, "__metadata__", ()):
@@ -70,7 +73,12 @@ def check(loss: str, known: Mapping[str, inspect.Parameter], arguments: Mapping[
 
 def _convert(loss: str, parameter: inspect.Parameter, x: Any) -> Any:
     """A string from the command line as the type of the parameter's default. Raises InputError."""
+    annotation, optional = _required(parameter.annotation)
+    if optional and isinstance(x, str) and x.lower() == "none":
+        return None
     kind = type(parameter.default)
+    if optional and parameter.default is None:
+        kind = getattr(annotation, "__origin__", annotation)  # float of Annotated[float, ...]
     if not isinstance(x, str) or kind in (str, type(None)) or parameter.default is parameter.empty:
         return x
     try:
@@ -83,11 +91,19 @@ def _convert(loss: str, parameter: inspect.Parameter, x: Any) -> Any:
 
 def domain(parameter: inspect.Parameter) -> str:
     """The values that an argument may take, in words."""
-    annotation = parameter.annotation
+    annotation, optional = _required(parameter.annotation)
     if typing.get_origin(annotation) is Literal:
         return ", ".join(map(str, typing.get_args(annotation)))
     rules = [rule.text for rule in getattr(annotation, "__metadata__", ()) if isinstance(rule, Rule)]
-    return "; ".join(rules) or ("" if annotation is parameter.empty else getattr(annotation, "__name__", ""))
+    text = "; ".join(rules) or ("" if annotation is parameter.empty else getattr(annotation, "__name__", ""))
+    return f"{text}, or none" if optional else text
+
+
+def _required(annotation: Any) -> tuple[Any, bool]:
+    """An annotation without "| None", and whether it had it."""
+    members = typing.get_args(annotation) if typing.get_origin(annotation) in (typing.Union, types.UnionType) else ()
+    rest = [member for member in members if member is not type(None)]
+    return (rest[0], True) if len(rest) == 1 and len(members) == 2 else (annotation, False)
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -33,6 +33,8 @@ class Decorated:
 
     unit: ClassVar[str] = ""
     """What it gives one number for: token, pair or answer."""
+    axes: ClassVar[int] = 1
+    """How many leading axes of the inputs what it returns has."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "__doc__", self.fn.__doc__)
@@ -50,6 +52,14 @@ class Decorated:
     def __call__(self, model: Any, batch: Any, key: jax.Array | None = None, **arguments: Any) -> Metrics:
         raise NotImplementedError
 
+    def couples(self, arguments: Mapping[str, Any]) -> bool:
+        """Whether, with these arguments, the loss of an example depends on the other examples of the batch."""
+        return self.couples_batch
+
+    def refers(self, arguments: Mapping[str, Any]) -> bool:
+        """Whether, with these arguments, it reads the log-probabilities of a reference."""
+        return self.reference
+
     def each(self, *inputs: Any, **arguments: Any) -> jax.Array:
         """One number per token, pair or answer."""
         return self.checked(self.fn(*inputs, **arguments), inputs)
@@ -60,7 +70,7 @@ class Decorated:
 
     def checked(self, found: Any, inputs: Any) -> jax.Array:
         """What `fn` returned for these inputs. Raises InputError where that is not one floating-point number each."""
-        shape = jax.tree.leaves(inputs)[0].shape[:1]  # every input leads with the axis of tokens, pairs or answers
+        shape = jax.tree.leaves(inputs)[0].shape[: self.axes]  # every input leads with tokens, pairs or answers
         got = getattr(found, "shape", None)
         if got == shape and jnp.issubdtype(found.dtype, jnp.floating):
             return found

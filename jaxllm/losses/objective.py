@@ -97,7 +97,7 @@ class PreferenceLoss(Decorated):
 
     def mean(self, p: PairLogps, **arguments: Any) -> jax.Array:
         """The loss of the batch: means by weight over pairs, and over tokens for a term that is counted by tokens."""
-        return jnp.asarray(sum(t.factor * _mean(t, p).value() for t in self.terms(p, **arguments)))
+        return jnp.asarray(sum(factor * mean.value() for _, factor, mean in self.means(p, **arguments)))
 
     def terms(self, p: PairLogps, **arguments: Any) -> list[Term]:
         """The loss as a sum of terms; the first is the loss itself. Raises InputError for numbers of a wrong shape."""
@@ -111,6 +111,10 @@ class PreferenceLoss(Decorated):
         if arguments.get("use_weighting"):
             parts[0] = parts[0]._replace(loss_B=parts[0].loss_B * policy_weight(p))
         return parts
+
+    def means(self, p: PairLogps, **arguments: Any) -> list[tuple[str, float, Mean]]:
+        """The terms of the loss before their division: name, factor, mean."""
+        return [(t.name, t.factor, _mean(t, p)) for t in self.terms(p, **arguments)]
 
     def metrics(self, p: PairLogps, **arguments: Any) -> Metrics:
         """Rewards and log-probabilities, under the names that TRL 1.16's DPOTrainer logs."""
@@ -142,21 +146,25 @@ class PreferenceLoss(Decorated):
 
 
 def evaluate(
-    parts: Sequence[tuple[float, PreferenceLoss, Mapping[str, Any]]], model: Any, batch: Answers, key: jax.Array | None
+    parts: Sequence[tuple[float, Any, Mapping[str, Any]]], model: Any, batch: Any, key: jax.Array | None
 ) -> Metrics:
-    """The metrics of a weighted sum of losses, by one pass through the model; rewards are those of the first."""
+    """The metrics of a weighted sum of losses of one kind, `PreferenceLoss` or `PolicyLoss`.
+
+    It takes one pass through the model; rewards, or shares of what is clipped, are those of the first loss.
+    """
     first = parts[0][1]
     needs = {need for _, loss, arguments in parts for need in loss.reads(arguments)}
-    p = first.read(model, batch, key, reference=any(loss.reference for _, loss, _ in parts), needs=needs)
+    reference = any(loss.refers(arguments) for _, loss, arguments in parts)
+    p = first.read(model, batch, key, reference=reference, needs=needs)
     metrics = first.metrics(p, **parts[0][2])
     objective: Terms = ()
     for weight, loss, arguments in parts:
-        terms = loss.terms(p, **arguments)
-        means = tuple((t.factor, _mean(t, p)) for t in terms)
-        metrics.update({t.name: mean for t, (_, mean) in zip(terms, means, strict=True) if t.name})
+        named = loss.means(p, **arguments)
+        terms = tuple((factor, mean) for _, factor, mean in named)
+        metrics.update({name: mean for name, _, mean in named if name})
         if len(parts) > 1:
-            metrics[f"loss/{loss.name}"] = means if len(means) > 1 else means[0][1]
-        objective += tuple((weight * factor, mean) for factor, mean in means)
+            metrics[f"loss/{loss.name}"] = terms if len(terms) > 1 else terms[0][1]
+        objective += tuple((weight * factor, mean) for factor, mean in terms)
     single = len(objective) == 1 and objective[0][0] == 1
     return {"loss": objective[0][1] if single else objective, **metrics}
 

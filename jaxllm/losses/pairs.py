@@ -13,8 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxllm.losses.tokens import log_sum_squares, over_both, over_tokens, token_kl, token_logprobs
-from jaxllm.types import Answers, InputError
+from jaxllm.losses.tokens import log_sum_squares, over_both, over_tokens, token_entropy, token_kl, token_logprobs
+from jaxllm.types import Answers, Batch, InputError
 
 
 @jax.tree_util.register_dataclass
@@ -165,26 +165,36 @@ def partners(answers: Answers) -> tuple[jax.Array, jax.Array]:
     return jnp.argmax(match_BAA, axis=2), jnp.any(match_BAA, axis=2)
 
 
-def read_tokens(
-    model: Any, answers: Answers, key: jax.Array | None, *, reference: bool, needs: Collection[str] = ()
-) -> tuple[Tokens, jax.Array]:
-    """The log-probabilities of every target in rows [B, T], and the answer of each, -1 where nothing is learned.
+def token_values(
+    model: Any,
+    batch: Batch,
+    ref_logps_BT: jax.Array | None,
+    key: jax.Array | None,
+    *,
+    reference: bool,
+    needs: Collection[str] = (),
+) -> dict[str, jax.Array]:
+    """The log-probability of every target in rows, "logps_BT", and what else is needed, by name, [B, T] each.
 
-    The reference's are the batch's own where it carries them, else those of `model.teacher`. Chunked: [B, T, V] is
-    never built. Raises InputError where neither is there.
+    needs: "log_sum_sq", "kl", "entropy" (with a gradient) and "entropy_value" (without). The reference's are the
+    batch's own where it carries them, else those of `model.teacher`. Chunked: [B, T, V] is never built. Raises
+    InputError where neither is there.
     """
-    batch = answers.batch
-    on_the_fly = reference and answers.ref_logps_BT is None
+    on_the_fly = reference and ref_logps_BT is None
     if on_the_fly and getattr(model, "teacher", None) is None:
         raise InputError(
             "this loss compares with a reference, and the batch has no ref_logps_BT: compute them, give the model a "
-            "teacher, or use a loss without a reference, such as simpo"
+            "teacher, or use a loss without a reference, such as simpo, or beta=0 of a policy loss"
         )
 
     def values(logits_NV: jax.Array, targets_N: jax.Array) -> dict[str, jax.Array]:
         found = {"logps_BT": token_logprobs(logits_NV, targets_N)}
         if "log_sum_sq" in needs:
             found["log_sum_sq_BT"] = jax.lax.stop_gradient(log_sum_squares(logits_NV))
+        if "entropy" in needs:
+            found["entropy_BT"] = token_entropy(logits_NV)
+        elif "entropy_value" in needs:
+            found["entropy_BT"] = jax.lax.stop_gradient(token_entropy(logits_NV))
         return found
 
     def both(logits_NV: jax.Array, teacher_NV: jax.Array, targets_N: jax.Array) -> dict[str, jax.Array]:
@@ -199,9 +209,20 @@ def read_tokens(
         found, _ = over_both(model, batch, both, key)
     else:
         found, _ = over_tokens(model, batch, values, key)
-    if reference and not on_the_fly:
-        found["ref_logps_BT"] = answers.ref_logps_BT
-    learned_BT = batch.weights_BT != 0
+    if reference and ref_logps_BT is not None:
+        found["ref_logps_BT"] = ref_logps_BT
+    return found
+
+
+def read_tokens(
+    model: Any, answers: Answers, key: jax.Array | None, *, reference: bool, needs: Collection[str] = ()
+) -> tuple[Tokens, jax.Array]:
+    """The log-probabilities of every target in rows [B, T], and the answer of each, -1 where nothing is learned.
+
+    As `token_values`, with its errors.
+    """
+    found = token_values(model, answers.batch, answers.ref_logps_BT, key, reference=reference, needs=needs)
+    learned_BT = answers.batch.weights_BT != 0
     return Tokens(mask_BT=learned_BT, **found), jnp.where(learned_BT, answers.answer_BT, -1)
 
 

@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxllm.losses import preference, reference_free, reward, tokens, unpaired
+from jaxllm.losses import policy, preference, reference_free, reward, tokens, unpaired
 from jaxllm.losses.arguments import bind, parameters, suggestion
 from jaxllm.losses.decorated import Decorated
 from jaxllm.losses.objective import PreferenceLoss, evaluate
+from jaxllm.losses.policy_objective import PolicyLoss
 from jaxllm.losses.unpaired import UnpairedLoss
 from jaxllm.losses.user_code import cause, load
-from jaxllm.types import InputError, Mean, Metrics, UserCodeError
+from jaxllm.types import InputError, Mean, Metrics, UserCodeError, value
 
 LossFunction = Callable[..., Metrics]
 
@@ -28,8 +29,8 @@ _LOSSES: dict[str, LossFunction] = {
     "jsd": tokens.jsd,
     "dpo": dataclasses.replace(preference.sigmoid, name="dpo"),
 }
-for _module in (preference, reference_free, unpaired, reward):
-    _LOSSES |= {x.name: x for x in vars(_module).values() if isinstance(x, PreferenceLoss | UnpairedLoss)}
+for _module in (preference, reference_free, unpaired, reward, policy):
+    _LOSSES |= {x.name: x for x in vars(_module).values() if isinstance(x, PreferenceLoss | UnpairedLoss | PolicyLoss)}
 
 
 class Part(NamedTuple):
@@ -42,7 +43,7 @@ class Part(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Loss:
-    """A LossFn with its arguments bound: one loss, or a weighted sum of losses of pairs.
+    """A LossFn with its arguments bound: one loss, or a weighted sum of losses of pairs, or of policy losses.
 
     The losses of a sum share one pass through the model, and each is logged as "loss/NAME".
     """
@@ -62,7 +63,7 @@ class Loss:
 
     @property
     def kind(self) -> str:
-        """tokens, pairs, "pairs alone", answers or rewards; "" for a function of model and batch without decorator."""
+        """tokens, pairs, "pairs alone", answers, rewards or completions; "" for a function without decorator."""
         return getattr(self.function, "kind", "")
 
     @property
@@ -78,12 +79,22 @@ class Loss:
     @property
     def couples_batch(self) -> bool:
         """Whether the examples of a batch depend on each other."""
-        return any(getattr(part.function, "couples_batch", False) for part in self.parts)
+        return any(
+            part.function.couples(part.arguments)
+            if isinstance(part.function, Decorated)
+            else getattr(part.function, "couples_batch", False)
+            for part in self.parts
+        )
 
     @property
     def reference(self) -> bool:
         """Whether it reads the log-probabilities of a reference."""
-        return any(getattr(part.function, "reference", False) for part in self.parts)
+        return any(
+            part.function.refers(part.arguments)
+            if isinstance(part.function, Decorated)
+            else getattr(part.function, "reference", False)
+            for part in self.parts
+        )
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -97,20 +108,39 @@ class Loss:
 
     def __call__(self, model: Any, batch: Any, key: jax.Array | None = None) -> Metrics:
         if self.mixed:
-            return evaluate(self.parts, model, batch, key)  # type: ignore[arg-type]
+            return evaluate(self.parts, model, batch, key)
         return _checked(self.name, self.function(model, batch, key, **self.arguments))
 
     def per_pair(self, p: Any) -> jax.Array:
         """The loss of each pair (`PairLogps`; of each answer for an unpaired loss, `AnswerLogps`), [B]."""
         return self._sum("per_pair", p)
 
+    def per_token(self, p: Any) -> jax.Array:
+        """The loss of each token of completions (`PolicyLogps`), [B, T]."""
+        return self._sum("per_token", p)
+
     def mean(self, p: Any) -> jax.Array:
         """The loss of the batch, a scalar."""
         return self._sum("mean", p)
 
+    def metrics(self, p: Any) -> dict[str, jax.Array]:
+        """What a step logs beside the loss, for pairs or completions; of completions their extremes too, as scalars."""
+        function, arguments = self.function, self.arguments
+        if not isinstance(function, PreferenceLoss | PolicyLoss):
+            raise InputError(f"loss {self.name!r} has no metrics: it is no loss of pairs or completions")
+        found = dict(function.metrics(p, **arguments))
+        found |= {name: mean for name, _, mean in function.means(p, **arguments) if name}
+        extremes = function.extremes(p, **arguments) if isinstance(function, PolicyLoss) else {}
+        return {name: value(metric) for name, metric in found.items()} | extremes
+
     def _sum(self, method: str, p: Any) -> Any:
-        if not isinstance(self.function, PreferenceLoss | UnpairedLoss):
-            raise InputError(f"loss {self.name!r} is no function of pairs: decorate it with @preference_loss")
+        if not hasattr(self.function, method):
+            units = (
+                "completions: decorate it with @policy_loss"
+                if method == "per_token"
+                else ("pairs or completions: decorate it with @preference_loss or @policy_loss")
+            )
+            raise InputError(f"loss {self.name!r} is no function of {units}")
         found = [getattr(part.function, method)(p, **part.arguments) for part in self.parts]
         return sum(part.weight * x for part, x in zip(self.parts, found, strict=True)) if self.mixed else found[0]
 
@@ -142,8 +172,10 @@ def resolve(spec: str | LossFunction, /, **arguments: Any) -> Loss:
     loss = Loss(spec, tuple(Part(parts[part], fn, _bound(part, fn, given[part])) for part, fn in functions.items()))
     if loss.mixed:
         for part, fn in functions.items():
-            if not isinstance(fn, PreferenceLoss):
-                raise InputError(f"--loss {spec}: {part} does not mix; a mixture is of losses of pairs")
+            if not isinstance(fn, PreferenceLoss | PolicyLoss):
+                raise InputError(f"--loss {spec}: {part} does not mix; a mixture is of losses of pairs or completions")
+        if len({type(fn) for fn in functions.values()}) > 1:
+            raise InputError(f"--loss {spec}: losses of pairs and of completions do not mix")
         if len({getattr(fn, "read", None) for fn in functions.values()}) > 1:
             raise InputError(f"--loss {spec}: a loss of rewards and one of log-probabilities do not mix")
     return loss

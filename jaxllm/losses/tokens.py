@@ -116,6 +116,13 @@ def token_kl(p_NV: jax.Array, q_NV: jax.Array) -> jax.Array:
     return jnp.sum(p_NV * jnp.where(p_NV > 0, log_p_NV - log_q_NV, 0), axis=-1)  # 0 log 0 is 0
 
 
+def token_entropy(logits_NV: jax.Array) -> jax.Array:
+    """The entropy in nats of the distributions with these logits, [N], in float32 or better."""
+    logp_NV = jax.nn.log_softmax(logits_NV.astype(jnp.promote_types(logits_NV.dtype, jnp.float32)))
+    p_NV = jnp.exp(logp_NV)
+    return -jnp.sum(p_NV * jnp.where(p_NV > 0, logp_NV, 0), axis=-1)  # 0 log 0 is 0
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class TokenLoss(Decorated):
     """A LossFn over `Batch`: the mean over tokens, by weight, of a function of their logits. The head is chunked."""

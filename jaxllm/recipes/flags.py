@@ -274,6 +274,8 @@ def token_loss(config: Common) -> Loss:
         raise InputError(f"--loss {config.loss} compares answers: use experiments/preference.py, or a loss of tokens")
     if loss.kind == "rewards":
         raise InputError(f"--loss {config.loss} is a loss of rewards: use experiments/reward.py, or a loss of tokens")
+    if loss.kind == "completions":
+        raise InputError(f"--loss {config.loss} is of completions that the policy samples: use a loss of tokens")
     return loss
 
 

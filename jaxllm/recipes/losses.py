@@ -18,6 +18,8 @@ def find_preference_loss(config: Common, reference: str) -> Loss:
         raise InputError(f"--loss {config.loss} is a loss of tokens, which have no rivals: use experiments/sft.py")
     if loss.kind == "rewards":
         raise InputError(f"--loss {config.loss} is a loss of rewards: use experiments/reward.py")
+    if loss.kind == "completions":
+        raise InputError(f"--loss {config.loss} is of completions that the policy samples: use a preference loss")
     if reference not in ("cached", "live"):
         raise InputError(f"--reference {reference}: give cached or live")
     if "kl" in loss.needs and reference == "cached":

@@ -21,28 +21,17 @@ import optax
 
 from jaxllm.distributed.mesh import make_mesh, put_batch, replicated
 from jaxllm.losses import resolve
+from jaxllm.report_card.finding import SAME, Finding, gap
+from jaxllm.report_card.policy_checks import policy_checks
 from jaxllm.report_card.toy import EXAMPLES, LENGTH, PACKED, SINGLE, VOCABULARY, Bench, bench, kind_of
 from jaxllm.train.step import make_train_step
 from jaxllm.types import InputError, LossFn, Params, TrainState, terms, value
 
 STOCK = {
     "tokens": "cross_entropy", "pairs": "sigmoid", "pairs alone": "simpo", "answers": "apo_zero_unpaired",
-    "rewards": "bradley_terry",
+    "rewards": "bradley_terry", "completions": "grpo",
 }  # fmt: skip
 """The loss that one of each kind is compared with in time and memory."""
-
-SAME = 2e-5
-"""Largest difference between values that must be equal in float32, relative to the largest of them."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """One line of the card."""
-
-    check: str
-    passed: bool
-    found: str
-    wanted: str
 
 
 def check_loss(spec: str | LossFn, /, *, timed: bool = True, **arguments: Any) -> list[Finding]:
@@ -58,8 +47,8 @@ def check_loss(spec: str | LossFn, /, *, timed: bool = True, **arguments: Any) -
     expected = gradient(on.params, plain)
 
     def same(check: str, found: Any, wanted: str = f"a difference of at most {SAME:g}") -> Finding:
-        gap = _gap(found, expected)
-        return Finding(check, gap <= SAME, f"{gap:.1e}", wanted)
+        apart = gap(found, expected)
+        return Finding(check, apart <= SAME, f"{apart:.1e}", wanted)
 
     rng = np.random.default_rng(3)
     shuffled = rng.permutation(EXAMPLES).tolist()
@@ -73,18 +62,10 @@ def check_loss(spec: str | LossFn, /, *, timed: bool = True, **arguments: Any) -
         _counts(on, plain),
         _microbatches(on, plain),
         *_devices(on, plain, same),
+        *(policy_checks(on, plain, same) if on.kind == "completions" else ()),
         _bfloat16(on, plain, expected),
         *_cost(on, timed),
     ]
-
-
-def _gap(found: Any, expected: Any) -> float:
-    """The largest difference of loss and gradients, relative to the largest of each."""
-    gaps = []
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-        gaps.append(float(np.max(np.abs(a - b))) / max(float(np.max(np.abs(b))), 1e-6))
-    return max(gaps)
 
 
 def _extremes(on: Bench, gradient: Any, plain: Any) -> Iterator[Finding]:
@@ -174,8 +155,8 @@ def _microbatches(on: Bench, plain: Any) -> Finding:
         moved, metrics = jax.jit(step)(state, jax.tree.map(jnp.asarray, plain), on.teacher)
         gradient = jax.tree.map(lambda new, old: new - old, moved.params, on.params)
         after.append((value(metrics["loss"]), gradient))
-    gap = _gap(after[1], after[0])
-    return Finding(check, gap <= SAME, f"{gap:.1e}", f"a difference of at most {SAME:g}")
+    apart = gap(after[1], after[0])
+    return Finding(check, apart <= SAME, f"{apart:.1e}", f"a difference of at most {SAME:g}")
 
 
 def _devices(on: Bench, plain: Any, same: Callable[..., Finding]) -> Iterator[Finding]:

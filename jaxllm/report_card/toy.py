@@ -13,11 +13,16 @@ from flax import nnx
 
 from jaxllm.data.packing import Example, collate
 from jaxllm.data.preference.answers import Answer, AnswerRows, Group, Layout, add_mismatched
+from jaxllm.data.rollouts import Completion, RolloutRows, Sampled
+from jaxllm.losses import over_tokens, token_logprobs
 from jaxllm.models.teacher import Taught
 from jaxllm.params import GraphDef, bind, split
-from jaxllm.types import Batch, InputError, LossFn, Metrics, Params, value
+from jaxllm.types import Batch, InputError, LossFn, Metrics, Params, Rollouts, value
 
 VOCABULARY, WIDTH, EXAMPLES, LENGTH = 13, 6, 8, 64
+
+DRIFT = (-0.6, -0.32, -0.1, 0.1, 0.32, 0.6)
+"""How far policies may be apart, in nats: inside and outside the usual clips, and not so near that bfloat16 decides."""
 
 SINGLE = tuple((i,) for i in range(EXAMPLES))
 PACKED = tuple((i, i + 1) for i in range(0, EXAMPLES, 2))
@@ -70,11 +75,13 @@ def bench(loss: LossFn, kind: str, *, seed: int = 0, vocabulary: int = VOCABULAR
     model = Taught(Toy(seed + 1, vocabulary, width, out), Toy(seed + 2, vocabulary, width, out))
     graphdef, params = split(model)
     teacher = {name: x for name, x in params.items() if name.startswith("teacher.")}
-    lay = _tokens(rng, vocabulary) if kind == "tokens" else _answers(rng, loss, kind, vocabulary)
+    lay = {"tokens": _tokens, "completions": _completions}.get(kind, _answers)(rng, loss, kind, vocabulary)
+    if kind == "completions":
+        lay = _near(model, lay)
     return Bench(loss, kind, graphdef, {n: x for n, x in params.items() if n not in teacher}, teacher, lay)
 
 
-def _tokens(rng: np.random.Generator, vocabulary: int) -> Callable[..., Batch]:
+def _tokens(rng: np.random.Generator, loss: LossFn, kind: str, vocabulary: int) -> Callable[..., Batch]:
     examples = []
     for _ in range(EXAMPLES):
         length = int(rng.integers(4, 12))
@@ -106,15 +113,48 @@ def _answers(rng: np.random.Generator, loss: LossFn, kind: str, vocabulary: int)
     return lambda layout, length: rows.collate(layout, length, EXAMPLES, slots)
 
 
+def _completions(rng: np.random.Generator, loss: LossFn, kind: str, vocabulary: int) -> Callable[..., Any]:
+    def text(low: int, high: int) -> np.ndarray:
+        return rng.integers(0, vocabulary, int(rng.integers(low, high))).astype(np.int32)
+
+    def completion() -> Completion:
+        tokens = text(2, 7)
+        trained = rng.random(len(tokens)) < 0.8
+        ref, sampler = (rng.normal(0, by, len(tokens)).astype(np.float32) for by in (0.5, 0.05))
+        old = rng.choice(np.asarray(DRIFT, np.float32), len(tokens))
+        advantage = 0.7 + rng.normal()  # their mean off 0, or the loss would be the rounding of a sum
+        return Completion(tokens, float(advantage), trained, old, ref, old + sampler)
+
+    prompts = [Sampled(text(2, 5), (completion(), completion())) for _ in range(EXAMPLES)]
+    cut = prompts[0].completions[0]  # nothing is learned from it, but it counts as a completion
+    prompts[0] = Sampled(
+        prompts[0].prompt, (dataclasses.replace(cut, trained=np.zeros(len(cut.tokens), bool)), completion())
+    )
+    rows = RolloutRows(prompts, Layout(share=False), max_length=8)
+    return lambda layout, length: rows.collate(layout, length, EXAMPLES, 4)
+
+
+def _near(model: Any, lay: Callable[..., Rollouts]) -> Callable[..., Rollouts]:
+    """The log-probabilities of a layout taken as differences from those of the model."""
+
+    def near(layout: Sequence[Sequence[int]], length: int) -> Rollouts:
+        rollouts = lay(layout, length)
+        logps_BT, _ = over_tokens(model, jax.tree.map(jnp.asarray, rollouts.batch), token_logprobs)
+        names = ("old_logps_BT", "ref_logps_BT", "sampler_logps_BT")
+        return dataclasses.replace(rollouts, **{n: getattr(rollouts, n) + np.asarray(logps_BT) for n in names})
+
+    return near
+
+
 def kind_of(loss: LossFn) -> str:
-    """The kind of a loss; a function without decorator is "tokens" or "pairs", whichever batch it runs on.
+    """The kind of a loss; one without decorator is "tokens", "pairs" or "completions", by the batch that it runs on.
 
     Raises InputError where it runs on neither.
     """
     if kind := getattr(loss, "kind", ""):
         return kind
     failures = []
-    for kind, batch in (("tokens", "a Batch"), ("pairs", "Answers")):
+    for kind, batch in (("tokens", "a Batch"), ("pairs", "Answers"), ("completions", "Rollouts")):
         on = bench(loss, kind)
         try:
             jax.eval_shape(on, on.params, on.lay(SINGLE, LENGTH))

@@ -74,12 +74,13 @@ def prepare(
     """The train step of a model, compiled for a mesh at its first call, and the layout of its arrays.
 
     step(state, batch, frozen=None) -> (state, metrics). state: a TrainState laid out as `layout.like`, such as
-    `init_state` gives; it is donated, so that only the new one can be used afterwards. batch: a Batch or Answers of
-    global arrays with a leading row axis, as `put_batch` places them, that `row_multiple(mesh)` times `microbatches`
-    divides. Under pmap (one process, a mesh with only the `data` axis) the leading axes are [devices, rows per device]
-    instead. frozen: the arrays that `model.frozen` names, in `layout.frozen`. metrics: replicated float32 scalars, as
-    in `make_train_step`, which also explains `freeze`. Jitting `make_train_step` yourself would lose the sharding of
-    activations: they need the mesh to be set, and the state its output shardings. Raises InputError.
+    `init_state` gives; it is donated, so that only the new one can be used afterwards. batch: a Batch, Answers or
+    Rollouts of global arrays with a leading row axis, as `put_batch` places them, that `row_multiple(mesh)` times
+    `microbatches` divides. Under pmap (one process, a mesh with only the `data` axis) the leading axes are [devices,
+    rows per device] instead. frozen: the arrays that `model.frozen` names, in `layout.frozen`. metrics: replicated
+    float32 scalars, as in `make_train_step`, which also explains `freeze`. Jitting `make_train_step` yourself would
+    lose the sharding of activations: they need the mesh to be set, and the state its output shardings. Raises
+    InputError.
     """
     axis = "data" if strategy == "pmap" else None
     step = make_train_step(

@@ -103,6 +103,19 @@ def test_the_loss_of_the_readme_runs_as_it_is_pasted(tmp_path, monkeypatch):
     np.testing.assert_allclose(found, jnp.log1p(jnp.exp(-0.2 * jnp.array([1.5]))), rtol=1e-6)
 
 
+def test_the_policy_loss_of_the_readme_runs_as_it_is_pasted(tmp_path, monkeypatch):
+    import numpy as np
+
+    from jaxllm.losses import PolicyLogps, resolve
+
+    [text] = [block for block in BLOCKS if "import policy_loss" in block]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_policy.py").write_text(text)
+    logps = PolicyLogps.of(np.log([[0.3, 0.5]]), np.log([[0.2, 0.5]]), [[1, 1]], [2.0])
+    found = resolve("my_policy.py:soft", epsilon=0.4).mean(logps)
+    np.testing.assert_allclose(found, -np.tanh(0.5 / 0.4) * 0.4 * 2 / 2, rtol=1e-6)
+
+
 def test_the_readme_names_every_field_that_pairs_have():
     from jaxllm.losses.pairs import PairLogps
 

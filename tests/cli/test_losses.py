@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from jaxllm.cli import check_loss, losses
-from jaxllm.losses import AnswerLogps, PairLogps, Tokens, divergence, names, resolve
+from jaxllm.losses import AnswerLogps, PairLogps, PolicyLogps, Tokens, divergence, names, policy_objective, resolve
 from jaxllm.losses.arguments import domain
 from jaxllm.types import InputError
 
@@ -48,8 +48,9 @@ def test_the_readme_names_every_loss_with_its_papers():
         for paper in CITED.findall(" ".join(losses.texts(one))):
             assert paper in told[one.name], f"{one.name}: {paper}"
         assert CITED.search(told[one.name]) or one.name == "sft"
-    for paper in CITED.findall(Path(divergence.__file__).read_text(encoding="utf-8")):
-        assert paper in section, "of the arguments that losses share"
+    for module in (divergence, policy_objective):
+        for paper in CITED.findall(Path(module.__file__).read_text(encoding="utf-8")):
+            assert paper in section, "of the arguments that losses share"
 
 
 def test_the_list_and_one_loss_whole(capsys):
@@ -61,6 +62,12 @@ def test_the_list_and_one_loss_whole(capsys):
     assert "(u/n_c - v/n_l - 1/(2b))^2" in out
     assert "beta=0.1  above 0" in out
     assert "couples the examples" in out
+    losses.main(losses.Config(("grpo", "gmpo")))
+    out = capsys.readouterr().out
+    assert "Sequence mean: the mean over tokens of each completion, then the mean over completions." in out
+    assert "delta=None  above 0, or none" in out
+    assert out.count("use_bias_correction_kl=True  bool") == 1, "of grpo alone"
+    assert out.count("off_policy_mask_threshold d: a token of negative advantage counts 0") == 1
     with pytest.raises(InputError, match="did you mean 'ipo'"):
         losses.main(losses.Config(("ipoo",)))
 
@@ -71,7 +78,7 @@ def test_every_field_of_the_pairs_is_in_the_table(capsys):
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in capsys.readouterr().out.splitlines()
             if line.startswith("|")]  # fmt: skip
     table = {name: rest for name, *rest in rows}
-    for cls, prefix in ((PairLogps, "p."), (Tokens, "p.chosen_tokens."), (AnswerLogps, "a.")):
+    for cls, prefix in ((PairLogps, "p."), (Tokens, "p.chosen_tokens."), (AnswerLogps, "a."), (PolicyLogps, "p.")):
         read = [name for name, x in vars(cls).items() if isinstance(x, property)]
         for name in [field.name for field in dataclasses.fields(cls)] + read:
             assert len(table[prefix + name]) == 4, name

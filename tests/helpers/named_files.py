@@ -34,9 +34,16 @@ from jaxllm.losses.preference import preference_loss
 def margin(p, *, beta=0.1):
     return -jax.nn.log_sigmoid(beta * p.delta_B - p.margin_B)
 """
+POLICY_LOSS = """import jax.numpy as jnp
+from jaxllm.losses import policy_loss
+
+@policy_loss(reduction="sequence mean")
+def soft(p, *, epsilon=0.2):
+    return -jnp.tanh((p.ratio_BT - 1) / epsilon) * epsilon * p.advantages_BT
+"""
 SHAPE = {"vocab_size": 300, "width": 16, "depth": 1, "heads": 2, "mlp_width": 24, "max_positions": 1024, "tied": True}
 TEXTS = {
-    "model.json": json.dumps(SHAPE), "my_losses.py": LOSS, "books.jsonl": rows("text", 60),
+    "model.json": json.dumps(SHAPE), "my_losses.py": LOSS, "my_policy.py": POLICY_LOSS, "books.jsonl": rows("text", 60),
     "shakespeare.txt": "To be, or not to be: that is the question.\n" * 200,
     **dict.fromkeys(("chats.jsonl", "instructions.jsonl"), rows("asked", 40)),
     **dict.fromkeys(("pairs.jsonl", "more_pairs.jsonl"), rows("pair", 40)),

@@ -7,6 +7,7 @@ import optax
 
 from jaxllm.data.packing import Example, collate
 from jaxllm.data.preference.answers import Answer, AnswerRows, Group, Layout
+from jaxllm.data.rollouts import Completion, RolloutRows, Sampled
 from jaxllm.models import decoder, encoder, heads
 
 VOCAB, B, T = 48, 8, 24
@@ -64,6 +65,23 @@ def answers(closed=False, reference=False):
     return made.collate([[0, 1], [2], [3, 4], [5], [6], [7, 8], [9], [10]], T, B, 4)
 
 
+def rollouts(logps=("old", "ref", "sampler"), share=True):
+    """Completions that share their prompts, one of them without a token to learn from, two prompts in some rows."""
+    rng = np.random.default_rng(2)
+
+    def completion(learn=True):
+        length = int(rng.integers(2, 5))
+        given = {f"{name}_logps": -rng.uniform(1, 6, length).astype(np.float32) for name in logps}
+        trained = (rng.random(length) < 0.8) & learn
+        return Completion(rng.integers(0, VOCAB, length).astype(np.int32), float(rng.normal()), trained, **given)
+
+    prompts = [
+        Sampled(rng.integers(0, VOCAB, 3).astype(np.int32), (completion(n != 4), completion())) for n in range(11)
+    ]
+    made = RolloutRows(prompts, Layout(share=share), max_length=6)
+    return made.collate([[0, 1], [2], [3, 4], [5], [6], [7, 8], [9], [10]], T, B, 4)
+
+
 def tagger(rngs):
     return heads.Tagger(TAGGER, rngs)
 
@@ -83,5 +101,7 @@ CASES = {
     "mixture": (plain(MIXTURE), decoder.SHARDING, "focal", rows, "fsdp=2,context=2,expert=2"),
     "reward": (scored(LLAMA), heads.SCORER_SHARDING, "bradley_terry", lambda: answers(closed=True), "fsdp=2,context=4"),
     "dpo": (plain(UNEVEN), decoder.SHARDING, "dpo", lambda: answers(reference=True), "data=2,tensor=2,context=2"),
+    "dapo": (plain(UNEVEN), decoder.SHARDING, "dapo", rollouts, "fsdp=2,tensor=2,context=2"),
+    "gspo": (plain(MIXTURE), decoder.SHARDING, "gspo:0.5+dr_grpo:0.5", rollouts, "data=2,fsdp=2,expert=2"),
     "simpo": (plain(MIXTURE), decoder.SHARDING, "simpo", answers, "fsdp=2,tensor=2,expert=2"),
 }

@@ -4,7 +4,16 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxllm.losses import AnswerLogps, PairLogps, Term, preference_loss, resolve, unpaired_loss
+from jaxllm.losses import (
+    AnswerLogps,
+    PairLogps,
+    PolicyLogps,
+    Term,
+    policy_loss,
+    preference_loss,
+    resolve,
+    unpaired_loss,
+)
 from jaxllm.types import InputError
 
 PAIRS = PairLogps.of([[-1.0]] * 3, [[-2.0]] * 3, [[-1.5]] * 3, [[-1.5]] * 3)
@@ -50,6 +59,26 @@ def test_one_number_each(returned):
         assert str(error.value) == wanted
 
 
+def test_one_number_for_each_token_of_completions():
+    """A number per completion is taken for no number per token, whatever would broadcast."""
+    p = PolicyLogps.of(-jnp.ones((3, 3)), None, jnp.ones((3, 3)), jnp.ones(3))
+
+    wrong = {
+        "[3]": lambda p: p.sum(p.ratio_BT),
+        "[3, 1]": lambda p: p.ratio_BT[:, :1],
+        "a scalar": lambda p: jnp.sum(p.ratio_BT),
+    }
+    for what in wrong:
+
+        def soft(p, *, beta=0.1, what=what):
+            return wrong[what](p)
+
+        for found in (policy_loss(soft).mean, jax.jit(policy_loss(soft).per_token)):
+            with pytest.raises(InputError) as error:
+                found(p)
+            assert str(error.value) == f"test_returned.py:soft returned {what}; one number per token, [3, 3], is wanted"
+
+
 def test_counts_of_terms_and_what_is_right():
     @preference_loss
     def counted(p):
@@ -67,7 +96,7 @@ def test_counts_of_terms_and_what_is_right():
 
 OWN = """
 import jax.numpy as jnp
-from jaxllm.losses import Mean, PairLogps, preference_loss, token_loss, unpaired_loss
+from jaxllm.losses import Mean, PairLogps, policy_loss, preference_loss, token_loss, unpaired_loss
 from jaxllm.losses.reward import read_rewards
 
 @preference_loss
@@ -103,6 +132,22 @@ def reads_all(p, *, beta=0.1):
     c, r = p.chosen_tokens, p.rejected_tokens
     return c.sum(c.kl_BT + c.ref_logps_BT) + r.sum(r.log_sum_sq_BT) + beta * p.delta_B
 
+@policy_loss
+def completion(p, *, epsilon=0.2):
+    return -jnp.mean(p.ratio_BT * p.advantages_BT, axis=1)
+
+@policy_loss
+def unseen(p):
+    return -p.ratio_BT * p.advantages_BT, {"cut": jnp.mean(p.ratio_BT)}
+
+@policy_loss
+def lonely(p):
+    return p.policy_BT - p.ref_BT
+
+@policy_loss(reference=True, needs=("entropy",))
+def own_kl(p, *, beta=0.1, top_entropy_quantile=0.5):
+    return -p.ratio_BT * p.advantages_BT + beta * (p.policy_BT - p.ref_BT) - p.entropy_BT
+
 def number(model, batch, key=None):
     return 3.0
 
@@ -118,6 +163,9 @@ def unsummed(model, batch, key=None):
         ("reward", "own.py:reward returned a scalar; one number per pair, [8], is wanted"),
         ("answer", "own.py:answer returned [8, 1]; one number per answer, [8], is wanted"),
         ("token", "own.py:token returned [8, 6]; one number per token, [8], is wanted"),
+        ("completion", "own.py:completion returned [8]; one number per token, [8, 5], is wanted"),
+        ("unseen", "own.py:unseen returned 'cut' to log, which is neither [B, T] nor [B]"),
+        ("lonely", "does not run on tokens: TypeError: unsupported operand type(s) for -"),
         ("typo", "AttributeError: 'PairLogps' object has no attribute 'delta'"),
         ("typo", "(own.py:24 in typo); `python -m jaxllm losses --fields` lists what there is"),
         ("branch", "does not run on pairs: jax.errors.TracerBoolConversionError: Attempted boolean conversion"),
@@ -131,6 +179,26 @@ def test_a_file_is_tried_before_anything_is_loaded(tmp_path, monkeypatch, name, 
         resolve(f"own.py:{name}")
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_an_unknown_mean_is_refused():
+    with pytest.raises(InputError, match=r"reduction='token'\): give one of token mean, .*; did you mean token mean\?"):
+        policy_loss(reduction="token")
+
+
+def test_a_policy_loss_that_has_an_argument_itself_is_left_to_use_it(tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    loss = resolve(f"{tmp_path}/own.py:own_kl", beta=0.3)
+    assert loss.reference
+    assert loss.needs == ("entropy",)
+    assert set(loss.own) == {"beta", "top_entropy_quantile"}
+    assert set(loss.shared) == {
+        "entropy_coef", "off_policy_mask_threshold", "vllm_importance_sampling_mode",
+        "vllm_importance_sampling_clip_max", "vllm_importance_sampling_clip_min",
+    }  # fmt: skip
+    old, entropy = jnp.log(jnp.array([[0.5, 0.25]])), jnp.array([[1.0, 2.0]])
+    p = PolicyLogps.of(old, None, jnp.ones((1, 2)), [2.0], ref_BT=old + 1, entropy_BT=entropy)
+    assert float(loss.mean(p)) == pytest.approx(-2.0 + 0.3 * -1 - 1.5)
 
 
 def test_what_is_right_passes_the_trial(tmp_path):

@@ -23,6 +23,7 @@ def test_a_loss_and_a_mixture_with_their_arguments():
     [
         ({"loss": "cross_entropy"}, "cached", "--loss cross_entropy is a loss of tokens"),
         ({"loss": "bradley_terry"}, "cached", "--loss bradley_terry is a loss of rewards"),
+        ({"loss": "grpo"}, "cached", "--loss grpo is of completions that the policy samples"),
         ({"loss": "sigmoyd"}, "cached", "did you mean 'sigmoid'"),
         ({"loss": "sigmoid"}, "kept", "--reference kept: give cached or live"),
         ({"loss": "tdpo"}, "cached", "--loss tdpo reads the reference's whole distributions: add --reference live"),

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxllm.losses import names
+from jaxllm.losses.policy_objective import policy_loss
 from jaxllm.losses.preference import preference_loss
 from jaxllm.losses.tokens import over_tokens, token_logprobs
 from jaxllm.report_card.checks import check_loss
@@ -12,7 +13,7 @@ from jaxllm.types import InputError, Mean
 
 pytestmark = pytest.mark.slow
 
-QUICK = ("dft", "sigmoid", "kto", "bradley_terry")
+QUICK = ("dft", "sigmoid", "kto", "bradley_terry", "grpo")
 
 
 def failed(loss, **arguments):
@@ -23,7 +24,7 @@ def failed(loss, **arguments):
 def test_losses_of_each_kind_pass(name):
     card = check_loss(name, timed=False)
     assert not [line for line in card if not line.passed]
-    assert len(card) == 12, "with eight devices"
+    assert len(card) == (16 if name == "grpo" else 12), "with eight devices"
 
 
 @pytest.mark.slow
@@ -36,6 +37,9 @@ def test_every_loss_of_the_library_passes(name):
 def test_mixtures_and_arguments_pass():
     assert not failed("sigmoid:0.8+bco_pair:0.2+sft:1.0")
     assert not failed("ipo", use_weighting=True, f_divergence="js_divergence", ld_alpha=0.5)
+    assert not failed("grpo:0.7+rloo:0.3", **{"grpo.beta": 0.1})
+    assert not failed("dapo", entropy_coef=0.1, vllm_importance_sampling_mode="sequence_truncate", beta=0.1)
+    assert not failed("bnpo", top_entropy_quantile=0.4, entropy_coef=0.1, importance_sampling_level="sequence")
 
 
 def mean_of_all(model, batch, key=None):
@@ -82,9 +86,38 @@ def against_the_mean(p, *, beta=0.1):
     return -jax.nn.log_sigmoid(beta * (p.delta_B - jnp.sum(p.delta_B * p.weight_B) / jnp.sum(p.weight_B)))
 
 
+@policy_loss
+def unbounded(p):
+    """A ratio of its own, which overflows."""
+    return -jnp.exp(p.policy_BT - p.old_BT) * p.advantages_BT
+
+
+@policy_loss
+def always_up(p):
+    """The samples grow more likely, whatever their advantage."""
+    return -p.policy_BT
+
+
+@policy_loss
+def capped_low(p):
+    """A cap of CISPO that binds on policy too."""
+    return -jax.lax.stop_gradient(jnp.minimum(p.ratio_BT, 0.2)) * p.advantages_BT * p.policy_BT
+
+
+def reads_masked(model, rollouts, key=None):
+    """Whatever the weights say."""
+    logps_BT, _ = over_tokens(model, rollouts.batch, token_logprobs)
+    total = jnp.sum(logps_BT * rollouts.advantages_BT)
+    return {"loss": Mean(-total, jnp.sum(rollouts.batch.weights_BT))}
+
+
 @pytest.mark.parametrize(
     ("loss", "caught"),
     [
+        (unbounded, {"ratios of exp(1000) and exp(-1000)"}),
+        (always_up, {"advantages of 0", "the policy itself has sampled"}),
+        (capped_low, {"the policy itself has sampled"}),
+        (reads_masked, {"values of tokens of weight 0 are NaN"}),
         (mean_of_all, {"targets of weight 0 change", "more padding"}),
         (mean_of_means, {"packed rows"}),
         (naive, {"temporary memory"}),
@@ -104,5 +137,5 @@ def test_a_wrong_shape_is_the_only_thing_that_is_said():
 
 
 def test_what_runs_on_nothing_is_refused():
-    with pytest.raises(InputError, match=r"runs neither on a Batch: AttributeError.*nor on Answers"):
+    with pytest.raises(InputError, match=r"runs neither on a Batch: AttributeError.*nor on Answers.*nor on Rollouts"):
         check_loss(lambda model, batch, key=None: batch.nothing)
