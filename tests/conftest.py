@@ -1,5 +1,6 @@
 """Eight fake CPU devices, strict ranks, and a compile cache that outlives the run."""
 
+import gc
 import os
 import tempfile
 from importlib.metadata import version
@@ -20,6 +21,8 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Most programs here run once: compiling them well costs more than it saves. Processes that tests start inherit it.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# A script that a test starts does not restart itself for the allocator; tests of that remove it.
+os.environ.setdefault("JAXLLM_STARTED", "1")
 _CACHE = os.environ.get("JAXLLM_TEST_CACHE") or str(Path(tempfile.gettempdir()) / "jaxllm-test-cache")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
@@ -30,6 +33,13 @@ import pytest
 pytest_plugins = ["shared_fixtures"]
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Tracing makes many objects and little garbage; each collection would go through all that JAX, torch and the tests hold.
+gc.set_threshold(200_000, 50, 100)
+
+
+def pytest_collection_finish():
+    """What was imported stays: no collection looks at it again."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
