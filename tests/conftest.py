@@ -27,14 +27,20 @@ _CACHE = os.environ.get("JAXLLM_TEST_CACHE") or str(Path(tempfile.gettempdir()) 
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
-import jax
 import pytest
 
-pytest_plugins = ["shared_fixtures"]
-
-jax.config.update("jax_numpy_rank_promotion", "raise")
-# Tracing makes many objects and little garbage; each collection would go through all that JAX, torch and the tests hold.
+# Tracing makes many objects and little garbage; each collection goes through all that JAX and torch hold.
 gc.set_threshold(200_000, 50, 100)
+
+
+def pytest_configure(config):
+    """Imports JAX wherever tests run: not in the process that hands them to workers, which wait for it."""
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        return
+    import jax
+
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    config.pluginmanager.import_plugin("shared_fixtures")
 
 
 def pytest_collection_finish():
