@@ -52,7 +52,7 @@ def grouped(config: type[Any], default: Any = None) -> type[Any]:
 
     default: a `config` whose values are the defaults.
     """
-    return _shape_without_values(config) if default is None else _shape(config, default)
+    return _shape(config, default) if default is not None else _shape_without_values(config)  # type: ignore[arg-type]
 
 
 @functools.cache

@@ -82,6 +82,22 @@ def against_the_mean(p, *, beta=0.1):
     return -jax.nn.log_sigmoid(beta * (p.delta_B - jnp.sum(p.delta_B * p.weight_B) / jnp.sum(p.weight_B)))
 
 
+@preference_loss
+def stopped_inside(p, *, beta=0.1):
+    """Stops a gradient in a function that has its own rule of differentiation."""
+
+    @jax.custom_jvp
+    def same(x):
+        return x * jax.lax.stop_gradient(jnp.ones_like(x))
+
+    same.defjvp(lambda x, dx: (same(x[0]), dx[0]))
+    return -jax.nn.log_sigmoid(same(beta * p.delta_B))
+
+
+def test_a_gradient_may_be_stopped_anywhere():
+    assert not failed(stopped_inside)
+
+
 @pytest.mark.parametrize(
     ("loss", "caught"),
     [
