@@ -109,24 +109,23 @@ class PairLogps:
 
 def ragged(name: str, logps: Sequence[Any], ref: Sequence[Any] | None, log_sum_sq: Sequence[Any] | None) -> Tokens:
     """Lists of unequal length as padded arrays. Raises InputError where lists of one answer differ in length."""
-    traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((logps, ref, log_sum_sq)))
-    xp: Any = jnp if traced else np  # numpy compiles nothing
     dtype = jax.dtypes.canonicalize_dtype(float)
-    rows = [xp.asarray(row, dtype) for row in logps]
-    lengths = [row.shape[0] for row in rows]
+    lengths = [len(row) for row in logps]
 
     def pad(what: str, values: Sequence[Any] | None) -> jax.Array | None:
         if values is None:
             return None
-        if len(values) != len(rows):
-            raise InputError(f"{what}{name} has {len(values)} answers, {name} has {len(rows)}")
+        if len(values) != len(lengths):
+            raise InputError(f"{what}{name} has {len(values)} answers, {name} has {len(lengths)}")
+        traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(values))
+        xp: Any = jnp if traced else np  # numpy compiles nothing
         arrays = [xp.asarray(row, dtype) for row in values]
         for i, (array, length) in enumerate(zip(arrays, lengths, strict=True)):
             if array.shape != (length,):
                 raise InputError(f"{what}{name}[{i}] has {array.shape[0]} tokens, {name}[{i}] has {length}")
         return jnp.asarray(xp.stack([xp.pad(array, (0, max(lengths) - array.shape[0])) for array in arrays]))
 
-    logps_BT = pad("", rows)
+    logps_BT = pad("", logps)
     assert logps_BT is not None
     mask_BT = np.arange(max(lengths))[None, :] < np.asarray(lengths)[:, None]
     return Tokens(logps_BT, jnp.asarray(mask_BT), pad("ref_", ref), pad("log_sum_sq_", log_sum_sq))

@@ -36,7 +36,7 @@ def test_loss_and_accuracy_are_over_the_tokens_to_learn_and_blind_to_packing(run
     params = jax.device_get(runner.params)
 
     @jax.jit
-    def logits_of(batch):
+    def logits_of(params, batch):
         model = bind(runner.graphdef, params)
         return model.head(model.hidden(batch)[0])[0]
 
@@ -44,7 +44,7 @@ def test_loss_and_accuracy_are_over_the_tokens_to_learn_and_blind_to_packing(run
 
     for example in examples:
         batch = collate([[example]], 32, 1)
-        logits_TV = np.asarray(logits_of(batch), np.float64)[: len(example.tokens)]
+        logits_TV = np.asarray(logits_of(params, batch), np.float64)[: len(example.tokens)]
         logps_TV = logits_TV - np.log(np.exp(logits_TV).sum(-1, keepdims=True))
         nats -= (logps_TV[np.arange(len(example.tokens)), example.targets] * example.weights).sum()
         hits += ((logits_TV.argmax(-1) == example.targets) * example.weights).sum()

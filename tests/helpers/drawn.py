@@ -14,4 +14,4 @@ def drawn(spec, std=0.02, seed=0, at=None):
         return (std * draw.normal(size=x.shape)).astype(x.dtype)
 
     params = {name: one(name, x) for name, x in spec.graphdef.abstract.items()}
-    return params if at is None else {name: jax.device_put(x, at[name]) for name, x in params.items()}
+    return {name: jax.device_put(x, None if at is None else at[name]) for name, x in params.items()}
