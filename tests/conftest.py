@@ -1,5 +1,6 @@
 """Eight fake CPU devices, strict ranks, and a compile cache that outlives the run."""
 
+import gc
 import os
 import tempfile
 from importlib.metadata import version
@@ -20,16 +21,31 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Most programs here run once: compiling them well costs more than it saves. Processes that tests start inherit it.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# A script that a test starts does not restart itself for the allocator; tests of that remove it.
+os.environ.setdefault("JAXLLM_STARTED", "1")
 _CACHE = os.environ.get("JAXLLM_TEST_CACHE") or str(Path(tempfile.gettempdir()) / "jaxllm-test-cache")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
-import jax
 import pytest
 
-pytest_plugins = ["shared_fixtures"]
+# Tracing makes many objects and little garbage; each collection goes through all that JAX and torch hold.
+gc.set_threshold(200_000, 50, 100)
 
-jax.config.update("jax_numpy_rank_promotion", "raise")
+
+def pytest_configure(config):
+    """Imports JAX wherever tests run: not in the process that hands them to workers, which wait for it."""
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        return
+    import jax
+
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    config.pluginmanager.import_plugin("shared_fixtures")
+
+
+def pytest_collection_finish():
+    """What was imported stays: no collection looks at it again."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

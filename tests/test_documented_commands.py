@@ -255,8 +255,8 @@ def environment(tmp_path_factory) -> Path:
 
 
 def variables(cache: Path, devices: int) -> dict[str, str]:
-    """A new user's, but for the folder of caches; with compiled programs of earlier runs, however small."""
-    ours = ("PYTHONPATH", "JAXLLM_STARTED", "XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS")
+    """A new user's, but for the folder of caches; compiled in a hurry, with programs of earlier runs, however small."""
+    ours = ("PYTHONPATH", "JAXLLM_STARTED", "XLA_FLAGS")
     return {
         **{name: x for name, x in os.environ.items() if name not in ours}, "XDG_CACHE_HOME": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

@@ -7,11 +7,13 @@ and T of tokens.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxllm.losses.tokens import log_sum_squares, over_both, over_tokens, token_entropy, token_kl, token_logprobs
 from jaxllm.types import Answers, Batch, InputError
@@ -107,26 +109,29 @@ class PairLogps:
 
 def ragged(name: str, logps: Sequence[Any], ref: Sequence[Any] | None, log_sum_sq: Sequence[Any] | None) -> Tokens:
     """Lists of unequal length as padded arrays. Raises InputError where lists of one answer differ in length."""
-    rows = [jnp.asarray(row, dtype=float) for row in logps]
-    lengths = [row.shape[0] for row in rows]
+    dtype = jax.dtypes.canonicalize_dtype(float)
+    lengths = [len(row) for row in logps]
 
     def pad(what: str, values: Sequence[Any] | None) -> jax.Array | None:
         if values is None:
             return None
-        if len(values) != len(rows):
-            raise InputError(f"{what}{name} has {len(values)} answers, {name} has {len(rows)}")
-        arrays = [jnp.asarray(row, dtype=float) for row in values]
+        if len(values) != len(lengths):
+            raise InputError(f"{what}{name} has {len(values)} answers, {name} has {len(lengths)}")
+        traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(values))
+        xp: Any = jnp if traced else np  # numpy compiles nothing
+        arrays = [xp.asarray(row, dtype) for row in values]
         for i, (array, length) in enumerate(zip(arrays, lengths, strict=True)):
             if array.shape != (length,):
                 raise InputError(f"{what}{name}[{i}] has {array.shape[0]} tokens, {name}[{i}] has {length}")
-        return jnp.stack([jnp.pad(array, (0, max(lengths) - array.shape[0])) for array in arrays])
+        return jnp.asarray(xp.stack([xp.pad(array, (0, max(lengths) - array.shape[0])) for array in arrays]))
 
-    logps_BT = pad("", rows)
+    logps_BT = pad("", logps)
     assert logps_BT is not None
-    mask_BT = jnp.arange(max(lengths))[None, :] < jnp.asarray(lengths)[:, None]
-    return Tokens(logps_BT, mask_BT, pad("ref_", ref), pad("log_sum_sq_", log_sum_sq))
+    mask_BT = np.arange(max(lengths))[None, :] < np.asarray(lengths)[:, None]
+    return Tokens(logps_BT, jnp.asarray(mask_BT), pad("ref_", ref), pad("log_sum_sq_", log_sum_sq))
 
 
+@functools.partial(jax.jit, inline=True)
 def pairs_of(chosen: Tokens, rejected: Tokens, weight_B: jax.Array, margin_B: jax.Array) -> PairLogps:
     """`PairLogps` with sums and lengths computed from the tokens."""
     length = lambda tokens: jnp.sum(tokens.mask_BT, axis=1).astype(tokens.logps_BT.dtype)  # noqa: E731

@@ -52,6 +52,15 @@ def grouped(config: type[Any], default: Any = None) -> type[Any]:
 
     default: a `config` whose values are the defaults.
     """
+    return _shape(config, default) if default is not None else _shape_without_values(config)  # type: ignore[arg-type]
+
+
+@functools.cache
+def _shape_without_values(config: type[Any]) -> type[Any]:
+    return _shape(config, None)
+
+
+def _shape(config: type[Any], default: Any) -> type[Any]:
     hints = typing.get_type_hints(config, include_extras=True)
     groups: dict[str, list[Any]] = {"": [("version", _VERSION, dataclasses.field(default=False))]}
     for field in dataclasses.fields(config):

@@ -22,8 +22,13 @@ from jaxllm.types import InputError
 
 T = TypeVar("T")
 
-STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.PositionalMetavarFromFieldName)
-"""Groups leave no trace in the names of flags; a positional argument is called by its field's name."""
+STYLE = (
+    tyro.conf.OmitArgPrefixes,
+    tyro.conf.PositionalMetavarFromFieldName,
+    tyro.conf.HelptextFromCommentsOff,
+)
+"""Groups leave no trace in the names of flags; a positional argument is called by its field's name; `grouped` found the
+meanings of fields, so that no source is read for them again."""
 
 APART = ("out", "config", "coordinator", "processes", "process_id")
 """Fields that another run's config.json does not pass on."""

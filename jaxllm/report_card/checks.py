@@ -71,32 +71,45 @@ def check_loss(spec: str | LossFn, /, *, timed: bool = True, **arguments: Any) -
 def _extremes(on: Bench, gradient: Any, plain: Any) -> Iterator[Finding]:
     """Logits in the thousands, and logits that are all equal."""
     for check, scale in (("logits in the thousands", 2e3), ("all logits alike", 0.0)):
-        found = gradient({**on.params, "out": scale * on.params["out"]}, plain)
+        found = gradient({**on.params, "out": np.float32(scale) * np.asarray(on.params["out"])}, plain)
         bad = sum(int(np.sum(~np.isfinite(x))) for x in jax.tree.leaves(found))
         yield Finding(check, bad == 0, f"{bad} not finite", "loss and gradient finite")
 
 
 def _finite_differences(on: Bench, plain: Any) -> Finding:
     """The gradient along random directions, in float64. Arguments of `stop_gradient` are held fixed."""
-    with jax.enable_x64(True), jax.disable_jit():
-        wide = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), (on.params, on.teacher))
-        params, on = wide[0], dataclasses.replace(on, teacher=wide[1])
+    with jax.enable_x64(True):
+        params, teacher = jax.tree.map(lambda x: np.asarray(x, np.float64), (on.params, on.teacher))
+        on = dataclasses.replace(on, teacher=jax.tree.map(jnp.asarray, teacher))
+
+        def record(params: Params) -> list[Any]:
+            stops: list[Any] = []
+            with jax.disable_jit(), _stopped(stops, record=True):
+                on(params, plain)
+            return stops
+
+        def replay(params: Params, stops: list[Any]) -> jax.Array:
+            with jax.disable_jit(), _stopped(stops, record=False):
+                return on(params, plain)
+
+        try:
+            stops = jax.jit(record)(params)
+        except jax.errors.UnexpectedTracerError:  # one is in a function that has its own rule of differentiation
+            stops = record(params)
+            moved_loss: Callable[..., Any] = replay
+        else:
+            moved_loss = jax.jit(replay)
+        gradient = jax.device_get(jax.jit(jax.grad(on))(params, plain))
         rng = np.random.default_rng(5)
-        stops: list[Any] = []
-        with _stopped(stops, record=True):
-            on(params, plain)
         slopes, worst, largest = [], 0.0, 0.0
-        with jax.disable_jit(False):
-            gradient = jax.grad(on)(params, plain)
         for _ in range(3):
-            along = {name: jnp.asarray(rng.normal(size=x.shape)) for name, x in params.items()}
+            along = {name: rng.normal(size=x.shape) for name, x in params.items()}
             ends = []
             for sign in (1, -1):
                 moved = {name: x + sign * 1e-5 * along[name] for name, x in params.items()}
-                with _stopped(stops, record=False):
-                    ends.append(float(on(moved, plain)))
+                ends.append(float(moved_loss(moved, stops)))
             slopes.append((ends[0] - ends[1]) / 2e-5)
-            expected = float(sum(jnp.sum(gradient[name] * along[name]) for name in params))
+            expected = float(sum(np.sum(gradient[name] * along[name]) for name in params))
             worst, largest = max(worst, abs(slopes[-1] - expected)), max(largest, abs(slopes[-1]), abs(expected))
     error = worst / max(largest, 1e-9)
     return Finding("gradient against finite differences", error <= 1e-5, f"{error:.1e}", "at most 1e-05, in float64")
@@ -133,11 +146,12 @@ def _other_targets(on: Bench, plain: Any, rng: np.random.Generator) -> Any:
 def _counts(on: Bench, plain: Any) -> Finding:
     """Counts must not depend on the parameters."""
 
-    def counts(params: Params) -> list[float]:
-        found = jax.jit(lambda p: [mean.count for _, mean in terms(on.sums(p, plain)["loss"])])(params)
-        return [float(x) for x in found]
+    @jax.jit
+    def counts(params: Params) -> list[jax.Array]:
+        return [mean.count for _, mean in terms(on.sums(params, plain)["loss"])]
 
-    one, other = counts(on.params), counts(jax.tree.map(lambda x: -2 * x, on.params))
+    opposite = jax.tree.map(lambda x: -2 * np.asarray(x), on.params)
+    one, other = ([float(x) for x in counts(params)] for params in (on.params, opposite))
     return Finding("counts under other parameters", one == other, f"{other}", f"{one}")
 
 
@@ -152,8 +166,8 @@ def _microbatches(on: Bench, plain: Any) -> Finding:
         except InputError:
             return Finding(check, True, "refused", "the same step, or a loss that says it couples the batch")
         state = TrainState(jnp.int32(0), on.params, optimizer.init(on.params))
-        moved, metrics = jax.jit(step)(state, jax.tree.map(jnp.asarray, plain), on.teacher)
-        gradient = jax.tree.map(lambda new, old: new - old, moved.params, on.params)
+        moved, metrics = jax.jit(step)(state, plain, on.teacher)
+        gradient = jax.tree.map(lambda new, old: np.asarray(new) - np.asarray(old), moved.params, on.params)
         after.append((value(metrics["loss"]), gradient))
     apart = gap(after[1], after[0])
     return Finding(check, apart <= SAME, f"{apart:.1e}", f"a difference of at most {SAME:g}")
@@ -191,7 +205,7 @@ def _cost(on: Bench, timed: bool) -> Iterator[Finding]:
     for loss in (on.loss, resolve(stock)):
         big = bench(loss, on.kind, **BIG)
         batch = jax.tree.map(jnp.asarray, big.lay(SINGLE if on.kind == "tokens" else PACKED, BIG_LENGTH))
-        everywhere = jnp.ones_like(getattr(batch, "batch", batch).weights_BT)
+        everywhere = np.ones_like(getattr(batch, "batch", batch).weights_BT)
         if on.kind == "tokens":  # so that no chunk is skipped
             batch = dataclasses.replace(batch, weights_BT=everywhere)
         run = jax.jit(jax.value_and_grad(big)).lower(big.params, batch).compile()

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from drawn import drawn
 
 from jaxllm.checkpoint import manifest
 from jaxllm.checkpoint.store import Checkpoints, read_params
 from jaxllm.distributed.mesh import make_mesh, replicated, shardings
-from jaxllm.params import materialize
 from jaxllm.train.optim import OptimConfig, make_optimizer
 from jaxllm.types import InputError, RunError, TrainState
 
@@ -27,7 +27,7 @@ def state_on(spec, text, seed=0, step=3):
     )
     at = shardings(abstract, mesh, spec.rules)
     opt_at = shardings(jax.eval_shape(optimizer.init, abstract), mesh, spec.rules, abstract)
-    params = materialize(spec, at, seed)
+    params = drawn(spec, seed=seed, at=at)
     opt_state = jax.jit(optimizer.init, out_shardings=opt_at)(params)
     rng = np.random.default_rng(seed)
     noise = lambda x: jax.device_put((x + rng.normal(size=x.shape) * 9).astype(x.dtype), x.sharding)

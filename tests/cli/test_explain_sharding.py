@@ -2,8 +2,8 @@
 
 import shutil
 
-import jax
 import pytest
+from drawn import drawn
 
 from jaxllm import hf
 from jaxllm.cli.explain_sharding import Config, main
@@ -36,7 +36,7 @@ def exported(tmp_path_factory):
     config = decoder.Config(vocab_size=280, width=16, depth=2, heads=2, mlp_width=24, max_positions=64)
     spec = describe(lambda rngs: decoder.Decoder(config, rngs), decoder.SHARDING)
     path = tmp_path_factory.mktemp("model")
-    hf.export(path, spec.init(jax.random.key(0)), config, bpe(["some words of a tokenizer"] * 3, 280))
+    hf.export(path, drawn(spec), config, bpe(["some words of a tokenizer"] * 3, 280))
     return path
 
 
@@ -60,7 +60,7 @@ def test_a_tagger_is_explained_too(tmp_path, capsys):
     shape = encoder.Config(vocab_size=64, width=16, depth=2, heads=2, mlp_width=32, max_positions=32)
     config = TaggerConfig(shape, ("O", "B-X"))
     spec = describe(lambda rngs: Tagger(config, rngs), SHARDING)
-    hf.export(tmp_path, spec.init(jax.random.key(0)), config, bpe(["some words"] * 3, 64 + 256))
+    hf.export(tmp_path, drawn(spec), config, bpe(["some words"] * 3, 64 + 256))
     main(Config(str(tmp_path), "fsdp=4"))
     assert "classifier.kernel" in capsys.readouterr().out
 

@@ -5,6 +5,7 @@ import math
 import jax
 import numpy as np
 import pytest
+from drawn import drawn
 
 from jaxllm.data import tokenizers
 from jaxllm.data.loader import EvalBatches, lengths
@@ -12,7 +13,7 @@ from jaxllm.data.packing import Example, make_plan
 from jaxllm.distributed import mesh as meshes
 from jaxllm.evals.answers import Question, answer, evaluate, score, token_f1
 from jaxllm.models.decoder import SHARDING, Config, Decoder
-from jaxllm.params import bind, describe, materialize
+from jaxllm.params import bind, describe
 from jaxllm.train.forward import Runner
 
 
@@ -21,7 +22,8 @@ def runner():
     config = Config(vocab_size=300, width=32, depth=1, heads=2, mlp_width=48, tied=True, init_std=0.3)
     spec = describe(lambda rngs: Decoder(config, rngs), SHARDING)
     mesh = meshes.make_mesh()
-    return Runner(spec.graphdef, materialize(spec, meshes.shardings(spec.graphdef.abstract, mesh, spec.rules), 0), mesh)
+    at = meshes.shardings(spec.graphdef.abstract, mesh, spec.rules)
+    return Runner(spec.graphdef, drawn(spec, 0.3, at=at), mesh)
 
 
 def test_loss_and_accuracy_are_over_the_tokens_to_learn_and_blind_to_packing(runner):
@@ -31,12 +33,18 @@ def test_loss_and_accuracy_are_over_the_tokens_to_learn_and_blind_to_packing(run
         tokens = rng.integers(0, 300, n + 1).astype(np.int32)
         examples.append(Example(tokens[:-1], tokens[1:], (rng.random(n) < 0.5).astype(np.float32)))
     nats = hits = count = 0.0
-    model = bind(runner.graphdef, jax.device_get(runner.params))
+    params = jax.device_get(runner.params)
+
+    @jax.jit
+    def logits_of(params, batch):
+        model = bind(runner.graphdef, params)
+        return model.head(model.hidden(batch)[0])[0]
+
     from jaxllm.data.packing import collate
 
     for example in examples:
         batch = collate([[example]], 32, 1)
-        logits_TV = np.asarray(model.head(model.hidden(batch)[0])[0, : len(example.tokens)], np.float64)
+        logits_TV = np.asarray(logits_of(params, batch), np.float64)[: len(example.tokens)]
         logps_TV = logits_TV - np.log(np.exp(logits_TV).sum(-1, keepdims=True))
         nats -= (logps_TV[np.arange(len(example.tokens)), example.targets] * example.weights).sum()
         hits += ((logits_TV.argmax(-1) == example.targets) * example.weights).sum()

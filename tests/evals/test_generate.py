@@ -1,5 +1,7 @@
 """Generation; token for token against `transformers` it is in tests/hf/test_decoder_families.py."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +27,12 @@ def model():
     return graphdef, {name: jnp.asarray(draw.normal(size=x.shape), x.dtype) for name, x in graphdef.abstract.items()}
 
 
+@partial(jax.jit, static_argnums=0)
+def logits_of(graphdef, params, batch):
+    bound = bind(graphdef, params)
+    return bound.head(bound.hidden(batch)[0])
+
+
 def test_greedy_is_the_likeliest_token_each_time(model):
     graphdef, params = model
     streamed = [[] for _ in PROMPTS]
@@ -36,8 +44,7 @@ def test_greedy_is_the_likeliest_token_each_time(model):
         assert len(continued) == 9
         tokens[row, : len(prompt) + 9] = prompt + continued
     ones, positions = np.ones((3, 16), int), np.tile(np.arange(16), (3, 1))
-    bound = bind(graphdef, params)
-    best = jnp.argmax(bound.head(bound.hidden(Batch(tokens, tokens, ones, ones, positions))[0]), axis=-1)
+    best = np.argmax(logits_of(graphdef, params, Batch(tokens, tokens, ones, ones, positions)), axis=-1)
     for row, (prompt, continued) in enumerate(zip(PROMPTS, new, strict=True)):
         assert best[row, len(prompt) - 1 : len(prompt) + 8].tolist() == continued
 
@@ -104,10 +111,9 @@ def test_samples_are_drawn_by_probability(model):
     sampling = Sampling(temperature=8.0, top_k=8, top_p=0.9)
     drawn = generate(graphdef, params, [PROMPTS[0]] * 2000, sampling, max_tokens=1, seed=5)
     counts = np.bincount([x[0] for x in drawn], minlength=49)
-    bound = bind(graphdef, params)
     tokens, ones = np.array(PROMPTS[:1]), np.ones((1, 4), int)
-    logits = bound.head(bound.hidden(Batch(tokens, tokens, ones, ones, np.arange(4)[None]))[0])[:, -1]
-    odds = np.asarray(jax.nn.softmax(restrict(logits, sampling)))[0]
+    logits = logits_of(graphdef, params, Batch(tokens, tokens, ones, ones, np.arange(4)[None]))[:, -1]
+    odds = np.asarray(jax.jit(lambda logits: jax.nn.softmax(restrict(logits, sampling)))(logits))[0]
     assert 1 < (odds > 0).sum() <= 8
     assert (counts[odds == 0] == 0).all()
     assert (np.abs(counts - 2000 * odds) < 5 * np.sqrt(2000 * odds * (1 - odds)) + 1e-6).all()

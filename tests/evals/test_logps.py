@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from drawn import drawn
 
 from jaxllm.data.packing import make_plan
 from jaxllm.data.preference.answers import Answer, AnswerBatches, AnswerRows, Group, Layout
@@ -34,7 +35,7 @@ def logps(config, groups, layout, pack=True):
     spec = describe(lambda rngs: Decoder(config, rngs), SHARDING)
     rows = AnswerRows(groups, layout)
     plan = make_plan(rows.lengths, batch_size=8, pack=pack)
-    runner = Runner(spec.graphdef, jax.jit(spec.init)(jax.random.key(0)), make_mesh("data=1", jax.devices()[:1]))
+    runner = Runner(spec.graphdef, drawn(spec), make_mesh("data=1", jax.devices()[:1]))
     return answer_logps(runner, AnswerBatches(rows, plan))
 
 

@@ -2,10 +2,12 @@
 
 import json
 import math
+from functools import partial
 
 import jax
 import numpy as np
 import pytest
+from drawn import drawn
 
 from jaxllm.data import tokenizers
 from jaxllm.data.text.documents import Documents, Fragment
@@ -34,19 +36,24 @@ def corpus(tmp_path_factory):
 def runner():
     config = Config(vocab_size=32, width=16, depth=1, heads=2, mlp_width=32, max_positions=128, init_std=0.3)
     spec = describe(lambda rngs: Decoder(config, rngs), SHARDING)
-    return Runner(spec.graphdef, jax.jit(spec.init)(jax.random.key(0)), make_mesh())
+    return Runner(spec.graphdef, drawn(spec, 0.3), make_mesh())
 
 
 def nats(runner, sequence):
     """What a sequence costs, token by token, each from all before it."""
-    tokens = np.asarray(sequence, np.int32)[None, :-1]
-    shape = tokens.shape
-    positions = np.arange(shape[1], dtype=np.int32)[None]
-    batch = Batch(tokens, tokens, np.ones(shape, np.float32), np.ones(shape, np.int32), positions)
-    model = bind(runner.graphdef, runner.params)
-    logits = np.asarray(model.head(model.hidden(batch)[0][0]), np.float64)
+    length = len(sequence) - 1
+    tokens = np.pad(np.asarray(sequence, np.int32)[:-1], (0, LENGTH - length))[None]
+    positions = np.arange(LENGTH, dtype=np.int32)[None]
+    batch = Batch(tokens, tokens, np.ones(tokens.shape, np.float32), (positions < length).astype(np.int32), positions)
+    logits = np.asarray(logits_of(runner.graphdef, runner.params, batch), np.float64)[:length]
     logits -= np.log(np.exp(logits).sum(-1, keepdims=True))
-    return -logits[np.arange(shape[1]), sequence[1:]].sum()
+    return -logits[np.arange(length), sequence[1:]].sum()
+
+
+@partial(jax.jit, static_argnums=0)
+def logits_of(graphdef, params, batch):
+    model = bind(graphdef, params)
+    return model.head(model.hidden(batch)[0][0])
 
 
 @pytest.mark.parametrize("chunked", [False, True])

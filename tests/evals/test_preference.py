@@ -18,7 +18,7 @@ def test_the_likelier_answer_is_found_per_token():
     """A model that says each token with a probability of its own, whatever came before."""
     shape = Config(vocab_size=8, width=8, depth=1, heads=2, mlp_width=8, max_positions=16)
     spec = describe(lambda rngs: Decoder(shape, rngs), SHARDING)
-    params = jax.tree.map(jnp.zeros_like, spec.init(jax.random.key(0)))
+    params = {name: np.zeros(x.shape, x.dtype) for name, x in spec.graphdef.abstract.items()}
     (embedding,) = (name for name in params if name.startswith("embed"))
     (norm,) = (name for name in params if name.endswith("norm.scale") and not name.startswith("blocks"))
     params |= {embedding: jnp.ones((8, 8)), norm: jnp.ones(8)}

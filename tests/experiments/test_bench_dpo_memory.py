@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import drawn
 
 from bench_dpo_memory import Config, model, naive, shapes, temporary_bytes
 from jaxllm.losses import resolve
@@ -56,7 +57,7 @@ def test_both_compute_the_same():
         answers, batch=batch, answer_BT=answer_BT, side_BA=jnp.broadcast_to(jnp.asarray([1, -1]), (3, 2)),
         weight_BA=jnp.ones((3, 2)), ref_logps_BT=jnp.asarray(-rng.uniform(2, 4, (3, 12)), jnp.float32),
     )  # fmt: skip
-    params = jax.jit(spec.init)(jax.random.key(0))
+    params = drawn(spec)
 
     def loss(fn, params):
         return jnp.asarray(value(fn(bind(spec.graphdef, params), answers)["loss"]))

@@ -2,16 +2,15 @@
 
 import json
 
-import jax
 import pytest
-from jax.sharding import SingleDeviceSharding
+from drawn import drawn
 
 import pretrain
 import three_stages as script
 from jaxllm import hf
 from jaxllm.data.tokenizers import bpe
 from jaxllm.models import decoder
-from jaxllm.params import describe, materialize
+from jaxllm.params import describe
 from jaxllm.recipes.script import input_errors, parse
 
 WORDS = ("red", "green", "blue", "round", "flat", "long")
@@ -35,8 +34,7 @@ def place(tmp_path_factory):
         vocab_size=len(tokenizer), width=32, depth=1, heads=2, mlp_width=48, max_positions=128, tied=True
     )
     spec = describe(lambda rngs: decoder.Decoder(shape, rngs), decoder.SHARDING)
-    at = dict.fromkeys(spec.graphdef.abstract, SingleDeviceSharding(jax.devices()[0]))
-    hf.export(folder / "base", materialize(spec, at, 0), shape, tokenizer)
+    hf.export(folder / "base", drawn(spec), shape, tokenizer)
     return folder
 
 

@@ -4,9 +4,9 @@ import dataclasses
 import sys
 from collections.abc import Callable
 
-import jax
 import numpy as np
 import pytest
+from drawn import drawn
 
 from jaxllm import __main__, hf
 from jaxllm.data import tokenizers
@@ -91,7 +91,7 @@ def llama(tmp_path_factory):
     give_template(tokenizer, "plain")
     config = decoder.Config(vocab_size=len(tokenizer), kv_heads=2, **SIZES)
     folder = tmp_path_factory.mktemp("models") / "llama"
-    params = describe(lambda rngs: Decoder(config, rngs), decoder.SHARDING).init(jax.random.key(0))
+    params = drawn(describe(lambda rngs: Decoder(config, rngs), decoder.SHARDING))
     hf.export(folder, params, config, tokenizer)
     return folder
 
@@ -102,6 +102,6 @@ def bert(tmp_path_factory):
     tokenizer = builtin.wordpiece(["My name is Maarten", "Ada Lovelace met Alan Turing in London"], 200, 128)
     config = TaggerConfig(encoder.Config(vocab_size=len(tokenizer), **SIZES), ("O", "B-person", "I-person"))
     folder = tmp_path_factory.mktemp("models") / "bert"
-    params = describe(lambda rngs: Tagger(config, rngs), SHARDING).init(jax.random.key(0))
+    params = drawn(describe(lambda rngs: Tagger(config, rngs), SHARDING))
     hf.export(folder, params, config, tokenizer)
     return folder

@@ -37,6 +37,11 @@ class Toy(nnx.Module):
         return hidden_ND @ self.out[...]
 
 
+@jax.jit
+def all_logits(model, batch):
+    return model.head(model.hidden(batch)[0])
+
+
 @dataclasses.dataclass(frozen=True)
 class Packed:
     """Rows of answers, and where the pairs are: (row, positions of the chosen, positions of the rejected)."""
@@ -46,8 +51,7 @@ class Packed:
 
     def logps(self, model):
         """log softmax of every position, [B, T, V] float64."""
-        hidden, _ = model.hidden(self.answers.batch)
-        logits = np.asarray(model.head(hidden.reshape(-1, D)), np.float64).reshape(*hidden.shape[:2], -1)
+        logits = np.asarray(all_logits(model, self.answers.batch), np.float64)
         return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
 
     def ragged(self, model, reference=None):
@@ -105,7 +109,7 @@ def pack_rows(pairs_per_row=(3, 1, 2, 0), seed=0):
         places += [(row, where[p, 1], where[p, -1]) for p in range(pairs)]
     tokens, targets = rng.integers(0, V, (2, rows, T), dtype=np.int32)
     batch = Batch(*map(jnp.asarray, (tokens, targets, weights, segments, positions)))
-    margin = jnp.zeros((rows, A))
+    margin = jnp.asarray(np.zeros((rows, A), np.float32))
     return Packed(Answers(batch, *map(jnp.asarray, (answer, pair, side, weight)), margin), places)
 
 

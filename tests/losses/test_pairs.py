@@ -81,8 +81,9 @@ def test_tdpo_through_a_teacher(packed, taught, small_chunks):
 
 
 def test_reference_on_the_fly_is_the_cached_one(packed, toy, taught):
-    cached = resolve("dpo")(toy, packed.with_reference(taught.teacher).answers)
-    live = resolve("dpo")(taught, packed.answers)
+    dpo = jax.jit(resolve("dpo"))
+    cached = dpo(toy, packed.with_reference(taught.teacher).answers)
+    live = dpo(taught, packed.answers)
     np.testing.assert_allclose(live["loss"].value(), cached["loss"].value(), rtol=1e-5)
     with pytest.raises(InputError, match="no ref_logps_BT: compute them, give the model a teacher, or use a loss"):
         resolve("dpo")(toy, packed.answers)
@@ -98,14 +99,14 @@ def test_weights_and_absent_answers(packed, toy):
     weight[(pair == 2) & (side == -1)] = 0
     margin = np.where(side == 1, pair, 99.0)
     answers = replaced(packed, weight_BA=jnp.asarray(weight), margin_BA=jnp.asarray(margin))
-    p = read_pairs(toy, answers, None, reference=False)
+    p = jax.jit(lambda toy, answers: read_pairs(toy, answers, None, reference=False))(toy, answers)
     there = np.flatnonzero(p.weight_B)
     assert sorted(zip(p.margin_B[there].tolist(), p.weight_B[there].tolist(), strict=True)) == [
         (0.0, 1.0), (1.0, 0.25), (3.0, 1.0), (4.0, 1.0), (5.0, 1.0)
     ]  # fmt: skip
     per_pair = np.asarray(resolve("simpo").per_pair(packed.ragged(toy)))
     wanted = np.average(per_pair, weights=[1, 0.25, 0, 1, 1, 1])
-    np.testing.assert_allclose(value(resolve("simpo")(toy, answers)["loss"]), wanted, rtol=1e-5)
+    np.testing.assert_allclose(value(jax.jit(resolve("simpo"))(toy, answers)["loss"]), wanted, rtol=1e-5)
 
 
 def test_nothing_is_learned_from_tokens_of_weight_0(packed, toy):
@@ -113,12 +114,11 @@ def test_nothing_is_learned_from_tokens_of_weight_0(packed, toy):
     batch = packed.answers.batch
     rng = np.random.default_rng(5)
     quiet = (np.asarray(packed.answers.answer_BT) < 0) | (rng.random(batch.weights_BT.shape) < 0.5)
-    other = jnp.where(quiet, (batch.targets_BT + 3) % 11, batch.targets_BT)
-    batch = dataclasses.replace(batch, weights_BT=jnp.where(quiet, 0.0, batch.weights_BT))
-    one, two = (
-        read_pairs(toy, replaced(packed, batch=dataclasses.replace(batch, targets_BT=t)), None, reference=False)
-        for t in (batch.targets_BT, other)
-    )
+    targets = np.asarray(batch.targets_BT)
+    other = np.where(quiet, (targets + 3) % 11, targets)
+    batch = dataclasses.replace(batch, weights_BT=np.where(quiet, np.float32(0), np.asarray(batch.weights_BT)))
+    read = jax.jit(lambda answers: read_pairs(toy, answers, None, reference=False))
+    one, two = (read(replaced(packed, batch=dataclasses.replace(batch, targets_BT=t))) for t in (targets, other))
     np.testing.assert_array_equal(one.chosen_B, two.chosen_B)
     np.testing.assert_array_equal(one.rejected_length_B, two.rejected_length_B)
     learned = sum((~quiet[row, chosen]).sum() for row, chosen, _ in packed.places)

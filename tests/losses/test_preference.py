@@ -51,7 +51,7 @@ def given(oracle):
     """The oracle's pairs, and what makes a gradient in them one in every token of the policy's answers."""
     with jax.enable_x64(True):
         policy, rest = inputs(oracle)
-        return jax.vjp(lambda policy: PairLogps.of(*policy, **rest), policy)
+        return jax.vjp(jax.jit(lambda policy: PairLogps.of(*policy, **rest)), policy)
 
 
 def value_and_gradients(loss, policy, rest):
@@ -63,7 +63,9 @@ def finite_differences(fn, policy, at=0, step=1e-6):
     """Of fn(policy), in the `at`-th token of each answer, as two arrays."""
 
     def moved(side, i, by):
-        return tuple([x.at[at].add(by) if (s, j) == (side, i) else x for j, x in enumerate(policy[s])] for s in (0, 1))
+        rows = tuple([np.array(x) for x in policy[s]] for s in (0, 1))
+        rows[side][i][at] += by
+        return rows
 
     def slope(side, i):
         return (fn(moved(side, i, step)) - fn(moved(side, i, -step))) / (2 * step)

@@ -45,10 +45,10 @@ def arrays(spec, mesh="", b=0.0, head=1.0):
     return {name: one(name, x) for name, x in spec.graphdef.abstract.items()}
 
 
-TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 23, (2, 10)), jnp.int32)
-ONES = jnp.ones_like(TOKENS)
+TOKENS = np.random.default_rng(0).integers(0, 23, (2, 10)).astype(np.int32)
+ONES = np.ones_like(TOKENS)
 BATCH = Batch(
-    TOKENS, jnp.roll(TOKENS, -1, 1), ONES.astype(jnp.float32), ONES, jnp.broadcast_to(jnp.arange(10), (2, 10))
+    TOKENS, np.roll(TOKENS, -1, 1), ONES.astype(np.float32), ONES, np.tile(np.arange(10, dtype=np.int32), (2, 1))
 )
 
 

@@ -3,9 +3,9 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import drawn
 
 from jaxllm.losses.tokens import cross_entropy
 from jaxllm.models.decoder import SHARDING, Config, Decoder
@@ -13,7 +13,8 @@ from jaxllm.params import bind, describe
 from jaxllm.types import Batch, value
 
 CONFIG = Config(vocab_size=64, width=32, depth=6, heads=4, mlp_width=96, kv_heads=2, max_positions=64)
-BATCH = Batch(*(jnp.ones((8, 64), dtype) for dtype in (int, int, float, int)), jnp.tile(jnp.arange(64), (8, 1)))
+ONES = np.ones((8, 64), np.int32)
+BATCH = Batch(ONES, ONES, ONES.astype(np.float32), ONES, np.tile(np.arange(64, dtype=np.int32), (8, 1)))
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def measured():
     for remat in ("none", "dots", "full"):
         config = dataclasses.replace(CONFIG, remat=remat)
         spec = describe(lambda rngs, config=config: Decoder(config, rngs), SHARDING)
-        params = jax.jit(spec.init)(jax.random.key(0))
+        params = drawn(spec)
 
         def loss(params, batch, graphdef=spec.graphdef):
             return value(cross_entropy(bind(graphdef, params), batch)["loss"])

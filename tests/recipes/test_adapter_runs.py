@@ -3,10 +3,9 @@
 import json
 import shutil
 
-import jax
 import numpy as np
 import pytest
-from jax.sharding import SingleDeviceSharding
+from drawn import drawn
 from safetensors.numpy import load_file
 
 import reward
@@ -15,7 +14,7 @@ from jaxllm import hf
 from jaxllm.cli.convert import convert
 from jaxllm.data.tokenizers import bpe
 from jaxllm.models import decoder
-from jaxllm.params import describe, materialize
+from jaxllm.params import describe
 from jaxllm.recipes.script import parse
 from jaxllm.types import InputError
 
@@ -36,8 +35,7 @@ def place(tmp_path_factory):
         vocab_size=len(tokenizer), width=16, depth=2, heads=2, mlp_width=24, max_positions=64, tied=True
     )
     spec = describe(lambda rngs: decoder.Decoder(shape, rngs), decoder.SHARDING)
-    at = dict.fromkeys(spec.graphdef.abstract, SingleDeviceSharding(jax.devices()[0]))
-    hf.export(folder / "base", materialize(spec, at, 0), shape, tokenizer)
+    hf.export(folder / "base", drawn(spec), shape, tokenizer)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         yield folder

@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from drawn import drawn
 
 from jaxllm import hf
 from jaxllm.data import tokenizers
@@ -28,10 +29,9 @@ def base(folder, *, tied, spare=0):
     tokenizer = tokenizers.bpe(TEXTS * 3, 287)
     config = Config(vocab_size=len(tokenizer) + spare, width=32, depth=1, heads=2, mlp_width=48, tied=tied)
     spec = describe(lambda rngs: Decoder(config, rngs), SHARDING)
-    mesh = meshes.make_mesh()
-    params = materialize(spec, meshes.shardings(spec.graphdef.abstract, mesh, spec.rules), 0)
+    params = drawn(spec)
     hf.export(folder, params, config, tokenizer)
-    return config, {name: np.asarray(x) for name, x in params.items()}
+    return config, params
 
 
 def load(begin, mesh=None):

@@ -111,6 +111,22 @@ def reads_masked(model, rollouts, key=None):
     return {"loss": Mean(-total, jnp.sum(rollouts.batch.weights_BT))}
 
 
+@preference_loss
+def stopped_inside(p, *, beta=0.1):
+    """Stops a gradient in a function that has its own rule of differentiation."""
+
+    @jax.custom_jvp
+    def same(x):
+        return x * jax.lax.stop_gradient(jnp.ones_like(x))
+
+    same.defjvp(lambda x, dx: (same(x[0]), dx[0]))
+    return -jax.nn.log_sigmoid(same(beta * p.delta_B))
+
+
+def test_a_gradient_may_be_stopped_anywhere():
+    assert not failed(stopped_inside)
+
+
 @pytest.mark.parametrize(
     ("loss", "caught"),
     [

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from drawn import drawn
 
 from jaxllm.distributed.mesh import make_mesh, put_batch, replicated, shardings
 from jaxllm.losses import resolve
 from jaxllm.losses.tokens import cross_entropy
-from jaxllm.params import bind, materialize, select
+from jaxllm.params import bind, select
 from jaxllm.train.optim import OptimConfig, make_optimizer
 from jaxllm.train.setup import compile_step
 from jaxllm.train.step import make_train_step
@@ -37,7 +38,7 @@ def numbers(metrics):
 def plain(tagger, uneven):
     """(graphdef, params, new state, metrics) of one step on one device."""
     spec = tagger()
-    params = jax.jit(spec.init)(jax.random.key(0))
+    params = drawn(spec)
     step = jax.jit(make_train_step(spec.graphdef, cross_entropy, SGD, seed=0))
     return spec, params, *step(start(params), uneven)
 
@@ -119,7 +120,7 @@ def test_counting_first_costs_no_forward_pass(tagger, uneven):
 
 def test_dropout_depends_on_seed_and_step_alone(tagger, uneven):
     spec = tagger(dropout=0.3)
-    params = jax.jit(spec.init)(jax.random.key(0))
+    params = drawn(spec)
     freeze_all = optax.set_to_zero()
     step = jax.jit(make_train_step(spec.graphdef, cross_entropy, freeze_all, seed=3))
     first, again = (step(start(params, freeze_all), uneven) for _ in range(2))
@@ -131,7 +132,7 @@ def test_dropout_depends_on_seed_and_step_alone(tagger, uneven):
 
 def test_rows_of_different_microbatches_and_devices_drop_different_units(tagger, uneven):
     spec = tagger(dropout=0.5)
-    params = jax.jit(spec.init)(jax.random.key(0))
+    params = drawn(spec)
 
     def per_row(model, batch, key=None):
         hidden_BTD, _ = model.hidden(batch, key)
@@ -176,7 +177,7 @@ def test_what_is_frozen_gets_no_gradient_and_does_not_count_in_the_norm(plain, u
 
 def test_frozen_whole_has_no_moments_and_decay_does_not_move_it(tagger):
     spec = tagger()
-    params = materialize(spec, shardings(spec.graphdef.abstract, make_mesh("data=8"), spec.rules), 0)
+    params = drawn(spec)
     config = OptimConfig(freeze=("!classifier.*",), weight_decay=0.5)
     state = make_optimizer(config, spec.graphdef.abstract, optax.constant_schedule(0.1)).init(params)
     moments = sum(x.size for x in jax.tree.leaves(state) if x.ndim)
