@@ -29,6 +29,7 @@ OWN = {
     "bert": {"type_vocab_size": 2},
     "roberta": {"pad_token_id": 1, "max_position_embeddings": 34},
     "xlm-roberta": {"pad_token_id": 1, "max_position_embeddings": 34},
+    "camembert": {"pad_token_id": 1, "max_position_embeddings": 34},
     "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48},
     "modernbert": {"local_attention": 8, "global_attn_every_n_layers": 2},
 }  # fmt: skip

@@ -10,6 +10,7 @@ KINDS = {
     "bert": SMALL,
     "roberta": SMALL,
     "xlm-roberta": SMALL,
+    "camembert": SMALL,
     "distilbert": {
         "vocab_size": 41,
         "dim": 8,

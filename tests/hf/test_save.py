@@ -15,6 +15,7 @@ from transformers import AutoModelForTokenClassification, pipeline
 
 from jaxllm import hf
 from jaxllm.distributed import mesh as meshes
+from jaxllm.hf.families import TAGGERS
 from jaxllm.models import encoder
 from jaxllm.models.heads import SHARDING, Tagger, TaggerConfig
 from jaxllm.params import describe, materialize
@@ -23,7 +24,6 @@ from jaxllm.types import InputError
 torch = pytest.importorskip("torch")
 
 LABELS = ("O", "B-place", "I-place")
-KINDS = ("bert", "roberta", "xlm-roberta", "distilbert", "modernbert")
 
 
 def load(opened):
@@ -39,7 +39,7 @@ def same_bytes(a, b):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TAGGERS)
 def test_in_and_out_gives_the_same_bytes(kind, dtype, save, tmp_path):
     folder = save(kind, dtype)
     opened = hf.open_tagger(str(folder))
