@@ -30,6 +30,8 @@ BASE = {"vocab_size": 64, "width": 16, "depth": 2, "heads": 2, "mlp_width": 32, 
 FAMILIES = {
     "bert": TaggerConfig(encoder.Config(**BASE), ("O", "X")),
     "roberta": TaggerConfig(encoder.Config(**BASE, position_offset=2, token_types=1), ("O", "X")),
+    "electra": TaggerConfig(encoder.Config(**BASE, embedding_width=8), ("O", "X")),
+    "albert": TaggerConfig(encoder.Config(**BASE, embedding_width=8, groups=1), ("O", "X")),
     "distilbert": TaggerConfig(encoder.Config(**BASE, token_types=0), ("O", "X")),
     "modernbert": TaggerConfig(
         encoder.Config(**BASE, token_types=0, rope_base=1e4, local_rope_base=1e3, window=4, global_every=2,

@@ -20,8 +20,8 @@ torch = pytest.importorskip("torch")
 
 pytestmark = pytest.mark.slow
 
-SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24, "pad_token_id": 0,
-         "max_position_embeddings": 66}  # fmt: skip
+SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24,
+         "max_position_embeddings": 66, "pad_token_id": 0}  # fmt: skip
 OWN = {"distilbert": {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24, "pad_token_id": 0}}
 
 

@@ -11,6 +11,8 @@ KINDS = {
     "roberta": SMALL,
     "xlm-roberta": SMALL,
     "camembert": SMALL,
+    "electra": SMALL | {"embedding_size": 6},
+    "albert": SMALL | {"embedding_size": 6, "num_hidden_groups": 2},
     "distilbert": {
         "vocab_size": 41,
         "dim": 8,

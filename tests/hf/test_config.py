@@ -76,6 +76,9 @@ def test_what_is_written_is_read_back(kind):
         ("bert", "num_hidden_layers", True),
         ("bert", "type_vocab_size", 0),
         ("roberta", "pad_token_id", None),
+        ("electra", "hidden_act", "mish"),
+        ("albert", "inner_group_num", 2),
+        ("albert", "num_hidden_groups", 0),
         ("distilbert", "sinusoidal_pos_embds", True),
         ("modernbert", "layer_types", ["sliding_attention"] * 22),
         (

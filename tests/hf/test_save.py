@@ -107,6 +107,8 @@ def test_sharded_in_and_out(axes, save, tmp_path):
 SCRATCH = {
     "bert": encoder.Config(30, 8, 1, 2, 9, 16, activation="gelu_tanh"),
     "roberta": encoder.Config(30, 8, 1, 2, 9, 16, position_offset=2, token_types=1),
+    "electra": encoder.Config(30, 8, 1, 2, 9, 16, embedding_width=6),
+    "albert": encoder.Config(30, 8, 3, 2, 9, 16, embedding_width=8, groups=2),
     "distilbert": encoder.Config(30, 8, 1, 2, 9, 16, token_types=0),
     "modernbert": encoder.Config(
         30, 8, 3, 2, 9, 16, token_types=0, rope_base=99.0, local_rope_base=9.0, window=2, global_every=3, pre_norm=True,

@@ -38,6 +38,12 @@ CASES = {
     "camembert": ("camembert", {**BERT, "type_vocab_size": 1}),
     "camembert-two-types": ("camembert", {**BERT, "pad_token_id": 2, "layer_norm_eps": 1e-5}),
     "camembert-relu": ("camembert", {**BERT, "hidden_size": 36, "hidden_act": "relu", "num_hidden_layers": 3}),
+    "electra": ("electra", {**BERT, "embedding_size": 10}),
+    "electra-one-width": ("electra", {**BERT, "embedding_size": 24, "type_vocab_size": 1, "hidden_act": "gelu_new"}),
+    "electra-wide-tables": ("electra", {**BERT, "embedding_size": 30, "num_hidden_layers": 3, "layer_norm_eps": 1e-4}),
+    "albert": ("albert", {**BERT, "embedding_size": 10, "num_hidden_layers": 3}),
+    "albert-groups": ("albert", {**BERT, "embedding_size": 24, "num_hidden_layers": 5, "num_hidden_groups": 2}),
+    "albert-gelu": ("albert", {**BERT, "hidden_size": 36, "embedding_size": 7, "hidden_act": "gelu"}),
     "distilbert": ("distilbert", {"n_heads": 3, "dim": 24, "hidden_dim": 41, "n_layers": 2}),
     "distilbert-relu": ("distilbert", {"n_heads": 3, "dim": 36, "hidden_dim": 29, "n_layers": 3, "activation": "relu"}),
     "distilbert-one": ("distilbert", {"n_heads": 1, "dim": 10, "hidden_dim": 7, "n_layers": 1}),
@@ -218,9 +224,10 @@ SMALL = encoder.Config(vocab_size=31, width=12, depth=3, heads=3, mlp_width=17, 
 ROTARY = dataclasses.replace(
     SMALL, token_types=0, rope_base=100.0, local_rope_base=10.0, window=2, global_every=2, pre_norm=True, gated=True
 )
+SHARED = dataclasses.replace(SMALL, groups=2, embedding_width=7)
 
 
-@pytest.mark.parametrize("config", [SMALL, ROTARY], ids=["learned", "rotary"])
+@pytest.mark.parametrize("config", [SMALL, ROTARY, SHARED], ids=["learned", "rotary", "shared"])
 def test_the_same_however_it_is_computed(config):
     """More padding, an unrolled stack instead of a loop, recomputation: the same numbers. bfloat16: close."""
     rng = np.random.default_rng(1)
@@ -304,6 +311,7 @@ def bind_and_run(graphdef, params, batch, key):
     [
         ({"heads": 5}, "5 heads do not divide a width of 12"),
         ({"depth": 0}, "at least 1"),
+        ({"groups": 4}, "4 groups for 3 layers; choose at most one group a layer"),
         ({"rope_base": 1e4, "heads": 4}, "even width, not 3"),
     ],
 )
