@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from jaxllm.hf import albert, bert, distilbert, electra, gemma, gpt2, llama, mixture, modernbert, roberta
+from jaxllm.hf import albert, bert, deberta, distilbert, electra, gemma, gpt2, llama, mixture, modernbert, roberta
 from jaxllm.hf.family import Family
 from jaxllm.hf.table import Table, linear
 from jaxllm.models.decoder_config import Config
@@ -19,6 +19,7 @@ TAGGERS: dict[str, Family[TaggerConfig]] = {
     **modernbert.FAMILIES,
     **electra.FAMILIES,
     **albert.FAMILIES,
+    **deberta.FAMILIES,
 }
 """Token classifiers: BERT, RoBERTa, XLM-RoBERTa, DistilBERT, ModernBERT."""
 

@@ -94,6 +94,11 @@ class Config:
             raise InputError(f"rotary positions need heads of even width, not {self.width // self.heads}; choose fewer")
         object.__setattr__(self, "global_every", min(self.global_every, self.depth))
 
+    @property
+    def learned_positions(self) -> int:
+        """Rows of the position embedding; 0 for none."""
+        return 0 if self.rope_base else self.max_positions + self.position_offset
+
 
 class Attention(nnx.Module):
     """Self-attention of one block."""
@@ -177,7 +182,7 @@ class Embeddings(nnx.Module):
             return Embed(n, width, std=c.init_std, rngs=rngs) if n else None
 
         self.tokens = Embed(c.vocab_size, width, std=c.init_std, rngs=rngs)
-        self.positions = table(0 if c.rope_base else c.max_positions + c.position_offset)
+        self.positions = table(c.learned_positions)
         self.types = table(c.token_types)
         self.norm = LayerNorm(width, bias=c.norm_bias, eps=c.norm_eps)
         self.project = Dense(width, c.width, std=c.init_std, rngs=rngs) if c.embedding_width else None

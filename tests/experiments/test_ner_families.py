@@ -22,7 +22,12 @@ pytestmark = pytest.mark.slow
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24,
          "max_position_embeddings": 66, "pad_token_id": 0}  # fmt: skip
-OWN = {"distilbert": {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24, "pad_token_id": 0}}
+DEBERTA = {"relative_attention": True, "pos_att_type": "p2c|c2p", "position_buckets": 16, "share_att_key": True,
+           "norm_rel_ebd": "layer_norm", "position_biased_input": False}  # fmt: skip
+OWN = {
+    "deberta-v2": SIZES | DEBERTA,
+    "distilbert": {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24, "pad_token_id": 0},
+}
 
 
 @functools.partial(jax.jit, static_argnums=0)

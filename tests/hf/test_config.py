@@ -79,6 +79,10 @@ def test_what_is_written_is_read_back(kind):
         ("electra", "hidden_act", "mish"),
         ("albert", "inner_group_num", 2),
         ("albert", "num_hidden_groups", 0),
+        ("deberta-v2", "conv_groups", 2),
+        ("deberta-v2", "embedding_size", 128),
+        ("deberta-v2", "attention_head_size", 32),
+        ("deberta-v2", "pos_att_type", ["c2p"]),
         ("distilbert", "sinusoidal_pos_embds", True),
         ("modernbert", "layer_types", ["sliding_attention"] * 22),
         (

@@ -130,7 +130,7 @@ def test_sources_that_are_none(tmp_path, save):
     with pytest.raises(InputError, match=r"config.json is not there"):
         hf.open_tagger(str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(InputError, match=r"model_type is 'llama', supported here: .*bert, camembert, "):
+    with pytest.raises(InputError, match=r"model_type is 'llama', supported here: .*bert, camembert, deberta-v2"):
         hf.open_tagger(str(tmp_path))
     with pytest.raises(InputError, match=r"has no tokenizer \(tokenizer.json"):
         hf.load_tokenizer(str(tmp_path))

@@ -27,6 +27,10 @@ MODERN = {
     **BERT, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3, "hidden_size": 36,
     "num_hidden_layers": 4, "local_attention": 6,
 }  # fmt: skip
+DEBERTA = {
+    **BERT, "relative_attention": True, "pos_att_type": "p2c|c2p", "position_buckets": 8, "share_att_key": True,
+    "norm_rel_ebd": "layer_norm", "position_biased_input": False,
+}  # fmt: skip
 CASES = {
     "bert": ("bert", BERT),
     "bert-relu-one-type": ("bert", {**BERT, "hidden_act": "relu", "type_vocab_size": 1, "layer_norm_eps": 1e-3}),
@@ -44,6 +48,19 @@ CASES = {
     "albert": ("albert", {**BERT, "embedding_size": 10, "num_hidden_layers": 3}),
     "albert-groups": ("albert", {**BERT, "embedding_size": 24, "num_hidden_layers": 5, "num_hidden_groups": 2}),
     "albert-gelu": ("albert", {**BERT, "hidden_size": 36, "embedding_size": 7, "hidden_act": "gelu"}),
+    "deberta-v3": ("deberta-v2", DEBERTA),
+    "deberta-v2-convolution": (
+        "deberta-v2",
+        {**DEBERTA, "hidden_size": 36, "conv_kernel_size": 3, "conv_act": "gelu", "position_buckets": 4},
+    ),
+    "deberta-own-projections": (
+        "deberta-v2",
+        {**BERT, "relative_attention": True, "pos_att_type": ["c2p", "p2c"], "max_relative_positions": 5,
+         "type_vocab_size": 2, "hidden_act": "relu", "layer_norm_eps": 1e-4, "conv_kernel_size": 5, "conv_act": "relu"},
+    ),
+    "deberta-c2p": ("deberta-v2", {**DEBERTA, "pos_att_type": ["c2p"], "share_att_key": False}),
+    "deberta-p2c": ("deberta-v2", {**DEBERTA, "pos_att_type": ["p2c"], "norm_rel_ebd": "none", "num_hidden_layers": 3}),
+    "deberta-content-alone": ("deberta-v2", {**BERT, "type_vocab_size": 1}),
     "distilbert": ("distilbert", {"n_heads": 3, "dim": 24, "hidden_dim": 41, "n_layers": 2}),
     "distilbert-relu": ("distilbert", {"n_heads": 3, "dim": 36, "hidden_dim": 29, "n_layers": 3, "activation": "relu"}),
     "distilbert-one": ("distilbert", {"n_heads": 1, "dim": 10, "hidden_dim": 7, "n_layers": 1}),
