@@ -21,7 +21,8 @@ TAGGERS: dict[str, Family[TaggerConfig]] = {
     **albert.FAMILIES,
     **deberta.FAMILIES,
 }
-"""Token classifiers: BERT, RoBERTa, XLM-RoBERTa, DistilBERT, ModernBERT."""
+"""Token classifiers: BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, ModernBERT, ELECTRA, ALBERT, DeBERTa-v2 and v3.
+"""
 
 LANGUAGE_MODELS: dict[str, Family[Config]] = {
     **gpt2.FAMILIES,

@@ -1,8 +1,9 @@
-"""The bidirectional encoder: BERT, RoBERTa, XLM-RoBERTa, DistilBERT and ModernBERT, by configuration.
+"""The bidirectional encoder: BERT and its kin, and ModernBERT, by configuration.
 
-BERT (Devlin et al. 2018), RoBERTa, XLM-RoBERTa and DistilBERT have learned positions and normalise after each residual
-sum. ModernBERT (Warner et al. 2024) has rotary positions, normalises before attention and MLP, has a gated MLP, and
-sees only a window in most layers.
+BERT (Devlin et al. 2018), RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA and DistilBERT have learned positions and normalise
+after each residual sum. ALBERT (Lan et al. 2019) shares blocks between layers. DeBERTa is in `deberta.py`. ModernBERT
+(Warner et al. 2024) has rotary positions, normalises before attention and MLP, has a gated MLP, and sees only a window
+in most layers.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Config:
     max_positions: int = 512
     """Longest sequence, in tokens."""
     position_offset: int = 0
-    """Rows of the position embedding before that of position 0 (RoBERTa and XLM-RoBERTa: padding id + 1)."""
+    """Rows of the position embedding before that of position 0 (RoBERTa and its kin: padding id + 1)."""
     embedding_width: int = 0
     """Features of the embeddings, which a linear layer maps to the width; 0 for the width, without that layer."""
     groups: int = 0
