@@ -84,12 +84,13 @@ def test_the_same_however_it_is_computed():
     np.testing.assert_allclose(low, value, rtol=0.02)
 
 
-def test_a_sequence_cut_over_context_is_the_whole_one():
+@pytest.mark.parametrize("text", ["data=2,tensor=2,context=2", "fsdp=2,tensor=2,context=2"])
+def test_a_sequence_cut_over_context_is_the_whole_one(text):
     """No ring: the compiler gathers keys and values. The numbers are those of one device."""
     batch, spec = batch_of([(6, 4), (9,), (16,), (3, 3, 3)] * 2, 16), spec_of()
     params = params_of(spec)
     (value, hidden), grads = run(spec.graphdef, params, batch)
-    mesh = make_mesh("data=2,tensor=2,context=2")
+    mesh = make_mesh(text)
     at = shardings(spec.graphdef.abstract, mesh, spec.rules, limits=spec.graphdef.limits)
     placed = {name: jax.device_put(x, at[name]) for name, x in params.items()}
     with jax.set_mesh(mesh):
