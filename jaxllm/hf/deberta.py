@@ -71,9 +71,10 @@ def _read_relative(f: Fields, positions: int) -> dict[str, Any]:
 
 
 def write(config: TaggerConfig) -> dict[str, Any]:
-    """The fields of config.json that `read` reads."""
+    """The fields of config.json that `read` reads. Raises InputError for another family's encoder."""
     c = config.encoder
-    assert isinstance(c, deberta.Config)
+    if not isinstance(c, deberta.Config):
+        raise InputError("config.json of deberta-v2 describes DeBERTa's encoder alone; name another family")
     conv = {"conv_kernel_size": c.conv_taps, **write_fields(c, {"conv_activation": "conv_act"})} if c.conv_taps else {}
     return {
         **write_fields(c, NAMES),

@@ -16,7 +16,7 @@ from transformers import AutoModelForTokenClassification, pipeline
 from jaxllm import hf
 from jaxllm.distributed import mesh as meshes
 from jaxllm.hf.families import TAGGERS
-from jaxllm.models import encoder
+from jaxllm.models import deberta, encoder
 from jaxllm.models.heads import SHARDING, Tagger, TaggerConfig
 from jaxllm.params import describe, materialize
 from jaxllm.types import InputError
@@ -109,6 +109,9 @@ SCRATCH = {
     "roberta": encoder.Config(30, 8, 1, 2, 9, 16, position_offset=2, token_types=1),
     "electra": encoder.Config(30, 8, 1, 2, 9, 16, embedding_width=6),
     "albert": encoder.Config(30, 8, 3, 2, 9, 16, embedding_width=8, groups=2),
+    "deberta-v2": deberta.Config(
+        30, 8, 2, 2, 9, 16, token_types=0, reach=16, buckets=6, content_to_position=True, absolute_positions=False,
+    ),
     "distilbert": encoder.Config(30, 8, 1, 2, 9, 16, token_types=0),
     "modernbert": encoder.Config(
         30, 8, 3, 2, 9, 16, token_types=0, rope_base=99.0, local_rope_base=9.0, window=2, global_every=3, pre_norm=True,
