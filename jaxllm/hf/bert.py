@@ -1,4 +1,4 @@
-"""BERT (Devlin et al. 2018): the names of its tensors and fields on disk, which RoBERTa and XLM-RoBERTa share."""
+"""BERT (Devlin et al. 2018): names of its tensors and fields on disk, which RoBERTa, CamemBERT and ELECTRA share."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from jaxllm.hf import bert, distilbert, gemma, gpt2, llama, mixture, modernbert, roberta
+from jaxllm.hf import albert, bert, deberta, distilbert, electra, gemma, gpt2, llama, mixture, modernbert, roberta
 from jaxllm.hf.family import Family
 from jaxllm.hf.table import Table, linear
 from jaxllm.models.decoder_config import Config
@@ -17,8 +17,12 @@ TAGGERS: dict[str, Family[TaggerConfig]] = {
     **roberta.FAMILIES,
     **distilbert.FAMILIES,
     **modernbert.FAMILIES,
+    **electra.FAMILIES,
+    **albert.FAMILIES,
+    **deberta.FAMILIES,
 }
-"""Token classifiers: BERT, RoBERTa, XLM-RoBERTa, DistilBERT, ModernBERT."""
+"""Token classifiers: BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, ModernBERT, ELECTRA, ALBERT, DeBERTa-v2 and v3.
+"""
 
 LANGUAGE_MODELS: dict[str, Family[Config]] = {
     **gpt2.FAMILIES,

@@ -21,6 +21,7 @@ class Family(Generic[C]):
     read: Callable[[Fields], C]
     """config.json -> our configuration. Raises InputError for a value that is not supported."""
     write: Callable[[C], dict[str, Any]]
-    """Our configuration -> the family's fields of config.json. `export` reads them back to check them."""
+    """Our configuration -> the family's fields of config.json, which `export` reads back to check them. Raises
+    InputError for a configuration of another class."""
     table: Callable[[C], Table]
     """The names on disk of a model of this configuration."""

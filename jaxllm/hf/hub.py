@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import threading
 from pathlib import Path
@@ -11,7 +12,11 @@ from jaxllm.data.sources import quiet_hub
 from jaxllm.hf.config import read_json
 from jaxllm.types import InputError
 
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model")
+PIECES = ("sentencepiece.bpe.model", "spiece.model", "spm.model")
+"""SentencePiece models of CamemBERT and XLM-RoBERTa, ALBERT, DeBERTa. transformers reads one by the sentencepiece
+library where there is no tokenizer.json."""
+
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", *PIECES)
 """One of these holds a tokenizer's vocabulary."""
 
 TIMEOUT_S = 4.0
@@ -88,6 +93,12 @@ def load_tokenizer(source: str) -> Any:
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         known = ", ".join(TOKENIZER_FILES)
         raise InputError(f"{folder} has no tokenizer ({known}); name one by --tokenizer, or a folder that has one")
+    pieces = [name for name in PIECES if (folder / name).is_file()]
+    if pieces and not (folder / "tokenizer.json").is_file() and not importlib.util.find_spec("sentencepiece"):
+        raise InputError(
+            f"{folder} has {pieces[0]} but no tokenizer.json, and sentencepiece, which reads it, is not installed; "
+            "pip install sentencepiece protobuf, or name a tokenizer by --tokenizer"
+        )
     for name in ("tokenizer_config.json", "special_tokens_map.json", "tokenizer.json"):
         if (folder / name).is_file():
             read_json(folder / name)

@@ -86,8 +86,9 @@ def open_model(
     """A model from a folder in Hugging Face's format, a run's export, or a hub id.
 
     task: "tagger", "lm" or "scorer"; by default what the checkpoint was saved as. A tagger is made of any encoder of
-    families.TAGGERS (BERT, RoBERTa, XLM-RoBERTa, DistilBERT, ModernBERT), a scorer of any language model: a head that
-    the files lack, or one for other labels, is initialised, and a note says so. labels: of a tagger, in the order of
+    families.TAGGERS (BERT, RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA, ALBERT, DeBERTa-v2 and v3, DistilBERT,
+    ModernBERT), a scorer of any language model: a head that the files lack, or one for other labels, is initialised,
+    and a note says so. labels: of a tagger, in the order of
     its logits; those of the file by default. The file's classifier is reordered if they are the same in another order.
     overrides: fields of the encoder's or decoder's configuration that do not change its parameters, such as dtype,
     remat and dropout rates.

@@ -1,4 +1,7 @@
-"""RoBERTa (Liu et al. 2019) and XLM-RoBERTa (Conneau et al. 2019): BERT whose positions start after the padding id."""
+"""RoBERTa, XLM-RoBERTa and CamemBERT: BERT whose positions start after the padding id.
+
+RoBERTa: Liu et al. 2019. XLM-RoBERTa: Conneau et al. 2019. CamemBERT: Martin et al. 2019.
+"""
 
 from __future__ import annotations
 
@@ -46,4 +49,5 @@ TABLE = Table(
 FAMILIES = {
     "roberta": Family("RobertaForTokenClassification", read, write, lambda _: TABLE),
     "xlm-roberta": Family("XLMRobertaForTokenClassification", read, write, lambda _: TABLE),
+    "camembert": Family("CamembertForTokenClassification", read, write, lambda _: TABLE),
 }

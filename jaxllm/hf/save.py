@@ -143,8 +143,8 @@ def _config(config: Any, tokenizer: Any, source: PretrainedModel[Any] | None) ->
         family, fields = families[kind], _base(kind, tokenizer, source) | labels
         if source and _essence(family.read(Fields(fields))) == _essence(config):
             return family, fields  # unchanged, so that every field keeps its spelling
-        fields |= family.write(config)
         try:
+            fields |= family.write(config)
             back = family.read(Fields(fields))
         except InputError:
             continue

@@ -29,7 +29,7 @@ class Rule:
     ours: tuple[str, ...]
     """The parameters in it, joined in this order along `axis`. A model without them does not use the rule."""
     transposed: bool = False
-    """Its last two axes are swapped on disk (torch keeps a linear kernel as [out, in])."""
+    """Its axes are in reverse order on disk (torch keeps a kernel as [out, in], a convolution's as [out, in, taps])."""
     axis: int = 0
     """Where the parts are joined, in the layout on disk."""
     absent: tuple[int, ...] = ()
@@ -137,14 +137,14 @@ def _tensor(rule: Rule, row: Row, shapes: Mapping[str, Any]) -> Tensor:
 
 def _swap(rule: Rule, axes: Sequence[Any]) -> tuple[Any, ...]:
     """Our axes in the order on disk, and the inverse."""
-    return (*axes[:-2], axes[-1], axes[-2]) if rule.transposed else tuple(axes)
+    return tuple(axes[::-1] if rule.transposed else axes)
 
 
 def join(tensor: Tensor, fetch: Callable[[str, Row], np.ndarray]) -> np.ndarray:
     """The tensor on disk, made of the rows of our parameters that `fetch(name, row)` gives."""
     parts = [fetch(part.name, part.row) for part in tensor.parts]
     if tensor.rule.transposed:
-        parts = [np.swapaxes(part, -1, -2) for part in parts]
+        parts = [part.T for part in parts]
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=tensor.rule.axis)
 
 
@@ -182,7 +182,7 @@ def piece(
         if cut:
             cut[rule.axis] = slice(part.start + cut[rule.axis].start, part.start + cut[rule.axis].stop)
         x = read(tensor.name)[tuple(cut)]
-        out[at] = np.swapaxes(x, -1, -2) if rule.transposed else x
+        out[at] = x.T if rule.transposed else x
     return out
 
 

@@ -1,8 +1,9 @@
-"""The bidirectional encoder: BERT, RoBERTa, XLM-RoBERTa, DistilBERT and ModernBERT, by configuration.
+"""The bidirectional encoder: BERT and its kin, and ModernBERT, by configuration.
 
-BERT (Devlin et al. 2018), RoBERTa, XLM-RoBERTa and DistilBERT have learned positions and normalise after each residual
-sum. ModernBERT (Warner et al. 2024) has rotary positions, normalises before attention and MLP, has a gated MLP, and
-sees only a window in most layers.
+BERT (Devlin et al. 2018), RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA and DistilBERT have learned positions and normalise
+after each residual sum. ALBERT (Lan et al. 2019) shares blocks between layers. DeBERTa is in `deberta.py`. ModernBERT
+(Warner et al. 2024) has rotary positions, normalises before attention and MLP, has a gated MLP, and sees only a window
+in most layers.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Config:
     width: int
     """D: features of the residual stream."""
     depth: int
-    """L: number of blocks."""
+    """L: number of layers."""
     heads: int
     """N: attention heads; divides the width."""
     mlp_width: int
@@ -38,7 +39,11 @@ class Config:
     max_positions: int = 512
     """Longest sequence, in tokens."""
     position_offset: int = 0
-    """Rows of the position embedding before that of position 0 (RoBERTa and XLM-RoBERTa: padding id + 1)."""
+    """Rows of the position embedding before that of position 0 (RoBERTa and its kin: padding id + 1)."""
+    embedding_width: int = 0
+    """Features of the embeddings, which a linear layer maps to the width; 0 for the width, without that layer."""
+    groups: int = 0
+    """Blocks with parameters of their own, each shared by consecutive layers (ALBERT); 0 for one block a layer."""
     token_types: int = 2
     """Rows of the token-type embedding, of which the first is used; 0 for none."""
     rope_base: float = 0.0
@@ -84,9 +89,16 @@ class Config:
             raise InputError(
                 f"{self.heads} heads do not divide a width of {self.width}; choose another number of heads"
             )
+        if self.groups > self.depth:
+            raise InputError(f"{self.groups} groups for {self.depth} layers; choose at most one group a layer")
         if self.rope_base and self.width // self.heads % 2:
             raise InputError(f"rotary positions need heads of even width, not {self.width // self.heads}; choose fewer")
         object.__setattr__(self, "global_every", min(self.global_every, self.depth))
+
+    @property
+    def learned_positions(self) -> int:
+        """Rows of the position embedding; 0 for none."""
+        return 0 if self.rope_base else self.max_positions + self.position_offset
 
 
 class Attention(nnx.Module):
@@ -165,13 +177,16 @@ class Embeddings(nnx.Module):
     """Token embeddings, plus positions and the first token type where the configuration has them; normalised."""
 
     def __init__(self, c: Config, rngs: nnx.Rngs):
-        def table(n: int) -> Embed | None:
-            return Embed(n, c.width, std=c.init_std, rngs=rngs) if n else None
+        width = c.embedding_width or c.width
 
-        self.tokens = Embed(c.vocab_size, c.width, std=c.init_std, rngs=rngs)
-        self.positions = table(0 if c.rope_base else c.max_positions + c.position_offset)
+        def table(n: int) -> Embed | None:
+            return Embed(n, width, std=c.init_std, rngs=rngs) if n else None
+
+        self.tokens = Embed(c.vocab_size, width, std=c.init_std, rngs=rngs)
+        self.positions = table(c.learned_positions)
         self.types = table(c.token_types)
-        self.norm = LayerNorm(c.width, bias=c.norm_bias, eps=c.norm_eps)
+        self.norm = LayerNorm(width, bias=c.norm_bias, eps=c.norm_eps)
+        self.project = Dense(width, c.width, std=c.init_std, rngs=rngs) if c.embedding_width else None
         self.config = c
 
     def __call__(self, batch: Batch, key: jax.Array | None) -> jax.Array:
@@ -180,7 +195,8 @@ class Embeddings(nnx.Module):
             x_BTD += jnp.broadcast_to(self.types.embedding[0], x_BTD.shape)
         if self.positions is not None:
             x_BTD += self.positions(position_rows(batch, self.config.position_offset))
-        return dropout(self.norm(x_BTD).astype(self.config.dtype), self.config.embedding_dropout, key)
+        x_BTD = dropout(self.norm(x_BTD).astype(self.config.dtype), self.config.embedding_dropout, key)
+        return x_BTD if self.project is None else self.project(x_BTD)
 
 
 class Encoder(nnx.Module):
@@ -188,7 +204,7 @@ class Encoder(nnx.Module):
 
     def __init__(self, config: Config, rngs: nnx.Rngs):
         self.embeddings = Embeddings(config, rngs)
-        self.blocks = stack(lambda rngs: Block(config, rngs), config.depth, rngs)
+        self.blocks = stack(lambda rngs: Block(config, rngs), config.groups or config.depth, rngs)
         self.norm = LayerNorm(config.width, bias=config.norm_bias, eps=config.norm_eps) if config.pre_norm else None
         self.config = config
 
@@ -208,7 +224,9 @@ class Encoder(nnx.Module):
         rope_base = jnp.where(everything, c.rope_base, c.local_rope_base)
         tokens = jax.tree.map(lambda x: jnp.broadcast_to(x, (c.depth, *x.shape)), Tokens.of(batch))
         per_layer = (tokens, window, rope_base, layers == 0, keys)
-        x_BTD = run_stack(self.blocks, self.embeddings(batch, embed_key), per_layer, remat=c.remat, unroll=c.unroll)
+        x_BTD = self.embeddings(batch, embed_key)
+        order = [int(layer / (c.depth / c.groups)) for layer in range(c.depth)] if c.groups else None
+        x_BTD = run_stack(self.blocks, x_BTD, per_layer, remat=c.remat, unroll=c.unroll, order=order)
         x_BTD = cut_as_batch(x_BTD)
         return x_BTD if self.norm is None else self.norm(x_BTD)
 
@@ -219,6 +237,8 @@ class Encoder(nnx.Module):
 
 SHARDING: Rules = (
     (r"embeddings\.(tokens|positions|types)\.embedding", P(None, ("fsdp", "tensor"))),
+    (r"embeddings\.project\.kernel", P("fsdp", "tensor")),
+    (r"embeddings\.project\.bias", P("fsdp")),
     (r"blocks\.attn\.(q|k|v)\.kernel", P(None, "fsdp", "tensor")),
     (r"blocks\.attn\.(q|k|v)\.bias", P(None, ("tensor", "fsdp"))),
     (r"blocks\.attn\.out\.kernel", P(None, "tensor", "fsdp")),

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
-from jaxllm.models import decoder, encoder
+from jaxllm.models import deberta, decoder, encoder
 from jaxllm.models.decoder_config import Config as DecoderConfig
 from jaxllm.models.layers import ACTIVATIONS, Dense, LayerNorm, dropout
 from jaxllm.params import Limits, ModelSpec, Rules, describe
@@ -38,6 +38,11 @@ class TaggerConfig:
         return ("classifier.*", "transform.*") if self.transform else ("classifier.*",)
 
 
+def build_encoder(config: encoder.Config, rngs: nnx.Rngs) -> encoder.Encoder | deberta.Encoder:
+    """The encoder of this configuration."""
+    return deberta.Encoder(config, rngs) if isinstance(config, deberta.Config) else encoder.Encoder(config, rngs)
+
+
 class Transform(nnx.Module):
     """Dense, activation, norm."""
 
@@ -55,7 +60,7 @@ class Tagger(nnx.Module):
     """A token classifier: Batch -> hidden_BTD -> one logit per token and label, float32."""
 
     def __init__(self, config: TaggerConfig, rngs: nnx.Rngs):
-        self.body = encoder.Encoder(config.encoder, rngs)
+        self.body = build_encoder(config.encoder, rngs)
         self.transform = Transform(config, rngs) if config.transform else None
         width, std = config.encoder.width, config.encoder.init_std
         self.classifier = Dense(width, len(config.labels), bias=config.classifier_bias, std=std, rngs=rngs)
@@ -81,6 +86,7 @@ class Tagger(nnx.Module):
 
 SHARDING: Rules = (
     *encoder.SHARDING,
+    *deberta.SHARDING,
     (r"transform\.dense\.kernel", P("fsdp", "tensor")),
     (r"transform\.(dense\.bias|norm\.(scale|bias))", P("fsdp")),
     (r"classifier\.kernel", P("fsdp", None)),

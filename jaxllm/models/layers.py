@@ -6,7 +6,7 @@ Parameters are float32; the input's dtype decides the dtype of the computation.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -211,33 +211,46 @@ def stack(build: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs) -
     return nnx.vmap(build, in_axes=0, out_axes=0)(rngs.split(depth))
 
 
-def run_stack(blocks: Any, x: jax.Array, per_layer: Any, *, remat: str, unroll: int) -> jax.Array:
+def run_stack(
+    blocks: Any, x: jax.Array, per_layer: Any, *, remat: str, unroll: int, order: Sequence[int] | None = None
+) -> jax.Array:
     """x through stacked blocks, each called as `block(x, *its slice of per_layer)`. The rest is as for `scan_stack`."""
 
     def call(block: Any, x: jax.Array, extra: Any) -> tuple[jax.Array, None]:
         return block(x, *extra), None
 
-    return scan_stack(call, blocks, x, per_layer, remat=remat, unroll=unroll)[0]
+    return scan_stack(call, blocks, x, per_layer, remat=remat, unroll=unroll, order=order)[0]
 
 
 def scan_stack(
-    call: Callable[[Any, Any, Any], tuple[Any, Any]], blocks: Any, x: Any, per_layer: Any, *, remat: str, unroll: int
+    call: Callable[[Any, Any, Any], tuple[Any, Any]],
+    blocks: Any,
+    x: Any,
+    per_layer: Any,
+    *,
+    remat: str,
+    unroll: int,
+    order: Sequence[int] | None = None,
 ) -> tuple[Any, Any]:
     """Scans `call(block, x, its slice of per_layer) -> (x, y)` over stacked blocks; returns (x, stacked y).
 
     remat: what the backward pass recomputes, a name of REMAT. unroll: blocks per iteration of the compiled loop. 0
     means all of them on CPU, where a loop is slow, and 1 elsewhere, and 1 on CPU with remat: without a loop XLA:CPU
-    would find the first result of what is to be recomputed, and keep it in memory.
+    would find the first result of what is to be recomputed, and keep it in memory. order: the block of each layer,
+    where several layers share one; without it each block is one layer.
     """
     graphdef, params = nnx.split(blocks)
 
     def body(x: Any, layer: Any) -> tuple[Any, Any]:
         own, extra = layer
+        if order is not None:  # taken inside the loop, so that a shared block is never copied for each layer
+            own = jax.tree.map(lambda p: jax.lax.dynamic_index_in_dim(p, own, keepdims=False), params)
         return call(nnx.merge(graphdef, own), x, extra)
 
     if remat != "none":
         body = jax.checkpoint(body, policy=REMAT[remat], prevent_cse=False)
+    layers = (params if order is None else jnp.asarray(order, jnp.int32), per_layer)
     if unroll == 0:
         whole = jax.default_backend() == "cpu" and remat == "none"
-        unroll = jax.tree.leaves(params)[0].shape[0] if whole else 1
-    return jax.lax.scan(body, x, (params, per_layer), unroll=unroll)
+        unroll = jax.tree.leaves(layers)[0].shape[0] if whole else 1
+    return jax.lax.scan(body, x, layers, unroll=unroll)

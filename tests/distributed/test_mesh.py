@@ -20,7 +20,7 @@ from jaxllm.distributed.mesh import (
     shardings,
     specs_of,
 )
-from jaxllm.models import decoder, encoder
+from jaxllm.models import deberta, decoder, encoder
 from jaxllm.models.heads import SHARDING, Tagger, TaggerConfig
 from jaxllm.params import describe, materialize
 from jaxllm.train.optim import OptimConfig, make_optimizer
@@ -30,6 +30,13 @@ BASE = {"vocab_size": 64, "width": 16, "depth": 2, "heads": 2, "mlp_width": 32, 
 FAMILIES = {
     "bert": TaggerConfig(encoder.Config(**BASE), ("O", "X")),
     "roberta": TaggerConfig(encoder.Config(**BASE, position_offset=2, token_types=1), ("O", "X")),
+    "electra": TaggerConfig(encoder.Config(**BASE, embedding_width=8), ("O", "X")),
+    "albert": TaggerConfig(encoder.Config(**BASE, embedding_width=8, groups=1), ("O", "X")),
+    "deberta": TaggerConfig(
+        deberta.Config(**BASE, reach=8, content_to_position=True, position_to_content=True, relative_norm=True,
+                       conv_taps=3),
+        ("O", "X"),
+    ),
     "distilbert": TaggerConfig(encoder.Config(**BASE, token_types=0), ("O", "X")),
     "modernbert": TaggerConfig(
         encoder.Config(**BASE, token_types=0, rope_base=1e4, local_rope_base=1e3, window=4, global_every=2,

@@ -29,6 +29,13 @@ OWN = {
     "bert": {"type_vocab_size": 2},
     "roberta": {"pad_token_id": 1, "max_position_embeddings": 34},
     "xlm-roberta": {"pad_token_id": 1, "max_position_embeddings": 34},
+    "camembert": {"pad_token_id": 1, "max_position_embeddings": 34},
+    "electra": {"embedding_size": 16},
+    "albert": {"embedding_size": 16, "num_hidden_layers": 3, "num_hidden_groups": 2},
+    "deberta-v2": {
+        "relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8, "norm_rel_ebd": "layer_norm",
+        "conv_kernel_size": 3, "conv_act": "gelu",
+    },
     "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48},
     "modernbert": {"local_attention": 8, "global_attn_every_n_layers": 2},
 }  # fmt: skip

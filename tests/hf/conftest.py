@@ -10,6 +10,19 @@ KINDS = {
     "bert": SMALL,
     "roberta": SMALL,
     "xlm-roberta": SMALL,
+    "camembert": SMALL,
+    "electra": SMALL | {"embedding_size": 6},
+    "albert": SMALL | {"embedding_size": 6, "num_hidden_groups": 2},
+    "deberta-v2": SMALL
+    | {
+        "relative_attention": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_buckets": 4,
+        "norm_rel_ebd": "layer_norm",
+        "position_biased_input": False,
+        "conv_kernel_size": 3,
+        "conv_act": "gelu",
+    },
     "distilbert": {
         "vocab_size": 41,
         "dim": 8,

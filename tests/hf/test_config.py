@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 
@@ -76,6 +77,12 @@ def test_what_is_written_is_read_back(kind):
         ("bert", "num_hidden_layers", True),
         ("bert", "type_vocab_size", 0),
         ("roberta", "pad_token_id", None),
+        ("electra", "hidden_act", "mish"),
+        ("albert", "inner_group_num", 2),
+        ("albert", "num_hidden_groups", 0),
+        ("deberta-v2", "embedding_size", 128),
+        ("deberta-v2", "attention_head_size", 32),
+        ("deberta-v2", "pos_att_type", ["c2p"]),
         ("distilbert", "sinusoidal_pos_embds", True),
         ("modernbert", "layer_types", ["sliding_attention"] * 22),
         (
@@ -89,6 +96,26 @@ def test_what_is_written_is_read_back(kind):
 def test_what_is_not_honoured_is_refused_by_name(kind, field, value):
     with pytest.raises(InputError, match=f"^here: .*{field}") as error:
         families.TAGGERS[kind].read(Fields({"model_type": kind, field: value}, "here"))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"pos_att_type": "c2p|p2p"}, "pos_att_type has p2p, supported: c2p, p2c"),
+        ({"pos_att_type": []}, "relative_attention is true, and pos_att_type names none of c2p, p2c"),
+        ({"norm_rel_ebd": "rms"}, "norm_rel_ebd is 'rms', supported: 'none' or 'layer_norm'"),
+        ({"position_buckets": 1}, "1 buckets for distances below 512; choose 2 to 1021"),
+        ({"conv_kernel_size": 3, "conv_act": "gelu", "conv_groups": 2}, "conv_groups is 2, supported: 1"),
+        ({"conv_kernel_size": 4, "conv_act": "gelu"}, "4 taps has no middle"),
+        ({"conv_kernel_size": 3, "conv_act": "tanh"}, "conv_act is 'tanh', supported: gelu"),
+        ({"conv_kernel_size": 3}, "conv_act is None, wanted str"),
+    ],
+)
+def test_relative_positions_of_deberta_that_are_not_honoured_are_refused(fields, message):
+    base = {"model_type": "deberta-v2", "relative_attention": True, "pos_att_type": ["c2p", "p2c"]}
+    with pytest.raises(InputError, match=f"^here: .*{re.escape(message)}") as error:
+        families.TAGGERS["deberta-v2"].read(Fields(base | fields, "here"))
     assert "\n" not in str(error.value)
 
 

@@ -53,6 +53,12 @@ CASES = {
         "bert", {**ENCODER, **LABELS}, "TOKEN_CLS",
         {"target_modules": ["query", "value", "attention.output.dense", "output.dense"]},
     ),
+    "deberta": (
+        "deberta-v2",
+        {**ENCODER, **LABELS, "relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 4},
+        "TOKEN_CLS", {"target_modules": ["query_proj", "pos_key_proj", "intermediate.dense"]},
+    ),
+    "albert": ("albert", {**ENCODER, **LABELS, "embedding_size": 6}, "TOKEN_CLS", {"target_modules": ["query", "ffn"]}),
     "reward": ("llama", {**LLAMA, "num_labels": 1}, "SEQ_CLS", {"target_modules": ["k_proj", "down_proj"]}),
     "gpt2": ("gpt2", GPT2, "CAUSAL_LM", {"target_modules": ["c_attn", "mlp.c_proj"], "fan_in_fan_out": True}),
 }  # fmt: skip

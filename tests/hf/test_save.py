@@ -15,7 +15,8 @@ from transformers import AutoModelForTokenClassification, pipeline
 
 from jaxllm import hf
 from jaxllm.distributed import mesh as meshes
-from jaxllm.models import encoder
+from jaxllm.hf.families import TAGGERS
+from jaxllm.models import deberta, encoder
 from jaxllm.models.heads import SHARDING, Tagger, TaggerConfig
 from jaxllm.params import describe, materialize
 from jaxllm.types import InputError
@@ -23,7 +24,6 @@ from jaxllm.types import InputError
 torch = pytest.importorskip("torch")
 
 LABELS = ("O", "B-place", "I-place")
-KINDS = ("bert", "roberta", "xlm-roberta", "distilbert", "modernbert")
 
 
 def load(opened):
@@ -39,7 +39,7 @@ def same_bytes(a, b):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TAGGERS)
 def test_in_and_out_gives_the_same_bytes(kind, dtype, save, tmp_path):
     folder = save(kind, dtype)
     opened = hf.open_tagger(str(folder))
@@ -107,6 +107,11 @@ def test_sharded_in_and_out(axes, save, tmp_path):
 SCRATCH = {
     "bert": encoder.Config(30, 8, 1, 2, 9, 16, activation="gelu_tanh"),
     "roberta": encoder.Config(30, 8, 1, 2, 9, 16, position_offset=2, token_types=1),
+    "electra": encoder.Config(30, 8, 1, 2, 9, 16, embedding_width=6),
+    "albert": encoder.Config(30, 8, 3, 2, 9, 16, embedding_width=8, groups=2),
+    "deberta-v2": deberta.Config(
+        30, 8, 2, 2, 9, 16, token_types=0, reach=16, buckets=6, content_to_position=True, absolute_positions=False,
+    ),
     "distilbert": encoder.Config(30, 8, 1, 2, 9, 16, token_types=0),
     "modernbert": encoder.Config(
         30, 8, 3, 2, 9, 16, token_types=0, rope_base=99.0, local_rope_base=9.0, window=2, global_every=3, pre_norm=True,

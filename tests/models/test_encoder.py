@@ -27,6 +27,10 @@ MODERN = {
     **BERT, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3, "hidden_size": 36,
     "num_hidden_layers": 4, "local_attention": 6,
 }  # fmt: skip
+DEBERTA = {
+    **BERT, "relative_attention": True, "pos_att_type": "p2c|c2p", "position_buckets": 8, "share_att_key": True,
+    "norm_rel_ebd": "layer_norm", "position_biased_input": False,
+}  # fmt: skip
 CASES = {
     "bert": ("bert", BERT),
     "bert-relu-one-type": ("bert", {**BERT, "hidden_act": "relu", "type_vocab_size": 1, "layer_norm_eps": 1e-3}),
@@ -35,6 +39,28 @@ CASES = {
     "roberta-wide": ("roberta", {**BERT, "hidden_size": 36, "layer_norm_eps": 1e-5}),
     "roberta-silu": ("roberta", {**BERT, "hidden_act": "silu", "num_hidden_layers": 1, "pad_token_id": 3}),
     "xlm-roberta": ("xlm-roberta", {**BERT, "type_vocab_size": 1, "num_attention_heads": 2}),
+    "camembert": ("camembert", {**BERT, "type_vocab_size": 1}),
+    "camembert-two-types": ("camembert", {**BERT, "pad_token_id": 2, "layer_norm_eps": 1e-5}),
+    "camembert-relu": ("camembert", {**BERT, "hidden_size": 36, "hidden_act": "relu", "num_hidden_layers": 3}),
+    "electra": ("electra", {**BERT, "embedding_size": 10}),
+    "electra-one-width": ("electra", {**BERT, "embedding_size": 24, "type_vocab_size": 1, "hidden_act": "gelu_new"}),
+    "electra-wide-tables": ("electra", {**BERT, "embedding_size": 30, "num_hidden_layers": 3, "layer_norm_eps": 1e-4}),
+    "albert": ("albert", {**BERT, "embedding_size": 10, "num_hidden_layers": 3}),
+    "albert-groups": ("albert", {**BERT, "embedding_size": 24, "num_hidden_layers": 5, "num_hidden_groups": 2}),
+    "albert-gelu": ("albert", {**BERT, "hidden_size": 36, "embedding_size": 7, "hidden_act": "gelu"}),
+    "deberta-v3": ("deberta-v2", DEBERTA),
+    "deberta-v2-convolution": (
+        "deberta-v2",
+        {**DEBERTA, "hidden_size": 36, "conv_kernel_size": 3, "conv_act": "gelu", "position_buckets": 4},
+    ),
+    "deberta-own-projections": (
+        "deberta-v2",
+        {**BERT, "relative_attention": True, "pos_att_type": ["c2p", "p2c"], "max_relative_positions": 5,
+         "type_vocab_size": 2, "hidden_act": "relu", "layer_norm_eps": 1e-4, "conv_kernel_size": 5, "conv_act": "relu"},
+    ),
+    "deberta-c2p": ("deberta-v2", {**DEBERTA, "pos_att_type": ["c2p"], "share_att_key": False}),
+    "deberta-p2c": ("deberta-v2", {**DEBERTA, "pos_att_type": ["p2c"], "norm_rel_ebd": "none", "num_hidden_layers": 3}),
+    "deberta-content-alone": ("deberta-v2", {**BERT, "type_vocab_size": 1}),
     "distilbert": ("distilbert", {"n_heads": 3, "dim": 24, "hidden_dim": 41, "n_layers": 2}),
     "distilbert-relu": ("distilbert", {"n_heads": 3, "dim": 36, "hidden_dim": 29, "n_layers": 3, "activation": "relu"}),
     "distilbert-one": ("distilbert", {"n_heads": 1, "dim": 10, "hidden_dim": 7, "n_layers": 1}),
@@ -234,9 +260,10 @@ SMALL = encoder.Config(vocab_size=31, width=12, depth=3, heads=3, mlp_width=17, 
 ROTARY = dataclasses.replace(
     SMALL, token_types=0, rope_base=100.0, local_rope_base=10.0, window=2, global_every=2, pre_norm=True, gated=True
 )
+SHARED = dataclasses.replace(SMALL, groups=2, embedding_width=7)
 
 
-@pytest.mark.parametrize("config", [SMALL, ROTARY], ids=["learned", "rotary"])
+@pytest.mark.parametrize("config", [SMALL, ROTARY, SHARED], ids=["learned", "rotary", "shared"])
 def test_the_same_however_it_is_computed(config):
     """More padding, an unrolled stack instead of a loop, recomputation: the same numbers. bfloat16: close."""
     rng = np.random.default_rng(1)
@@ -320,6 +347,7 @@ def bind_and_run(graphdef, params, batch, key):
     [
         ({"heads": 5}, "5 heads do not divide a width of 12"),
         ({"depth": 0}, "at least 1"),
+        ({"groups": 4}, "4 groups for 3 layers; choose at most one group a layer"),
         ({"rope_base": 1e4, "heads": 4}, "even width, not 3"),
     ],
 )

@@ -60,7 +60,7 @@ def place(tmp_path_factory):
     return folder
 
 
-NO_TAGGER = "supported here: bert, distilbert, modernbert, roberta, xlm-roberta"
+NO_TAGGER = "supported here: albert, bert, camembert, deberta-v2, distilbert, electra, modernbert, roberta, xlm-roberta"
 NO_LANGUAGE_MODEL = "model_type is 'bert', supported here: gemma"
 REWARD = "describes a reward model, which generates no text; name a language model"
 NOWHERE = "is no folder"

@@ -1,0 +1,125 @@
+"""DeBERTa-v2 and DeBERTa-v3 (He et al. 2020, 2021), one model_type: names of their tensors and fields on disk."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxllm.hf.bert import OLD_NORMS
+from jaxllm.hf.config import ACTIVATIONS, Fields, Names, read_fields, write_fields
+from jaxllm.hf.family import Family
+from jaxllm.hf.table import Rule, Table, embedding, linear, norm
+from jaxllm.models import deberta
+from jaxllm.models.heads import TaggerConfig
+from jaxllm.types import InputError
+
+NAMES: Names = {
+    "vocab_size": "vocab_size", "width": "hidden_size", "depth": "num_hidden_layers", "heads": "num_attention_heads",
+    "mlp_width": "intermediate_size", "max_positions": "max_position_embeddings", "token_types": "type_vocab_size",
+    "activation": "hidden_act", "norm_eps": "layer_norm_eps", "init_std": "initializer_range",
+    "absolute_positions": "position_biased_input", "embedding_dropout": "hidden_dropout_prob",
+    "attention_dropout": "attention_probs_dropout_prob", "attention_output_dropout": "hidden_dropout_prob",
+    "mlp_output_dropout": "hidden_dropout_prob", "position_dropout": "hidden_dropout_prob",
+    "conv_dropout": "hidden_dropout_prob",
+}  # fmt: skip
+
+_TERMS = {"c2p": "content_to_position", "p2c": "position_to_content"}
+
+
+def read(f: Fields) -> TaggerConfig:
+    """The configuration that config.json describes. Raises InputError."""
+    f.skip("pooler_dropout", "pooler_hidden_act", "pooler_hidden_size", "legacy")
+    own = read_fields(f, NAMES, deberta.Config)
+    f.only("embedding_size", own["width"])
+    f.only("attention_head_size", own["width"] // own["heads"])
+    f.only("norm_rel_ebd", "none", "layer_norm")
+    relative = _read_relative(f, own["max_positions"])
+    taps = f.get_or("conv_kernel_size", 0, int)
+    if taps > 0:
+        f.only("conv_groups", 1)
+        own |= {"conv_taps": taps, "conv_activation": f.choice("conv_act", ACTIVATIONS)}
+    f.skip("conv_act", "conv_groups")
+    try:
+        config = deberta.Config(**own, **relative)
+    except InputError as error:
+        raise InputError(f"{f.where}: {error}") from None
+    return TaggerConfig(config, (), classifier_dropout=config.mlp_output_dropout)
+
+
+def _read_relative(f: Fields, positions: int) -> dict[str, Any]:
+    """Our fields of relative positions."""
+    terms: list[str] = f.get_or("pos_att_type", [], list)
+    if unknown := {*terms} - {*_TERMS}:
+        raise InputError(f"{f.where}: pos_att_type has {', '.join(sorted(unknown))}, supported: {', '.join(_TERMS)}")
+    names = ("max_relative_positions", "position_buckets", "share_att_key", "norm_rel_ebd")
+    if not f.get("relative_attention", bool):
+        if terms:
+            raise InputError(
+                f"{f.where}: pos_att_type is {terms} and relative_attention false, supported: both or neither"
+            )
+        f.skip(*names)
+        return {}
+    if not terms:
+        raise InputError(f"{f.where}: relative_attention is true, and pos_att_type names none of {', '.join(_TERMS)}")
+    reach, buckets = f.get_or("max_relative_positions", -1, int), f.get_or("position_buckets", -1, int)
+    return {
+        "reach": reach if reach > 0 else positions,
+        "buckets": max(buckets, 0),
+        "shared_projections": f.get_or("share_att_key", False, bool),
+        "relative_norm": f.get_or("norm_rel_ebd", "none", str) == "layer_norm",
+        **{ours: theirs in terms for theirs, ours in _TERMS.items()},
+    }
+
+
+def write(config: TaggerConfig) -> dict[str, Any]:
+    """The fields of config.json that `read` reads. Raises InputError for another family's encoder."""
+    c = config.encoder
+    if not isinstance(c, deberta.Config):
+        raise InputError("config.json of deberta-v2 describes DeBERTa's encoder alone; name another family")
+    conv = {"conv_kernel_size": c.conv_taps, **write_fields(c, {"conv_activation": "conv_act"})} if c.conv_taps else {}
+    return {
+        **write_fields(c, NAMES),
+        "relative_attention": c.reach > 0,
+        "max_relative_positions": c.reach or -1,
+        "position_buckets": c.buckets or -1,
+        "pos_att_type": [theirs for theirs, ours in _TERMS.items() if getattr(c, ours)] or None,
+        "share_att_key": c.shared_projections,
+        "norm_rel_ebd": "layer_norm" if c.relative_norm else "none",
+        **conv,
+    }
+
+
+_LAYER = "deberta.encoder.layer.{layer}"
+
+TABLE = Table(
+    (
+        *embedding("deberta.embeddings.word_embeddings", "embeddings.tokens"),
+        *embedding("deberta.embeddings.position_embeddings", "embeddings.positions"),
+        *embedding("deberta.embeddings.token_type_embeddings", "embeddings.types"),
+        *norm("deberta.embeddings.LayerNorm", "embeddings.norm"),
+        *embedding("deberta.encoder.rel_embeddings", "relative"),
+        *norm("deberta.encoder.LayerNorm", "relative_norm"),
+        *linear(f"{_LAYER}.attention.self.query_proj", "blocks.attn.q"),
+        *linear(f"{_LAYER}.attention.self.key_proj", "blocks.attn.k"),
+        *linear(f"{_LAYER}.attention.self.value_proj", "blocks.attn.v"),
+        *linear(f"{_LAYER}.attention.self.pos_query_proj", "blocks.attn.pos_q"),
+        *linear(f"{_LAYER}.attention.self.pos_key_proj", "blocks.attn.pos_k"),
+        *linear(f"{_LAYER}.attention.output.dense", "blocks.attn.out"),
+        *norm(f"{_LAYER}.attention.output.LayerNorm", "blocks.attn_norm"),
+        *linear(f"{_LAYER}.intermediate.dense", "blocks.mlp.up"),
+        *linear(f"{_LAYER}.output.dense", "blocks.mlp.down"),
+        *norm(f"{_LAYER}.output.LayerNorm", "blocks.mlp_norm"),
+        Rule("deberta.encoder.conv.conv.weight", ("conv.kernel",), transposed=True),
+        Rule("deberta.encoder.conv.conv.bias", ("conv.bias",)),
+        *norm("deberta.encoder.conv.LayerNorm", "conv.norm"),
+        *linear("classifier", "classifier"),
+    ),
+    prefix="deberta.",
+    ignore=(
+        r"deberta\.embeddings\.position_(ids|embeddings\.weight)",
+        r"(cls|lm_predictions|mask_predictions|pooler|qa_outputs)\..*",
+    ),
+    renames=OLD_NORMS,
+    heads=("classifier",),
+)
+
+FAMILIES = {"deberta-v2": Family("DebertaV2ForTokenClassification", read, write, lambda _: TABLE)}
