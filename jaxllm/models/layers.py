@@ -15,6 +15,8 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 
 from jaxllm.axes import cut_evenly, cuts
+from jaxllm.models.remat import MLP as MLP_NAME
+from jaxllm.models.remat import REMAT, RESIDUAL, name
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
@@ -63,9 +65,23 @@ def _matmul_backward(saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple
 matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
+def narrow(kernel: jax.Array, dtype: Any) -> jax.Array:
+    """kernel in `dtype`, as `astype` gives it.
+
+    XLA:TPU finds that kernels are only ever read in 16 bits, and then keeps the whole stack of layers in 16 bits too,
+    from before the first layer to the end of the backward pass: half the size of the parameters again. It does not look
+    behind an explicit rounding, which the conversion of one layer's slice takes in.
+    """
+    if jnp.dtype(dtype).itemsize >= kernel.dtype.itemsize:
+        return kernel.astype(dtype)
+    kind = jnp.finfo(dtype)
+    rounded = lambda x: jax.lax.reduce_precision(x, kind.nexp, kind.nmant).astype(dtype)  # noqa: E731
+    return jax.lax.platform_dependent(kernel, tpu=rounded, default=lambda x: x.astype(dtype))
+
+
 def dense(x: jax.Array, kernel_DF: jax.Array, bias_F: jax.Array | None = None, cut: P | None = None) -> jax.Array:
     """x [..., D] -> [..., F] in x's dtype. cut: the kernel's sharding, also on a mesh that does not divide F."""
-    y = matmul(x, cut_evenly(kernel_DF, cut).astype(x.dtype))[..., : kernel_DF.shape[1]]
+    y = matmul(x, narrow(cut_evenly(kernel_DF, cut), x.dtype))[..., : kernel_DF.shape[1]]
     return y if bias_F is None else y + jnp.broadcast_to(bias_F.astype(x.dtype), y.shape)
 
 
@@ -156,9 +172,9 @@ class MLP(nnx.Module):
     def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
         activation = ACTIVATIONS[self.activation]
         if self.gate is None:
-            inner = recompute(activation)(self.up(x))
+            inner = recompute(activation)(name(self.up(x), MLP_NAME))
         else:
-            inner = recompute(lambda gate, up: activation(gate) * up)(self.gate(x), self.up(x))
+            inner = recompute(lambda gate, up: activation(gate) * up)(*name((self.gate(x), self.up(x)), MLP_NAME))
         return self.down(dropout(inner, self.rate, key))
 
 
@@ -198,14 +214,6 @@ class Embed(nnx.Module):
         return cut_evenly(self.embedding[...], self.cut)[ids]
 
 
-REMAT: dict[str, Any] = {
-    "none": None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
-"""What a block keeps for the backward pass: none everything, full only its input, dots the results of its matmuls."""
-
-
 def stack(build: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs) -> Any:
     """`depth` blocks as one, each parameter with a leading layer axis."""
     return nnx.vmap(build, in_axes=0, out_axes=0)(rngs.split(depth))
@@ -235,9 +243,11 @@ def scan_stack(
         own, extra = layer
         return call(nnx.merge(graphdef, own), x, extra)
 
+    step = body
     if remat != "none":
-        body = jax.checkpoint(body, policy=REMAT[remat], prevent_cse=False)
+        named = lambda x, layer: body(name(x, RESIDUAL), layer)  # noqa: E731
+        step = jax.checkpoint(named, policy=REMAT[remat], prevent_cse=False)
     if unroll == 0:
         whole = jax.default_backend() == "cpu" and remat == "none"
         unroll = jax.tree.leaves(params)[0].shape[0] if whole else 1
-    return jax.lax.scan(body, x, (params, per_layer), unroll=unroll)
+    return jax.lax.scan(step, x, (params, per_layer), unroll=unroll)
