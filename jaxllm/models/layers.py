@@ -79,9 +79,45 @@ def narrow(kernel: jax.Array, dtype: Any) -> jax.Array:
     return jax.lax.platform_dependent(kernel, tpu=rounded, default=lambda x: x.astype(dtype))
 
 
+PIECE_BYTES = 64 * 2**20
+"""Most bytes of a kernel's gradient that `matmul_in_pieces` has whole on a device."""
+
+
+@jax.custom_vjp
+def matmul_in_pieces(x: jax.Array, kernel_DF: jax.Array) -> jax.Array:
+    """`matmul` with a kernel that is sharded as P("fsdp", "tensor"), for one of many features F: that of a head.
+
+    Each device's rows give it a gradient of the whole kernel, of which it keeps its part. Here the gradient is made and
+    scattered in pieces, some features D of each device's part at a time, so that the whole is never in memory.
+    """
+    return matmul(x, kernel_DF)
+
+
+def _pieces_backward(saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel_DF = saved
+    (D, F), parts = kernel_DF.shape, cuts("fsdp")
+    size = kernel_DF.dtype.itemsize * D * F // cuts("tensor")
+    count = next((n for n in range(1, D // parts) if D % (parts * n) == 0 and size <= n * PIECE_BYTES), 1)
+    if parts == 1 or D % parts or count == 1:
+        return jax.vjp(matmul, x, kernel_DF)[1](dy)
+    x_ppD = jnp.moveaxis(x.reshape(*x.shape[:-1], parts, count, -1), -2, 0)
+    rows = tuple(range(dy.ndim - 1))
+
+    def piece(_: None, x_pD: jax.Array) -> tuple[None, jax.Array]:
+        dkernel_pDF = jax.lax.dot_general(x_pD, dy, ((rows, rows), ((), ())))
+        return None, jax.lax.with_sharding_constraint(dkernel_pDF, P("fsdp", None, "tensor"))
+
+    _, dkernel_ppDF = jax.lax.scan(piece, None, x_ppD)
+    return dy @ kernel_DF.T, jnp.swapaxes(dkernel_ppDF, 0, 1).reshape(D, F)
+
+
+matmul_in_pieces.defvjp(lambda x, kernel_DF: (matmul(x, kernel_DF), (x, kernel_DF)), _pieces_backward)
+
+
 def dense(x: jax.Array, kernel_DF: jax.Array, bias_F: jax.Array | None = None, cut: P | None = None) -> jax.Array:
     """x [..., D] -> [..., F] in x's dtype. cut: the kernel's sharding, also on a mesh that does not divide F."""
-    y = matmul(x, narrow(cut_evenly(kernel_DF, cut), x.dtype))[..., : kernel_DF.shape[1]]
+    product = matmul if cut is None else matmul_in_pieces
+    y = product(x, narrow(cut_evenly(kernel_DF, cut), x.dtype))[..., : kernel_DF.shape[1]]
     return y if bias_F is None else y + jnp.broadcast_to(bias_F.astype(x.dtype), y.shape)
 
 
