@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
+from jaxllm import planning
 from jaxllm.axes import cut_evenly, cuts
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -238,6 +239,6 @@ def scan_stack(
     if remat != "none":
         body = jax.checkpoint(body, policy=REMAT[remat], prevent_cse=False)
     if unroll == 0:
-        whole = jax.default_backend() == "cpu" and remat == "none"
+        whole = planning.platform() == "cpu" and remat == "none"
         unroll = jax.tree.leaves(params)[0].shape[0] if whole else 1
     return jax.lax.scan(body, x, (params, per_layer), unroll=unroll)

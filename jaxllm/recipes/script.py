@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from jaxllm import planning
 from jaxllm.data.tokenizers import cache_root
 from jaxllm.recipes.errors import input_errors
 from jaxllm.recipes.parse import parse
@@ -36,8 +37,13 @@ def run(main: Callable[[T], object], config: type[T], argv: Sequence[str] | None
     """Parses the flags of `config` and runs `main` on them; `input_errors` says what it exits with."""
     with input_errors():
         parsed = parse(config, sys.argv[1:] if argv is None else argv)
-        set_up(parsed)
-        main(parsed)
+        if (plan := planning.current()) is not None:
+            from jaxllm.recipes.standin import without_files
+
+            main(without_files(parsed, plan))
+        else:
+            set_up(parsed)
+            main(parsed)
 
 
 def set_up(config: Any = None) -> None:
