@@ -1,4 +1,4 @@
-"""FLOPs of kernels that XLA did not make, by formula: attention by splash, cuDNN or Pallas."""
+"""FLOPs of kernels that XLA did not make, by formula: attention by splash, cuDNN or Pallas, and experts."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ def kernel_flops(model: ModelSpec, batch: Any) -> Kernels:
     causal = not hasattr(config, "global_every")
 
     def flops(name: str, given: list[Array], results: tuple[Array, ...]) -> float | None:
+        if "ragged" in name:
+            return _ragged([x for x in (*given, *results) if x.dtype not in ("s32", "pred")])
         found = re.search(r"dkv|dq|bwd|backward|fwd|forward", name)
         if not reaches or not re.search(r"splash|fmha|attention|mha|mqa", name, re.I):
             return None
@@ -41,6 +43,13 @@ def kernel_flops(model: ModelSpec, batch: Any) -> Kernels:
         return products * 2.0 * heads * T * T * H * share
 
     return flops
+
+
+def _ragged(floats: list[Array]) -> float | None:
+    """Of tokens [M, D] through experts [E, D, F], or the gradient of either: 2 M D F."""
+    experts = next((x.shape for x in floats if len(x.shape) == 3), None)
+    tokens = next((x.shape for x in floats if len(x.shape) == 2), None)
+    return None if experts is None or tokens is None else 2.0 * tokens[0] * experts[1] * experts[2]
 
 
 def _blocks(T: int, block: int, reach: int, causal: bool) -> float:
