@@ -13,9 +13,6 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-import jax
-
-
 @dataclasses.dataclass
 class Planning:
     """A plan that is being made."""
@@ -65,5 +62,7 @@ def planned(planning: Planning) -> Iterator[Planning]:
 
 def platform() -> str:
     """The platform that is computed for: tpu, gpu or cpu."""
+    import jax
+
     planning = current()
     return planning.platform if planning else jax.default_backend()
