@@ -7,6 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxllm import planning
 from jaxllm.axes import cuts
 from jaxllm.models.layers import dropout, soft_cap, softmax
 from jaxllm.models.remat import ATTENTION, name
@@ -61,7 +62,7 @@ def attention(
     if backend == "auto":
         # The partitioner cannot cut a kernel, so without a mesh it runs on one device only.
         alone = jax.device_count() == 1 or not jax.sharding.get_abstract_mesh().empty
-        backend = {"tpu": "splash" if alone else "xla", "gpu": "cudnn"}.get(jax.default_backend(), "xla")
+        backend = {"tpu": "splash" if alone else "xla", "gpu": "cudnn"}.get(planning.platform(), "xla")
     can_splash = query is key and query.branches_BT is None and T % _LANES == 0 and (window is None or bool(windows))
     if backend == "splash" and can_splash and not drops:
         return _splash(q_BTNH * scale, k_BSKH, v_BSKH, query, causal, window, windows, softcap)

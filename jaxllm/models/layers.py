@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
+from jaxllm import planning
 from jaxllm.axes import cut_evenly, cuts
 from jaxllm.models.remat import MLP as MLP_NAME
 from jaxllm.models.remat import REMAT, RESIDUAL, name
@@ -284,6 +285,6 @@ def scan_stack(
         named = lambda x, layer: body(name(x, RESIDUAL), layer)  # noqa: E731
         step = jax.checkpoint(named, policy=REMAT[remat], prevent_cse=False)
     if unroll == 0:
-        whole = jax.default_backend() == "cpu" and remat == "none"
+        whole = planning.platform() == "cpu" and remat == "none"
         unroll = jax.tree.leaves(params)[0].shape[0] if whole else 1
     return jax.lax.scan(step, x, (params, per_layer), unroll=unroll)
