@@ -15,7 +15,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 
 from jaxllm import planning
-from jaxllm.axes import cut_evenly, cuts
+from jaxllm.axes import cut_evenly, cuts, look_up
 from jaxllm.models.remat import MLP as MLP_NAME
 from jaxllm.models.remat import REMAT, RESIDUAL, name
 
@@ -247,8 +247,9 @@ class Embed(nnx.Module):
         self.embedding = nnx.Param(std * jax.random.normal(rngs.params(), (n, d)))
         self.cut = cut
 
-    def __call__(self, ids: jax.Array) -> jax.Array:
-        return cut_evenly(self.embedding[...], self.cut)[ids]
+    def __call__(self, ids: jax.Array, features: tuple[str, ...] = ("fsdp",)) -> jax.Array:
+        """Its rows for ids [B, T], which lie along `features` as the table's do -> [B, T, d]."""
+        return look_up(cut_evenly(self.embedding[...], self.cut), ids, features)
 
 
 def stack(build: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs) -> Any:
