@@ -60,9 +60,9 @@ def scorer(config, **fields):
     return describe(lambda rngs: heads.Scorer(config, rngs), heads.SCORER_SHARDING)
 
 
-def tagger(kind):
+def tagger(kind, **fields):
     """A token classifier, with dropout as the families have it."""
-    config = heads.TaggerConfig(ENCODERS[kind], tuple("OABCDEFGH"), transform=kind == "modernbert")
+    config = heads.TaggerConfig(dataclasses.replace(ENCODERS[kind], **fields), tuple("OABCDEFGH"), transform=kind == "modernbert")
     return describe(lambda rngs: heads.Tagger(config, rngs), heads.SHARDING)
 
 
