@@ -73,11 +73,10 @@ def narrow(kernel: jax.Array, dtype: Any) -> jax.Array:
     from before the first layer to the end of the backward pass: half the size of the parameters again. It does not look
     behind an explicit rounding, which the conversion of one layer's slice takes in.
     """
-    if jnp.dtype(dtype).itemsize >= kernel.dtype.itemsize:
-        return kernel.astype(dtype)
-    kind = jnp.finfo(dtype)
-    rounded = lambda x: jax.lax.reduce_precision(x, kind.nexp, kind.nmant).astype(dtype)  # noqa: E731
-    return jax.lax.platform_dependent(kernel, tpu=rounded, default=lambda x: x.astype(dtype))
+    if jnp.dtype(dtype).itemsize < kernel.dtype.itemsize and planning.platform() == "tpu":
+        kind = jnp.finfo(dtype)
+        kernel = jax.lax.reduce_precision(kernel, kind.nexp, kind.nmant)
+    return kernel.astype(dtype)
 
 
 PIECE_BYTES = 64 * 2**20
