@@ -41,6 +41,8 @@ class Chip:
     """Between slices or hosts, a chip's share."""
     dims: int = 0
     """Dimensions of the torus of a TPU."""
+    devices: int = 1
+    """Of JAX per chip, in runs."""
     target: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """What XLA's compiler asks of a GPU, and of no TPU."""
 
@@ -64,7 +66,7 @@ CHIPS: dict[str, Chip] = {
     "v5e": Chip("TPU v5 lite", 197e12, 197e12, 16 * GIB, 819e9, 50e9, 3.125e9, 2),
     "v5p": Chip("TPU v5", 459e12, 459e12, 95 * GIB, 2765e9, 100e9, 6.25e9, 3),
     "v6e": Chip("TPU v6 lite", 918e12, 918e12, 32 * GIB, 1638e9, 100e9, 12.5e9, 2),
-    "v7x": Chip("TPU7x", 2307e12, 2307e12, 192 * GIB, 7380e9, 100e9, 12.5e9, 3),
+    "v7x": Chip("TPU7x", 2307e12, 2307e12, 192 * GIB, 7380e9, 100e9, 12.5e9, 3, devices=2),
     # GPUs: (2), networks (3), what the compiler asks (4), whose memory is what a driver reports.
     "a100": Chip("NVIDIA A100", 312e12, 156e12, 85100068864, 2039e9, 300e9, 25e9,
                  target=_gpu(108, 64, 167936, 166912, 41943040, 1.41, 8)),
@@ -91,7 +93,7 @@ def peak_flops(device: jax.Device) -> float | None:
     """Dense bfloat16 FLOP/s of a device, None where it is not known."""
     chip = chip_of(device)
     if chip is not None:
-        return chip.flops
+        return chip.flops / chip.devices
     return next((x for kind, x in _OTHERS.items() if device.device_kind.startswith(kind)), None)
 
 

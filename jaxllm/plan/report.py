@@ -11,16 +11,16 @@ import jax
 import numpy as np
 
 from jaxllm.distributed.chips import GIB
-from jaxllm.models.flops import model_flops
 from jaxllm.params import count
 from jaxllm.plan import collectives, memory, roofline
-from jaxllm.plan.collectives import Collective, Links
+from jaxllm.plan.collectives import Collective, Links, Parameter
 from jaxllm.plan.hlo import Module, parse
 from jaxllm.plan.kernels import kernel_flops
 from jaxllm.plan.memory import Buffer, Memory
 from jaxllm.plan.program import Cost
 from jaxllm.plan.roofline import Times
 from jaxllm.plan.step import Step
+from jaxllm.train.setup import Program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,16 +160,13 @@ def make_report(step: Step, notes: Iterable[str] = ()) -> Report:
     abstract = program.model.graphdef.abstract
     cost = Cost(module, kernel_flops(program.model, step.batch))
     hardware = cost.flops() * mesh.size
-    layers = {name: x.shape[1:] if name.startswith("blocks.") else x.shape for name, x in abstract.items()}
     links = Links.of(target.platform, mesh)
-    found = collectives.find(cost, mesh, {n: shape for n, shape in layers.items() if math.prod(shape) > 4096}, links)
+    found = collectives.find(cost, mesh, parameters_of(program), links)
     traffic, times = cost.traffic(), None
     if target.chip is not None:
         share = target.devices / mesh.size
         times = roofline.estimate(target.chip, share, cost.by_dtype(), traffic, found, links, dims_of(found, mesh))
     batch = getattr(step.batch, "batch", step.batch)
-    referenced = bool(getattr(program.loss, "reference", False)) and getattr(step.batch, "ref_logps_BT", 0) is None
-    formula = model_flops(program.model, program.freeze, reference=referenced)
     frozen = sum(_held(abstract[name], at) for name, at in program.layout.frozen.items())
     trained = {name: x for name, x in like.params.items()}
     lines = [*notes]
@@ -178,9 +175,21 @@ def make_report(step: Step, notes: Iterable[str] = ()) -> Report:
     return Report(
         step, memory.memory_of(step.compiled, target.platform), memory.held(trained) + frozen, frozen,
         memory.held(like.opt_state), _batch_bytes(step), memory.largest(step, module)[1],
-        formula.of(step.batch), hardware, traffic, found, times,
+        program.flops.of(step.batch), hardware, traffic, found, times,
         int(np.count_nonzero(batch.segments_BT)), tuple(lines),
     )  # fmt: skip
+
+
+def parameters_of(program: Program) -> list[Parameter]:
+    """The parameters of one layer, and how each is cut."""
+    places, found = {**program.layout.params, **program.layout.frozen}, []
+    for name, x in program.model.graphdef.abstract.items():
+        spec = (*places[name].spec, *(None,) * (x.ndim - len(places[name].spec)))
+        cut = tuple(axes if isinstance(axes, tuple) else (axes,) if axes else () for axes in spec)
+        stacked = name.startswith("blocks.")
+        if math.prod(x.shape[stacked:]) > 16:
+            found.append(Parameter(name, tuple(x.shape[stacked:]), cut[stacked:]))
+    return found
 
 
 def _held(x: jax.ShapeDtypeStruct, at: Any) -> int:
