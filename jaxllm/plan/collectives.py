@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from jax.sharding import Mesh
 
 from jaxllm.plan.hlo import Computation, Instruction, Module
-from jaxllm.plan.program import Cost
-
-_KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute",
-          "collective-broadcast")  # fmt: skip
-
+from jaxllm.plan.program import KINDS, Cost
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
@@ -60,11 +57,16 @@ class Parameter:
 
 def find(cost: Cost, mesh: Mesh, params: Sequence[Parameter], links: Links) -> list[Collective]:
     """All collectives of a program, each once with its trips."""
-    found = []
+    found, chains = [], set()
     for computation, x, times in cost.walk(fusions=True):
         kind = x.opcode.removesuffix("-start")
-        if kind not in _KINDS:
+        if kind not in KINDS:
             continue
+        if "chain_id=" in x.rest:  # a TPU's, spread over fusions that start it, compute meanwhile, and end it
+            chain = x.attribute("channel_id"), re.search(r'chain_id="(\d+)"', x.rest)[1]  # type: ignore[index]
+            if chain in chains:
+                continue
+            chains.add(chain)
         if kind == "all-reduce" and _scatters(computation, x):
             kind = "reduce-scatter"
         groups = groups_of(x, mesh.size)
@@ -225,17 +227,29 @@ def _names(params: Sequence[Parameter]) -> str:
 
 
 def _alike(part: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    """Whether a shape is this one or a piece of it along one dimension, in any order and whatever is of length 1."""
-    left, right = sorted(n for n in part if n > 1), sorted(n for n in shape if n > 1)
+    """Whether an array of this shape can hold this part of a parameter, whole or a piece of it along one dimension.
+
+    Compilers transpose arrays, and split dimensions into tiles.
+    """
+    left = sorted(n for n in part if n > 1)
+    return any(_piece(left, sorted(merged)) for merged in _merges(tuple(n for n in shape if n > 1), len(left)))
+
+
+def _piece(left: list[int], right: list[int]) -> bool:
     if left == right:
         return True
-    if len(left) != len(right) or len(left) < 2 or math.prod(left) % max(1, math.prod(right)):
-        return False
     rest = [*left]
     for n in right:
         if n in rest:
             rest.remove(n)
-    return len(rest) == 1 and math.prod(left) // math.prod(right) in (2, 4, 8)
+    return len(left) > 1 and len(rest) == 1 and math.prod(left) in (k * math.prod(right) for k in (2, 4, 8))
+
+
+def _merges(shape: tuple[int, ...], count: int) -> Iterator[tuple[int, ...]]:
+    """The shape with neighbouring dimensions merged so that `count` are left."""
+    for cuts in itertools.combinations(range(1, len(shape)), count - 1) if 0 < count <= len(shape) else ():
+        ends = (0, *cuts, len(shape))
+        yield tuple(math.prod(shape[low:high]) for low, high in itertools.pairwise(ends))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -153,8 +153,8 @@ def dims_of(found: Iterable[Collective], mesh: Any) -> dict[tuple[int, ...], int
     return spans
 
 
-def make_report(step: Step, notes: Iterable[str] = ()) -> Report:
-    """All figures of a compiled step."""
+def make_report(step: Step, notes: Iterable[str] = (), buffers: int = 10) -> Report:
+    """All figures of a compiled step. buffers: how many of the largest to name."""
     program, target, mesh = step.program, step.target, step.mesh
     module, like = parse(step.text), program.layout.like
     abstract = program.model.graphdef.abstract
@@ -174,7 +174,7 @@ def make_report(step: Step, notes: Iterable[str] = ()) -> Report:
         lines.append(f"no formula knows the FLOPs of {len(cost.unknown)} kernels: {', '.join(sorted(cost.unknown))[:200]}")
     return Report(
         step, memory.memory_of(step.compiled, target.platform), memory.held(trained) + frozen, frozen,
-        memory.held(like.opt_state), _batch_bytes(step), memory.largest(step, module)[1],
+        memory.held(like.opt_state), _batch_bytes(step), memory.largest(step, module, buffers)[1],
         program.flops.of(step.batch), hardware, traffic, found, times,
         int(np.count_nonzero(batch.segments_BT)), tuple(lines),
     )  # fmt: skip
