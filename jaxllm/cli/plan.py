@@ -75,6 +75,9 @@ def read(argv: Sequence[str]) -> Config:
         raise InputError("--topology is missing: name the hardware, such as v5e:16x16, h100:1x1x8 or cpu:8 (see --help)")
     if not 0 <= config.tokens < float("inf"):
         raise InputError(f"--tokens {config.tokens}: give a finite number, 0 or more")
+    for name in ("finalists", "buffers"):
+        if getattr(config, name) < 1:
+            raise InputError(f"--{name} {getattr(config, name)}: at least 1 is needed")
     prepare(parse_target(config.topology))
     return dataclasses.replace(config, command=tuple(command))
 

@@ -81,7 +81,7 @@ def find(cost: Cost, mesh: Mesh, params: Sequence[Parameter], links: Links) -> l
         what = _what(kind, axis, x, computation, params, mesh.shape)
         if kind == "collective-permute" and "ppermute" not in x.op_name and len(one) > 2 and "dot_general" in x.op_name:
             kind = "reduce-scatter" if _accumulates(computation, x) else "all-gather"  # which the compiler made a ring
-            what += ", as a ring"
+            what = what.replace("passed on", _VERBS[kind]) + ", as a ring"
         found.append(Collective(axis, kind, what, sent, times, len(one), links.between(one), str(x.result[-1]),
                                 cost.module.place(x), one))  # fmt: skip
     return found
@@ -215,11 +215,16 @@ def _what(
         return f"gradients scattered ({_names(matrices)})"
     if reduces and (matrices or replicas) and (backward or not x.op_name):
         return f"gradients summed ({_names(matrices or replicas)})"
-    verb = {"all-gather": "gathered", "all-reduce": "summed", "reduce-scatter": "summed and scattered",
-            "all-to-all": "exchanged", "collective-permute": "passed on"}.get(kind, "moved")  # fmt: skip
+    verb = _VERBS.get(kind, "moved")
     if reduces and not x.op_name:
         return f"gradients {verb}"
     return f"activations {verb}" + (" (backward)" if backward else "")
+
+
+_VERBS = {
+    "all-gather": "gathered", "all-reduce": "summed", "reduce-scatter": "summed and scattered",
+    "all-to-all": "exchanged", "collective-permute": "passed on",
+}  # fmt: skip
 
 
 def _names(params: Sequence[Parameter]) -> str:

@@ -67,9 +67,8 @@ def parse_target(text: str) -> Target:
     platform = "cpu" if chip is None else "gpu" if chip.target else "tpu"
     wanted = {"cpu": 1, "gpu": 3, "tpu": chip.dims if chip else 0}[platform]
     if len(sizes) != wanted or 0 in sizes or (slices > 1 and platform != "tpu") or slices < 1:
-        what = {"cpu": "cpu:DEVICES", "gpu": f"{name}:SLICESxHOSTSxGPUS, such as {name}:1x4x8"}.get(
-            platform, f"{name}:{'x'.join('XYZ'[:wanted])}, such as {name}:{_near(sizes, wanted)}"
-        )
+        what = {"cpu": "cpu:DEVICES", "gpu": f"{name}:SLICESxHOSTSxGPUS, such as {name}:1x4x8"}.get(platform)
+        what = what or f"{name}:{'x'.join('XYZ'[:wanted])}, such as {name}:{_near(sizes, wanted)}"
         raise InputError(f"--topology {text}: give {what}")
     return Target(text, platform, chip, name, sizes, slices)
 
@@ -178,7 +177,8 @@ def _in_use() -> str:
     pid = _holder()
     who = f"process {pid}" if pid else "another process"
     with contextlib.suppress(OSError):
-        who += f" ({Path(f'/proc/{pid}/cmdline').read_text().replace(chr(0), ' ').strip()[:80]})"
+        words = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+        who += f" ({' '.join(words.split())[:80]})"
     return f"libtpu is in use by {who}, and compiles for one at a time: wait for it ({LOCK})"
 
 
