@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxllm import planning
 from jaxllm.axes import cuts
 from jaxllm.models.layers import dropout, soft_cap, softmax
+from jaxllm.models.remat import ATTENTION, name
 from jaxllm.models.ring import ring_attention
 from jaxllm.models.visibility import Tokens, visible
 
@@ -50,6 +51,7 @@ def attention(
     sequence (context), `ring_attention` computes it, for every backend.
     """
     T, H = q_BTNH.shape[1], q_BTNH.shape[3]
+    q_BTNH, k_BSKH, v_BSKH = name((q_BTNH, k_BSKH, v_BSKH), ATTENTION)
     scale = H**-0.5 if scale is None else scale
     drops = dropout_rate > 0 and dropout_key is not None
     if (parts := cuts("context")) > 1 and query is key and T % parts == 0:
@@ -69,7 +71,7 @@ def attention(
         return jax.nn.dot_product_attention(
             q_BTNH, k_BSKH, v_BSKH, mask=seen_BTS[:, None], scale=scale, implementation="cudnn"
         )
-    return _xla(q_BTNH, k_BSKH, v_BSKH, seen_BTS, scale, softcap, dropout_rate, dropout_key)
+    return name(_xla(q_BTNH, k_BSKH, v_BSKH, seen_BTS, scale, softcap, dropout_rate, dropout_key), ATTENTION)
 
 
 def _xla(
@@ -151,6 +153,7 @@ def _splash_rows(
             block_sizes=blocks,
             attn_logits_soft_cap=softcap or None,
             interpret=interpret,
+            residual_checkpoint_name=ATTENTION,
         )
         over_heads = jax.vmap(mqa, in_axes=(0, 0, 0, None))
         return jax.vmap(lambda q, k, v, s: over_heads(q, k, v, kernel.SegmentIds(s, s)))

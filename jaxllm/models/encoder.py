@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
-from jaxllm.axes import cut_as_batch
+from jaxllm.axes import cut_as_residual, gather, scatter
 from jaxllm.models.attention import Tokens, attention
 from jaxllm.models.layers import MLP, Dense, Embed, LayerNorm, dropout, rope, run_stack, stack
 from jaxllm.params import Limits, Rules
@@ -73,7 +73,7 @@ class Config:
     dtype: str = "float32"
     """Of the computation; parameters stay float32."""
     remat: str = "none"
-    """What the backward pass recomputes: none, dots, full (layers.REMAT)."""
+    """What the backward pass recomputes, a name of remat.REMAT."""
     unroll: int = 0
     """Blocks per loop iteration; 0 for all on CPU and 1 elsewhere."""
 
@@ -135,15 +135,16 @@ class Block(nnx.Module):
         bare: jax.Array,
         key: jax.Array | None,
     ) -> jax.Array:
-        c, x = self.config, cut_as_batch(x)
+        c, x = self.config, cut_as_residual(x)
         probs, attn, inner, mlp = (None,) * 4 if key is None else jax.random.split(key, 4)
         if c.pre_norm:
-            y = self.attn(jnp.where(bare, x, self.attn_norm(x)), tokens, window, rope_base, probs)
+            before = gather(jnp.where(bare, x, self.attn_norm(x)))
+            y = scatter(self.attn(before, tokens, window, rope_base, probs))
             x = x + dropout(y, c.attention_output_dropout, attn)
-            return x + dropout(self.mlp(self.mlp_norm(x), inner), c.mlp_output_dropout, mlp)
-        y = self.attn(x, tokens, window, rope_base, probs)
+            return x + dropout(scatter(self.mlp(gather(self.mlp_norm(x)), inner)), c.mlp_output_dropout, mlp)
+        y = scatter(self.attn(gather(x), tokens, window, rope_base, probs))
         x = self.attn_norm(x + dropout(y, c.attention_output_dropout, attn))
-        return self.mlp_norm(x + dropout(self.mlp(x, inner), c.mlp_output_dropout, mlp))
+        return self.mlp_norm(x + dropout(scatter(self.mlp(gather(x), inner)), c.mlp_output_dropout, mlp))
 
 
 def position_rows(batch: Batch, offset: int) -> jax.Array:
@@ -209,8 +210,8 @@ class Encoder(nnx.Module):
         tokens = jax.tree.map(lambda x: jnp.broadcast_to(x, (c.depth, *x.shape)), Tokens.of(batch))
         per_layer = (tokens, window, rope_base, layers == 0, keys)
         x_BTD = run_stack(self.blocks, self.embeddings(batch, embed_key), per_layer, remat=c.remat, unroll=c.unroll)
-        x_BTD = cut_as_batch(x_BTD)
-        return x_BTD if self.norm is None else self.norm(x_BTD)
+        x_BTD = cut_as_residual(x_BTD)
+        return gather(x_BTD if self.norm is None else self.norm(x_BTD))
 
     def hidden(self, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, Metrics]:
         """hidden_BTD, and no metrics."""

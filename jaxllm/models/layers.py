@@ -16,6 +16,8 @@ from jax.sharding import PartitionSpec as P
 
 from jaxllm import planning
 from jaxllm.axes import cut_evenly, cuts
+from jaxllm.models.remat import MLP as MLP_NAME
+from jaxllm.models.remat import REMAT, RESIDUAL, name
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
@@ -64,9 +66,59 @@ def _matmul_backward(saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple
 matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
+def narrow(kernel: jax.Array, dtype: Any) -> jax.Array:
+    """kernel in `dtype`, as `astype` gives it.
+
+    XLA:TPU finds that kernels are only ever read in 16 bits, and then keeps the whole stack of layers in 16 bits too,
+    from before the first layer to the end of the backward pass: half the size of the parameters again. It does not look
+    behind an explicit rounding, which the conversion of one layer's slice takes in.
+    """
+    if jnp.dtype(dtype).itemsize >= kernel.dtype.itemsize:
+        return kernel.astype(dtype)
+    kind = jnp.finfo(dtype)
+    rounded = lambda x: jax.lax.reduce_precision(x, kind.nexp, kind.nmant).astype(dtype)  # noqa: E731
+    return jax.lax.platform_dependent(kernel, tpu=rounded, default=lambda x: x.astype(dtype))
+
+
+PIECE_BYTES = 64 * 2**20
+"""Most bytes of a kernel's gradient that `matmul_in_pieces` has whole on a device."""
+
+
+@jax.custom_vjp
+def matmul_in_pieces(x: jax.Array, kernel_DF: jax.Array) -> jax.Array:
+    """`matmul` with a kernel that is sharded as P("fsdp", "tensor"), for one of many features F: that of a head.
+
+    Each device's rows give it a gradient of the whole kernel, of which it keeps its part. Here the gradient is made and
+    scattered in pieces, some features D of each device's part at a time, so that the whole is never in memory.
+    """
+    return matmul(x, kernel_DF)
+
+
+def _pieces_backward(saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel_DF = saved
+    (D, F), parts = kernel_DF.shape, cuts("fsdp")
+    size = kernel_DF.dtype.itemsize * D * F // cuts("tensor")
+    count = next((n for n in range(1, D // parts) if D % (parts * n) == 0 and size <= n * PIECE_BYTES), 1)
+    if parts == 1 or D % parts or count == 1:
+        return jax.vjp(matmul, x, kernel_DF)[1](dy)
+    x_ppD = jnp.moveaxis(x.reshape(*x.shape[:-1], parts, count, -1), -2, 0)
+    rows = tuple(range(dy.ndim - 1))
+
+    def piece(_: None, x_pD: jax.Array) -> tuple[None, jax.Array]:
+        dkernel_pDF = jax.lax.dot_general(x_pD, dy, ((rows, rows), ((), ())))
+        return None, jax.lax.with_sharding_constraint(dkernel_pDF, P("fsdp", None, "tensor"))
+
+    _, dkernel_ppDF = jax.lax.scan(piece, None, x_ppD)
+    return dy @ kernel_DF.T, jnp.swapaxes(dkernel_ppDF, 0, 1).reshape(D, F)
+
+
+matmul_in_pieces.defvjp(lambda x, kernel_DF: (matmul(x, kernel_DF), (x, kernel_DF)), _pieces_backward)
+
+
 def dense(x: jax.Array, kernel_DF: jax.Array, bias_F: jax.Array | None = None, cut: P | None = None) -> jax.Array:
     """x [..., D] -> [..., F] in x's dtype. cut: the kernel's sharding, also on a mesh that does not divide F."""
-    y = matmul(x, cut_evenly(kernel_DF, cut).astype(x.dtype))[..., : kernel_DF.shape[1]]
+    product = matmul if cut is None else matmul_in_pieces
+    y = product(x, narrow(cut_evenly(kernel_DF, cut), x.dtype))[..., : kernel_DF.shape[1]]
     return y if bias_F is None else y + jnp.broadcast_to(bias_F.astype(x.dtype), y.shape)
 
 
@@ -157,9 +209,9 @@ class MLP(nnx.Module):
     def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
         activation = ACTIVATIONS[self.activation]
         if self.gate is None:
-            inner = recompute(activation)(self.up(x))
+            inner = recompute(activation)(name(self.up(x), MLP_NAME))
         else:
-            inner = recompute(lambda gate, up: activation(gate) * up)(self.gate(x), self.up(x))
+            inner = recompute(lambda gate, up: activation(gate) * up)(*name((self.gate(x), self.up(x)), MLP_NAME))
         return self.down(dropout(inner, self.rate, key))
 
 
@@ -199,14 +251,6 @@ class Embed(nnx.Module):
         return cut_evenly(self.embedding[...], self.cut)[ids]
 
 
-REMAT: dict[str, Any] = {
-    "none": None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
-"""What a block keeps for the backward pass: none everything, full only its input, dots the results of its matmuls."""
-
-
 def stack(build: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs) -> Any:
     """`depth` blocks as one, each parameter with a leading layer axis."""
     return nnx.vmap(build, in_axes=0, out_axes=0)(rngs.split(depth))
@@ -236,9 +280,11 @@ def scan_stack(
         own, extra = layer
         return call(nnx.merge(graphdef, own), x, extra)
 
+    step = body
     if remat != "none":
-        body = jax.checkpoint(body, policy=REMAT[remat], prevent_cse=False)
+        named = lambda x, layer: body(name(x, RESIDUAL), layer)  # noqa: E731
+        step = jax.checkpoint(named, policy=REMAT[remat], prevent_cse=False)
     if unroll == 0:
         whole = planning.platform() == "cpu" and remat == "none"
         unroll = jax.tree.leaves(params)[0].shape[0] if whole else 1
-    return jax.lax.scan(body, x, (params, per_layer), unroll=unroll)
+    return jax.lax.scan(step, x, (params, per_layer), unroll=unroll)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxllm.models.layers import soft_cap
+from jaxllm.models.remat import ATTENTION, name
 from jaxllm.models.visibility import Tokens, visible
 
 LOWEST = -1e30
@@ -108,7 +109,8 @@ def _forward(
     weight = jnp.maximum(weight, jnp.finfo(jnp.float32).tiny)
     y = (y / weight[..., None]).astype(v.dtype)
     out = jnp.moveaxis(y, 3, 1)
-    return out, (q, k, v, tokens, window, key, out, top + jnp.log(weight))
+    out, log_z_BKGT = name((out, top + jnp.log(weight)), ATTENTION)
+    return out, (q, k, v, tokens, window, key, out, log_z_BKGT)
 
 
 def _backward(rule: Rule, kept: Any, dout: jax.Array) -> tuple[Any, ...]:
