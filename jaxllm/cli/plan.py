@@ -26,7 +26,7 @@ import tyro
 
 from jaxllm import planning
 from jaxllm.distributed.topology import parse_mesh
-from jaxllm.models.layers import REMAT
+from jaxllm.models.remat import REMAT
 from jaxllm.plan import measure as measuring
 from jaxllm.plan import search as searching
 from jaxllm.plan.report import Report, make_report, text_of

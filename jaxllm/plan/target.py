@@ -15,6 +15,7 @@ from unittest import mock
 
 import jax
 
+from jaxllm.accelerators import without_notices
 from jaxllm.distributed.chips import CHIPS, Chip, gpu_target
 from jaxllm.types import InputError, nearest
 
@@ -91,6 +92,8 @@ def prepare(target: Target) -> None:
                 f"pip install 'jaxllm[plan]', or as a stand-in, whose memory is that of a program for CPUs, use "
                 f"--topology cpu:{target.devices}"
             )
+    if target.platform == "tpu":
+        check_lock()
     for name, x in ENVIRONMENT.items():
         os.environ.setdefault(name, x)
     flags = {"gpu": "--xla_gpu_autotune_level=0", "cpu": ""}.get(target.platform, "")
@@ -129,9 +132,10 @@ def devices_of(target: Target) -> list[Any]:
     sizes = "x".join(map(str, target.sizes))
     if target.platform == "gpu":
         assert target.chip is not None
-        described = topologies.get_topology_desc(
-            target.name, platform="cuda", target_config=gpu_target(target.chip), topology=sizes
-        )
+        with without_notices():
+            described = topologies.get_topology_desc(
+                target.name, platform="cuda", target_config=gpu_target(target.chip), topology=sizes
+            )
         return list(described.devices)
     check_lock()
     name = f"{'tpu7x' if target.name == 'v7x' else target.name}:{sizes}"
