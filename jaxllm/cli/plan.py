@@ -1,4 +1,4 @@
-r"""`python -m jaxllm plan SCRIPT ... --topology v5e:16x16`: what a training script's step would cost on hardware not here.
+r"""`python -m jaxllm plan SCRIPT ... --topology v5e:16x16`: what a script's step would cost on other hardware.
 
     python -m jaxllm plan experiments/pretrain.py --topology v5e:16x16 --mesh fsdp=64,tensor=4 --model llama-8b \
         --batch-size 256 --max-length 4096 --dtype bfloat16 --remat full
@@ -39,7 +39,7 @@ from jaxllm.types import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Compiles the step of SCRIPT, given with its own flags, for hardware that is not here, and says what it would cost.
+    """Compiles the step of SCRIPT, given with its flags, for hardware that is not here, and says what it would cost.
 
     Flags of this command stand among the script's.
     """
@@ -72,7 +72,9 @@ def read(argv: Sequence[str]) -> Config:
     if not os.path.isfile(command[0]):
         raise InputError(f"{command[0]}: there is no such script")
     if not config.topology:
-        raise InputError("--topology is missing: name the hardware, such as v5e:16x16, h100:1x1x8 or cpu:8 (see --help)")
+        raise InputError(
+            "--topology is missing: name the hardware, such as v5e:16x16, h100:1x1x8 or cpu:8 (see --help)"
+        )
     if not 0 <= config.tokens < float("inf"):
         raise InputError(f"--tokens {config.tokens}: give a finite number, 0 or more")
     for name in ("finalists", "buffers"):
@@ -84,7 +86,9 @@ def read(argv: Sequence[str]) -> Config:
 
 def separate(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """(this command's flags, the script and its flags)."""
-    flags = {f"--{field.name.replace('_', '-')}": field for field in dataclasses.fields(Config) if field.name != "command"}
+    flags = {
+        f"--{field.name.replace('_', '-')}": field for field in dataclasses.fields(Config) if field.name != "command"
+    }
     own: list[str] = []
     rest: list[str] = []
     words = list(argv)
@@ -152,7 +156,9 @@ def _search(config: Config, target: Target, planned: planning.Planning) -> tuple
         if (found := searching.estimate(one, sizes, program, target, flops, tokens)) is not None:
             estimates.append(found)
     if not estimates:
-        raise InputError(f"--search: no mesh of {devices} devices divides the model and {rows} rows; change --batch-size")
+        raise InputError(
+            f"--search: no mesh of {devices} devices divides the model and {rows} rows; change --batch-size"
+        )
 
     def compile_one(one: searching.Candidate) -> Report:
         planned.overrides = {"backend": one.backend}
@@ -205,11 +211,15 @@ def _notes(planned: planning.Planning, target: Target) -> list[str]:
     config: Any = planned.config
     if hasattr(config, "batch_size"):
         found.append(
-            f"rows follow from --max-length {config.max_length} and --batch-size {config.batch_size}, with every example "
-            "as long as that; data that is shorter packs into fewer rows"
+            f"rows follow from --max-length {config.max_length} and --batch-size {config.batch_size}, with every "
+            "example as long as that; data that is shorter packs into fewer rows"
         )
     if target.platform == "cpu":
-        found.append("CPU devices stand in: another compiler, other fusions and no kernels, so no measure of a TPU or GPU")
+        found.append(
+            "CPU devices stand in: another compiler, other fusions and no kernels, so no measure of a TPU or GPU"
+        )
     if target.platform == "gpu":
-        found.append("nothing is autotuned, and no kernel was run: matrix products are Triton's where cuBLAS may be faster")
+        found.append(
+            "nothing is autotuned, and no kernel was run: matrix products are Triton's where cuBLAS may be faster"
+        )
     return found

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxllm.plan.hlo import Computation, Instruction, Module
+from jaxllm.plan.hlo import Computation, Instruction
 from jaxllm.plan.program import KINDS, Cost
+
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
@@ -179,7 +180,7 @@ def axes_of(groups: Sequence[Sequence[int]], mesh: Mesh) -> str:
 
 def _ring(x: Instruction, mesh: Mesh) -> tuple[int, ...]:
     """The devices that a permute passes something round, from its first pair."""
-    following = dict(groups_of(x, mesh.size))
+    following = {pair[0]: pair[-1] for pair in groups_of(x, mesh.size)}
     if not following:
         return ()
     first = next(iter(following))
@@ -191,7 +192,12 @@ def _ring(x: Instruction, mesh: Mesh) -> tuple[int, ...]:
 
 
 def _what(
-    kind: str, axis: str, x: Instruction, computation: Computation, params: Sequence[Parameter], sizes: Mapping[str, int]
+    kind: str,
+    axis: str,
+    x: Instruction,
+    computation: Computation,
+    params: Sequence[Parameter],
+    sizes: Mapping[str, int],
 ) -> str:
     """What is moved, in words, from the axis, JAX's name of the operation, and shapes."""
     given = [y for operand in computation.operands(x) for y in operand.result]
@@ -203,7 +209,7 @@ def _what(
         return "keys and values" if not backward else "keys, values and their gradients"
     if "expert" in axes:
         return "tokens of experts"
-    # An all-gather gives a parameter whole along its axes, a reduce-scatter is given a gradient so, a ring passes parts.
+    # An all-gather gives a parameter whole along its axes, a reduce-scatter takes a gradient so, a ring passes parts.
     whole = [y.shape for y in (x.result[-1:] if kind == "all-gather" else given)]
     along = set() if kind == "collective-permute" else axes
     matrices = [p for p in params if p.axes & axes and any(_alike(p.part(sizes, along), shape) for shape in whole)]

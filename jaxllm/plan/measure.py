@@ -28,17 +28,19 @@ class Measured:
     seconds: float
     """The median step's."""
     temporary_bytes: int | None
-    """On a CPU what the process grew by at most while it made steps; elsewhere the devices' peak less what they hold."""
+    """On a CPU what the process grew by at most while it made steps; else the devices' peak less what they hold."""
     peak_bytes: int | None
     """On a CPU what the process held at most, all of Python and its libraries included."""
 
 
 def measure(report: Report, steps: int = STEPS) -> Measured:
-    """Makes steps from initialised parameters with the compiled program. Raises InputError where devices are not here."""
+    """Makes steps from initialised parameters with the compiled program. Raises InputError without the devices."""
     step = report.step
     devices = list(step.mesh.devices.flat)
     if any(device not in jax.devices() for device in devices):
-        raise InputError(f"--measure with --topology {step.target.text}: these devices are not here; give cpu:N, or what is")
+        raise InputError(
+            f"--measure with --topology {step.target.text}: these devices are not here; give cpu:N, or what is"
+        )
     program, layout, batch = step.program, step.program.layout, step.batch
     state = init_state(dataclasses.replace(program.model, load=None), program.optimizer, layout)
     frozen = materialize(dataclasses.replace(program.model, load=None), layout.frozen, 0)
@@ -95,7 +97,9 @@ def json_of(report: Report, found: Measured) -> dict[str, Any]:
 def text_of(report: Report, found: Measured) -> str:
     """Prediction and measurement side by side."""
     n, t = report.devices, report.times
-    word = "what the process grew by" if report.step.target.platform == "cpu" else "the devices' peak less what they hold"
+    word = (
+        "what the process grew by" if report.step.target.platform == "cpu" else "the devices' peak less what they hold"
+    )
     temporaries = gib(found.temporary_bytes) if found.temporary_bytes is not None else "not known"
     lines = [
         "", f"{found.steps} steps on this machine      {'predicted':>14} {'measured':>14}",

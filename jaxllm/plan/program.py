@@ -46,7 +46,9 @@ class Cost:
         """Each instruction that runs, with its computation and how often; fusions: those inside of fusions too."""
         yield from self._walk(self.module.entry, 1, fusions)
 
-    def _walk(self, computation: Computation, times: int, fusions: bool) -> Iterator[tuple[Computation, Instruction, int]]:
+    def _walk(
+        self, computation: Computation, times: int, fusions: bool
+    ) -> Iterator[tuple[Computation, Instruction, int]]:
         for x in computation.instructions.values():
             yield computation, x, times
             for called, trips in self._calls(computation, x, fusions):

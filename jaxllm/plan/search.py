@@ -67,7 +67,7 @@ class Found:
 
 
 _SAVED = {"full": 1.0, "none": 18.0}
-"""Activations of a layer that remat keeps, in residual streams of bfloat16, by formula (Korthikanti et al. 2022, section
+"""Activations of a layer that remat keeps, in residual streams of bfloat16, (Korthikanti et al. 2022, section
 4, without attention's scores); policies between them are taken to keep eight."""
 _AGAIN = {"full": 4 / 3, "none": 1.0}
 """Hardware FLOPs over model FLOPs; of policies between them 1.1."""
@@ -201,8 +201,8 @@ def text_of(found: Sequence[Found], tried: int) -> str:
     """A table, side by side."""
     lines = [
         f"{tried} configurations estimated, {len(found)} compiled; the fastest that fits is first",
-        f"{'mesh':<28} {'remat':<10} {'parts':>5} {'attention':<9} {'peak':>10} {'step, ms':>10} {'apart':>8} {'MFU':>6}"
-        "  bound by",
+        f"{'mesh':<28} {'remat':<10} {'parts':>5} {'attention':<9} {'peak':>10} {'step, ms':>10} {'apart':>8} "
+        f"{'MFU':>6}  bound by",
     ]
     for x in found:
         c, r = x.estimate.candidate, x.report

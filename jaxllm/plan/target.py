@@ -1,4 +1,4 @@
-"""The hardware that a plan is for, from text such as v5e:16x16*2, h100:1x4x8 or cpu:256: its devices, none of them here."""
+"""The hardware that a plan is for, from text like v5e:16x16*2, h100:1x4x8 or cpu:256: devices that are not here."""
 
 from __future__ import annotations
 
@@ -198,5 +198,5 @@ def compiling(target: Target) -> Iterator[None]:
         stack.callback(jax.config.update, "jax_enable_compilation_cache", cache)
         if target.platform == "gpu":
             where = "jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version"
-            stack.enter_context(mock.patch(where, lambda: 91000))
+            stack.enter_context(mock.patch(where, return_value=91000))
         yield

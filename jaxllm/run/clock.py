@@ -60,7 +60,7 @@ class Clock:
         self._paused_s += time.monotonic() - began
 
     def lap(self) -> dict[str, float | None]:
-        """tokens_per_s, tflops_per_device and mfu since the last call; None where nothing was timed, or no peak is known.
+        """tokens_per_s, tflops_per_device and mfu since the last call; None without steps, mfu also without a peak.
 
         FLOPs are the model's: those that training needs, whatever is recomputed.
         """

@@ -73,7 +73,8 @@ def test_who_holds_libtpu_is_named(tmp_path, monkeypatch):
     lock.touch()
     monkeypatch.setattr(target, "LOCK", lock)
     target.check_lock()
-    code = f"import fcntl, time\nf = open({str(lock)!r}, 'r+')\nfcntl.flock(f, fcntl.LOCK_EX)\nprint(1, flush=True)\ntime.sleep(60)"
+    code = f"import fcntl, time\nf = open({str(lock)!r}, 'r+')\nfcntl.flock(f, fcntl.LOCK_EX)\n"
+    code += "print(1, flush=True)\ntime.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:
         assert other.stdout.readline()
         with pytest.raises(InputError, match=rf"libtpu is in use by process {other.pid} .*wait for it"):

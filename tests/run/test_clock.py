@@ -6,8 +6,8 @@ import types
 import numpy as np
 import pytest
 
-from jaxllm.distributed.mesh import make_mesh
 from jaxllm.distributed.chips import peak_flops
+from jaxllm.distributed.mesh import make_mesh
 from jaxllm.run.clock import Clock
 
 
