@@ -64,6 +64,13 @@ class Config:
 
 
 def read(argv: Sequence[str]) -> Config:
+    """The flags, and the process set up to compile for the topology. Raises InputError."""
+    config = flags(argv)
+    prepare(parse_target(config.topology))
+    return config
+
+
+def flags(argv: Sequence[str]) -> Config:
     """Takes this command's flags out of the script's. Raises InputError."""
     own, command = separate(argv)
     config = parse(Config, own, prog="python -m jaxllm plan")
@@ -80,7 +87,7 @@ def read(argv: Sequence[str]) -> Config:
     for name in ("finalists", "buffers"):
         if getattr(config, name) < 1:
             raise InputError(f"--{name} {getattr(config, name)}: at least 1 is needed")
-    prepare(parse_target(config.topology))
+    parse_target(config.topology)
     return dataclasses.replace(config, command=tuple(command))
 
 
