@@ -188,7 +188,7 @@ def _in_use() -> str:
 
 @contextlib.contextmanager
 def compiling(target: Target) -> Iterator[None]:
-    """What tracing and compiling for a target need: no cache of programs, and for a GPU cuDNN's version, given by hand.
+    """What tracing and compiling for a target need: no cache of programs; for a GPU its capability and cuDNN's version.
 
     No cuDNN is there to be asked; its kernels are not called while compiling.
     """
@@ -197,6 +197,9 @@ def compiling(target: Target) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.callback(jax.config.update, "jax_enable_compilation_cache", cache)
         if target.platform == "gpu":
-            where = "jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version"
-            stack.enter_context(mock.patch(where, return_value=91000))
+            assert target.chip is not None
+            major, where = target.chip.target["major"], "jax._src.cudnn.fused_attention_stablehlo"
+            stack.enter_context(mock.patch(f"{where}.check_cudnn_version", return_value=91000))
+            able = lambda capability: float(capability) <= major  # noqa: E731
+            stack.enter_context(mock.patch(f"{where}.check_compute_capability", able))
         yield
