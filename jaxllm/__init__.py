@@ -25,8 +25,9 @@ Training
 Using models
     generate, tag, score, logprobs
 
-Importing this sets no global state and imports no JAX until a name is used (but where the extra `plan` is installed). Each function has its shapes and errors in
-its docstring; `python -m jaxllm` and the scripts in `experiments/` do the same from the command line.
+Importing this sets no global state and imports no JAX until a name is used (but where a CUDA plugin without a GPU would
+speak up). Each function has its shapes and errors in its docstring; `python -m jaxllm` and the scripts in
+`experiments/` do the same from the command line.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def on_cpu() -> bool:
 
 
 def idle_plugins() -> bool:
-    """Whether a plugin for NVIDIA's GPUs or TPUs is installed and JAX will run on CPU, with no plugin of another maker."""
+    """Whether a plugin for NVIDIA's GPUs or TPUs is installed, no other is, and JAX will run on CPU."""
     others = _installed("jax_rocm7_plugin", "jax_rocm60_plugin", "jax_metal", "jax_plugins.intel_gpu")
     return on_cpu() and not others and _installed("libtpu", *CUDA)
 

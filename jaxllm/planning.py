@@ -1,4 +1,4 @@
-"""What a plan tells the code that it runs for hardware that is not here (see jaxllm/plan): devices, platform, stand-ins.
+"""What a plan (jaxllm/plan) tells the code that it runs for hardware not here: devices, platform, stand-ins.
 
 A plan runs a training script as it is, up to the step that `fit` compiles. Within `planned(...)`, whoever asks for
 devices, for their platform, or for what only a real run has (weights, a tokenizer, a run folder) is told by `current`.
@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
+
 
 @dataclasses.dataclass
 class Planning:

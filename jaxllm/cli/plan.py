@@ -1,4 +1,4 @@
-r"""`python -m jaxllm plan SCRIPT ... --topology v5e:16x16`: what a training script's step would cost on hardware not here.
+r"""`python -m jaxllm plan SCRIPT ... --topology v5e:16x16`: what a script's step would cost on other hardware.
 
     python -m jaxllm plan experiments/pretrain.py --topology v5e:16x16 --mesh fsdp=64,tensor=4 --model llama-8b \
         --batch-size 256 --max-length 4096 --dtype bfloat16 --remat full
@@ -25,6 +25,10 @@ from typing import Any
 import tyro
 
 from jaxllm import planning
+from jaxllm.distributed.topology import parse_mesh
+from jaxllm.models.remat import REMAT
+from jaxllm.plan import measure as measuring
+from jaxllm.plan import search as searching
 from jaxllm.plan.report import Report, make_report, text_of
 from jaxllm.plan.step import compile_step, rows_of
 from jaxllm.plan.target import Target, devices_of, parse_target, prepare
@@ -35,7 +39,7 @@ from jaxllm.types import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Compiles the step of SCRIPT, given with its own flags, for hardware that is not here, and says what it would cost.
+    """Compiles the step of SCRIPT, given with its flags, for hardware that is not here, and says what it would cost.
 
     Flags of this command stand among the script's.
     """
@@ -47,11 +51,26 @@ class Config:
     """Print one JSON object and nothing else."""
     tokens: float = 0.0
     """Length of a whole training in tokens, such as 1e12, for its chip-hours; 0 for none."""
+    measure: bool = False
+    """Also make ten steps on this machine's devices, and print prediction and measurement side by side."""
+    search: bool = False
+    """Try meshes, remat policies, microbatches and attention backends at this batch, and compare the best."""
+    finalists: int = 4
+    """Number of configurations that --search compiles, after it has estimated all by formula."""
+    buffers: int = 10
+    """Number of the largest buffers to list."""
     command: tyro.conf.Suppress[tuple[str, ...]] = ()
     """The script and its flags."""
 
 
 def read(argv: Sequence[str]) -> Config:
+    """The flags, and the process set up to compile for the topology. Raises InputError."""
+    config = flags(argv)
+    prepare(parse_target(config.topology))
+    return config
+
+
+def flags(argv: Sequence[str]) -> Config:
     """Takes this command's flags out of the script's. Raises InputError."""
     own, command = separate(argv)
     config = parse(Config, own, prog="python -m jaxllm plan")
@@ -60,16 +79,23 @@ def read(argv: Sequence[str]) -> Config:
     if not os.path.isfile(command[0]):
         raise InputError(f"{command[0]}: there is no such script")
     if not config.topology:
-        raise InputError("--topology is missing: name the hardware, such as v5e:16x16, h100:1x1x8 or cpu:8 (see --help)")
+        raise InputError(
+            "--topology is missing: name the hardware, such as v5e:16x16, h100:1x1x8 or cpu:8 (see --help)"
+        )
     if not 0 <= config.tokens < float("inf"):
         raise InputError(f"--tokens {config.tokens}: give a finite number, 0 or more")
-    prepare(parse_target(config.topology))
+    for name in ("finalists", "buffers"):
+        if getattr(config, name) < 1:
+            raise InputError(f"--{name} {getattr(config, name)}: at least 1 is needed")
+    parse_target(config.topology)
     return dataclasses.replace(config, command=tuple(command))
 
 
 def separate(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """(this command's flags, the script and its flags)."""
-    flags = {f"--{field.name.replace('_', '-')}": field for field in dataclasses.fields(Config) if field.name != "command"}
+    flags = {
+        f"--{field.name.replace('_', '-')}": field for field in dataclasses.fields(Config) if field.name != "command"
+    }
     own: list[str] = []
     rest: list[str] = []
     words = list(argv)
@@ -89,19 +115,72 @@ def separate(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def main(config: Config) -> None:
     """Plans and prints."""
-    report = plan(config)
-    print(json.dumps(report.json()) if config.json else text_of(report, config.tokens))
-
-
-def plan(config: Config) -> Report:
-    """The report of a script's step. Raises InputError."""
     target = parse_target(config.topology)
+    with contextlib.ExitStack() as stack:
+        planned = stack.enter_context(_planning(target))
+        if config.search:
+            found, tried = _search(config, target, planned)
+            values: Any = {"topology": config.topology, "tried": tried, "candidates": searching.json_of(found)}
+            text = searching.text_of(found, tried)
+        else:
+            report = plan(config.command, target, planned, config.buffers)
+            values, text = report.json(), text_of(report, config.tokens)
+            if config.measure:
+                measured = measuring.measure(report)
+                values["measured"] = measuring.json_of(report, measured)
+                text += "\n" + measuring.text_of(report, measured)
+    print(json.dumps(values) if config.json else text)
+
+
+def plan(
+    command: Sequence[str], target: Target, planned: planning.Planning, buffers: int = 10, notes: Sequence[str] = ()
+) -> Report:
+    """The report of a script's step. Raises InputError."""
+    program = take(command, planned)
+    step = compile_step(program, target, rows_of(program, planned))
+    return make_report(step, [*notes, *_notes(planned, target)], buffers)
+
+
+@contextlib.contextmanager
+def _planning(target: Target) -> Iterator[planning.Planning]:
+    """Makes a plan current, with a temporary folder for all that the script would keep."""
     with tempfile.TemporaryDirectory(prefix="jaxllm-plan-") as folder:
         planned = planning.Planning(devices_of(target), target.platform, Path(folder))
-        with planning.planned(planned), _quiet(Path(folder), config.json):
-            program = take(config.command, planned)
-            step = compile_step(program, target, rows_of(program, planned))
-            return make_report(step, _notes(planned, target))
+        with planning.planned(planned), _cache_in(Path(folder)):
+            yield planned
+
+
+def _search(config: Config, target: Target, planned: planning.Planning) -> tuple[list[searching.Found], int]:
+    """The finalists, compiled, and how many configurations were estimated."""
+    devices = len(planned.devices)
+    program = _any_program(config.command, planned, devices)
+    batch = rows_of(program, planned)
+    rows, length = getattr(batch, "batch", batch).tokens_BT.shape
+    flops, tokens = program.flops.of(batch), rows * length
+    estimates = []
+    for one in searching.candidates(target, devices, program, rows, length, [r for r in REMAT if r != "offload"]):
+        sizes = parse_mesh(one.mesh, devices).sizes
+        if (found := searching.estimate(one, sizes, program, target, flops, tokens)) is not None:
+            estimates.append(found)
+    if not estimates:
+        raise InputError(
+            f"--search: no mesh of {devices} devices divides the model and {rows} rows; change --batch-size"
+        )
+
+    def compile_one(one: searching.Candidate) -> Report:
+        planned.overrides = {"backend": one.backend}
+        return plan([*config.command, *one.flags], target, planned, config.buffers)
+
+    return searching.search(estimates, target, target.devices / devices, config.finalists, compile_one), len(estimates)
+
+
+def _any_program(command: Sequence[str], planned: planning.Planning, devices: int) -> Program:
+    """The script's step on the first simple mesh that divides it."""
+    for size in sorted({n for n in range(1, devices + 1) if devices % n == 0}, reverse=True):
+        heard = io.StringIO()
+        with contextlib.suppress(SystemExit), contextlib.redirect_stderr(heard):
+            return take([*command, "--mesh", f"fsdp={size},tensor={devices // size}"], planned)
+    raise InputError(heard.getvalue().strip().removeprefix("error: ") or "the script stopped before its step")
 
 
 def take(command: Sequence[str], planned: planning.Planning) -> Program:
@@ -121,7 +200,7 @@ def take(command: Sequence[str], planned: planning.Planning) -> Program:
 
 
 @contextlib.contextmanager
-def _quiet(folder: Path, silent: bool) -> Iterator[None]:
+def _cache_in(folder: Path) -> Iterator[None]:
     """Keeps what the script caches in a temporary folder."""
     before = os.environ.get("XDG_CACHE_HOME")
     os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
@@ -139,11 +218,15 @@ def _notes(planned: planning.Planning, target: Target) -> list[str]:
     config: Any = planned.config
     if hasattr(config, "batch_size"):
         found.append(
-            f"rows follow from --max-length {config.max_length} and --batch-size {config.batch_size}, with every example "
-            "as long as that; data that is shorter packs into fewer rows"
+            f"rows follow from --max-length {config.max_length} and --batch-size {config.batch_size}, with every "
+            "example as long as that; data that is shorter packs into fewer rows"
         )
     if target.platform == "cpu":
-        found.append("CPU devices stand in: another compiler, other fusions and no kernels, so no measure of a TPU or GPU")
+        found.append(
+            "CPU devices stand in: another compiler, other fusions and no kernels, so no measure of a TPU or GPU"
+        )
     if target.platform == "gpu":
-        found.append("nothing is autotuned, and no kernel was run: matrix products are Triton's where cuBLAS may be faster")
+        found.append(
+            "nothing is autotuned, and no kernel was run: matrix products are Triton's where cuBLAS may be faster"
+        )
     return found

@@ -3,12 +3,12 @@
 Sources, as numbered below:
 
 1. cloud.google.com/tpu/docs/v4, v5e, v5p, v6e and tpu7x: "Key specifications" (peak compute, HBM, bidirectional
-   inter-chip interconnect bandwidth per chip, of which half goes each way, over 4 or 6 ports; network per chip or host).
+   inter-chip interconnect bandwidth per chip, half of it each way, over 4 or 6 ports; network per chip or host).
 2. NVIDIA's data sheets of A100 (80 GB SXM), H100 (SXM), H200 (SXM) and B200 (HGX): dense tensor-core rates (without
    sparsity), memory, NVLink (bidirectional, of which half goes each way).
 3. NVIDIA's DGX A100, H100, H200 and B200 data sheets: one network adapter per GPU, 200 Gb/s (A100), 400 Gb/s (others).
 4. github.com/openxla/xla, xla/backends/gpu/target_config/specs: what XLA's compiler asks of a GPU.
-5. jax-ml.github.io/scaling-book, "How to Think About TPUs": v4's ICI of 4.5e10 bytes/s a link each way, which (1) lacks.
+5. jax-ml.github.io/scaling-book, "How to Think About TPUs": v4's ICI, 4.5e10 bytes/s a link each way, which (1) lacks.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ class Chip:
     """Between slices or hosts, a chip's share."""
     dims: int = 0
     """Dimensions of the torus of a TPU."""
+    devices: int = 1
+    """Of JAX per chip, in runs."""
     target: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """What XLA's compiler asks of a GPU, and of no TPU."""
 
@@ -58,13 +60,13 @@ def _gpu(cores: int, units: int, shared: int, optin: int, cache: int, clock: flo
 
 CHIPS: dict[str, Chip] = {
     # TPUs: (1); v4's link is (5)'s. Memory is what the runtime gives to programs. Networks are a host's adapters over
-    # its chips: v5e 2 x 100 Gb/s over 8, v6e 4 x 200 Gb/s over 8, v5p 50 Gb/s a chip; v4's and 7x's are taken to be v5p's
-    # and v6e's, for (1) does not say.
+    # its chips: v5e 2 x 100 Gb/s over 8, v6e 4 x 200 Gb/s over 8, v5p 50 Gb/s a chip; v4's and 7x's are taken to be
+    # v5p's and v6e's, for (1) does not say.
     "v4": Chip("TPU v4", 275e12, 275e12, 32 * GIB, 1.2e12, 45e9, 6.25e9, 3),
     "v5e": Chip("TPU v5 lite", 197e12, 197e12, 16 * GIB, 819e9, 50e9, 3.125e9, 2),
     "v5p": Chip("TPU v5", 459e12, 459e12, 95 * GIB, 2765e9, 100e9, 6.25e9, 3),
     "v6e": Chip("TPU v6 lite", 918e12, 918e12, 32 * GIB, 1638e9, 100e9, 12.5e9, 2),
-    "v7x": Chip("TPU7x", 2307e12, 2307e12, 192 * GIB, 7380e9, 100e9, 12.5e9, 3),
+    "v7x": Chip("TPU7x", 2307e12, 2307e12, 192 * GIB, 7380e9, 100e9, 12.5e9, 3, devices=2),
     # GPUs: (2), networks (3), what the compiler asks (4), whose memory is what a driver reports.
     "a100": Chip("NVIDIA A100", 312e12, 156e12, 85100068864, 2039e9, 300e9, 25e9,
                  target=_gpu(108, 64, 167936, 166912, 41943040, 1.41, 8)),
@@ -91,7 +93,7 @@ def peak_flops(device: jax.Device) -> float | None:
     """Dense bfloat16 FLOP/s of a device, None where it is not known."""
     chip = chip_of(device)
     if chip is not None:
-        return chip.flops
+        return chip.flops / chip.devices
     return next((x for kind, x in _OTHERS.items() if device.device_kind.startswith(kind)), None)
 
 

@@ -1,10 +1,10 @@
 """Model FLOPs: the arithmetic that a training step needs by formula, whatever the compiler makes of it.
 
-Matrix products alone are counted, a multiply-add as two (Chowdhery et al. 2022, PaLM, appendix B). Per token a matrix of
-n entries costs 2n forward, 2n for the gradient of its input and 2n for its own, the latter only where it is trained: not
-in the base under LoRA, not where parameters are frozen. Of experts those that a token goes through count. Attention costs
-4 N H forward and 8 N H backward for each pair of a query and a key that it sees: causal, within windows and documents, and
-with a shared prompt counted once. Nothing is counted for what is recomputed.
+Matrix products alone are counted, a multiply-add as two (Chowdhery et al. 2022, PaLM, appendix B). Per token a matrix
+of n entries costs 2n forward, 2n for the gradient of its input and 2n for its own, the latter only where it is trained:
+not in the base under LoRA, not where parameters are frozen. Of experts those that a token goes through count. Attention
+costs 4 N H forward and 8 N H backward for each pair of a query and a key that it sees: causal, within windows and
+documents, and with a shared prompt counted once. Nothing is counted for what is recomputed.
 """
 
 from __future__ import annotations
@@ -53,10 +53,13 @@ def model_flops(model: ModelSpec, freeze: Mapping[str, slice], *, reference: boo
     config = config_of(bind(model.graphdef, model.graphdef.abstract))
     depth = getattr(config, "depth", 1)
     shapes = {name: x.shape for name, x in model.graphdef.abstract.items()}
-    trained = {name: np.zeros(depth, bool) if name in model.frozen else _trained(name, freeze, depth) for name in shapes}
+    trained = {
+        name: np.zeros(depth, bool) if name in model.frozen else _trained(name, freeze, depth) for name in shapes
+    }
     own = {name: shape for name, shape in shapes.items() if not name.startswith(PREFIX)}
     below = any(x.any() for name, x in trained.items() if name.startswith("embeddings.") and name in own)
-    layers = np.any([x for name, x in trained.items() if name.startswith("blocks.") and name in own] or [[False]], axis=0)
+    stacked = [x for name, x in trained.items() if name.startswith("blocks.") and name in own]
+    layers = np.any(stacked, axis=0) if stacked else np.zeros(depth, bool)
     passed_L = np.ones(depth, bool) if below else np.maximum.accumulate(layers)  # a gradient passes through
     total = 0.0
     for name, shape in own.items():

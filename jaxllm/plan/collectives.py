@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxllm.plan.hlo import Computation, Instruction, Module
-from jaxllm.plan.program import Cost
-
-_KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute",
-          "collective-broadcast")  # fmt: skip
+from jaxllm.plan.hlo import Computation, Instruction
+from jaxllm.plan.program import KINDS, Cost
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,39 +37,60 @@ class Collective:
     """Places in the mesh of the devices of one group."""
 
 
-def find(cost: Cost, mesh: Mesh, params: Mapping[str, tuple[int, ...]], links: Links) -> list[Collective]:
-    """All collectives of a program, each once with its trips. params: local shapes of a layer's parameters by name."""
-    found = []
-    module = cost.module
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """A parameter of one layer: its shape, and the mesh axes that each of its dimensions is cut over."""
+
+    name: str
+    shape: tuple[int, ...]
+    cut: tuple[tuple[str, ...], ...]
+
+    def part(self, sizes: Mapping[str, int], whole: set[str]) -> tuple[int, ...]:
+        """Its shape on a device once it is whole along the axes `whole`."""
+        return tuple(n // math.prod(sizes[a] for a in axes if a not in whole)
+                     for n, axes in zip(self.shape, self.cut, strict=True))  # fmt: skip
+
+    @property
+    def axes(self) -> set[str]:
+        """All that it is cut over."""
+        return {axis for axes in self.cut for axis in axes}
+
+
+def find(cost: Cost, mesh: Mesh, params: Sequence[Parameter], links: Links) -> list[Collective]:
+    """All collectives of a program, each once with its trips."""
+    found, chains = [], set()
     for computation, x, times in cost.walk(fusions=True):
         kind = x.opcode.removesuffix("-start")
-        if kind not in _KINDS:
+        if kind not in KINDS:
             continue
+        if "chain_id=" in x.rest:  # a TPU's, spread over fusions that start it, compute meanwhile, and end it
+            chain = x.attribute("channel_id"), re.search(r'chain_id="(\d+)"', x.rest)[1]  # type: ignore[index]
+            if chain in chains:
+                continue
+            chains.add(chain)
         if kind == "all-reduce" and _scatters(computation, x):
             kind = "reduce-scatter"
         groups = groups_of(x, mesh.size)
         one = max(groups, key=len) if groups else tuple(range(mesh.size))
-        members = len(one)
-        if members == 1 and kind != "collective-permute":
-            continue
-        ring = kind == "collective-permute"
         axis = axes_of(groups, mesh) if groups else "+".join(a for a, n in mesh.shape.items() if n > 1)
         size = _payload(kind, computation, x)
-        if ring:
-            group = _ring(x, mesh)
-            members = len(group) or 2
-            size *= len(groups) / max(1, len(groups))
-            one = group or one
-        sent = sent_bytes(kind, size, members)
-        if not sent:
+        if kind == "collective-permute":
+            one = _ring(x, mesh) or one
+        sent = sent_bytes(kind, size, len(one)) * times
+        if not sent or axis == "none":
             continue
-        found.append(
-            Collective(
-                axis, kind, _what(kind, axis, x, computation, params, module), sent * times, times, members,
-                links.between(one), str(x.result[-1]), module.place(x), one,
-            )  # fmt: skip
-        )
+        what = _what(kind, axis, x, computation, params, mesh.shape)
+        if kind == "collective-permute" and "ppermute" not in x.op_name and len(one) > 2 and "dot_general" in x.op_name:
+            kind = "reduce-scatter" if _accumulates(computation, x) else "all-gather"  # which the compiler made a ring
+            what = what.replace("passed on", _VERBS[kind]) + ", as a ring"
+        found.append(Collective(axis, kind, what, sent, times, len(one), links.between(one), str(x.result[-1]),
+                                cost.module.place(x), one))  # fmt: skip
     return found
+
+
+def _accumulates(computation: Computation, x: Instruction) -> bool:
+    """Whether what a permute passes on was added to before, as in a ring that sums."""
+    return any(y.opcode == "add" or (y.opcode == "fusion" and "add" in y.name) for y in computation.operands(x))
 
 
 def sent_bytes(kind: str, size: float, members: int) -> float:
@@ -161,7 +180,7 @@ def axes_of(groups: Sequence[Sequence[int]], mesh: Mesh) -> str:
 
 def _ring(x: Instruction, mesh: Mesh) -> tuple[int, ...]:
     """The devices that a permute passes something round, from its first pair."""
-    following = dict(groups_of(x, mesh.size))
+    following = {pair[0]: pair[-1] for pair in groups_of(x, mesh.size)}
     if not following:
         return ()
     first = next(iter(following))
@@ -173,39 +192,75 @@ def _ring(x: Instruction, mesh: Mesh) -> tuple[int, ...]:
 
 
 def _what(
-    kind: str, axis: str, x: Instruction, computation: Computation, params: Mapping[str, tuple[int, ...]], module: Module
+    kind: str,
+    axis: str,
+    x: Instruction,
+    computation: Computation,
+    params: Sequence[Parameter],
+    sizes: Mapping[str, int],
 ) -> str:
     """What is moved, in words, from the axis, JAX's name of the operation, and shapes."""
-    sizes = {tuple(n for n in y.shape if n > 1) for y in (*x.result, *(z for o in computation.operands(x) for z in o.result))}
-    names = [name for name, shape in params.items() if _same(shape, sizes)]
-    named = re.sub(r"^blocks\.", "", min(names, key=len)) if names else ""
+    given = [y for operand in computation.operands(x) for y in operand.result]
+    axes = set(axis.split("+"))
     if all(math.prod(y.shape) <= 16 for y in x.result):
         return "sums of metrics and counts"
     backward = "transpose(" in x.op_name
     if axis == "context":
         return "keys and values" if not backward else "keys, values and their gradients"
-    if "expert" in axis.split("+"):
+    if "expert" in axes:
         return "tokens of experts"
-    if names and set(axis.split("+")) <= {"data", "fsdp", "tensor", "none"}:
-        if kind in ("reduce-scatter", "all-reduce"):
-            return f"gradients summed ({named})" if kind == "all-reduce" else f"gradients scattered ({named})"
-        if kind in ("all-gather", "collective-permute"):
-            return f"parameters gathered ({named})"
-    verb = {"all-gather": "gathered", "all-reduce": "summed", "reduce-scatter": "summed and scattered",
-            "all-to-all": "exchanged", "collective-permute": "passed on"}.get(kind, "moved")  # fmt: skip
-    if set(axis.split("+")) <= {"data", "fsdp"} and kind in ("reduce-scatter", "all-reduce"):
+    # An all-gather gives a parameter whole along its axes, a reduce-scatter takes a gradient so, a ring passes parts.
+    whole = [y.shape for y in (x.result[-1:] if kind == "all-gather" else given)]
+    along = set() if kind == "collective-permute" else axes
+    matrices = [p for p in params if p.axes & axes and any(_alike(p.part(sizes, along), shape) for shape in whole)]
+    replicas = [p for p in params if not p.axes & axes and any(_alike(p.part(sizes, set()), shape) for shape in whole)]
+    reduces = kind in ("reduce-scatter", "all-reduce")
+    if matrices and not reduces:
+        return f"parameters gathered ({_names(matrices)})"
+    if matrices and kind == "reduce-scatter":
+        return f"gradients scattered ({_names(matrices)})"
+    if reduces and (matrices or replicas) and (backward or not x.op_name):
+        return f"gradients summed ({_names(matrices or replicas)})"
+    verb = _VERBS.get(kind, "moved")
+    if reduces and not x.op_name:
         return f"gradients {verb}"
     return f"activations {verb}" + (" (backward)" if backward else "")
 
 
-def _same(shape: tuple[int, ...], sizes: set[tuple[int, ...]]) -> bool:
-    """Whether an array of one of these sizes could be a parameter, whole or in part: axis by axis it divides it."""
-    whole = sorted(n for n in shape if n > 1)
-    return any(
-        len(whole) == len(size) and sum(a == b for a, b in zip(whole, sorted(size), strict=True)) >= len(whole) - 1
-        and all(a % b == 0 for a, b in zip(whole, sorted(size), strict=True))
-        for size in sizes if size
-    )  # fmt: skip
+_VERBS = {
+    "all-gather": "gathered", "all-reduce": "summed", "reduce-scatter": "summed and scattered",
+    "all-to-all": "exchanged", "collective-permute": "passed on",
+}  # fmt: skip
+
+
+def _names(params: Sequence[Parameter]) -> str:
+    return re.sub(r"^blocks\.", "", min((p.name for p in params), key=len))
+
+
+def _alike(part: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether an array of this shape can hold this part of a parameter, whole or a piece of it along one dimension.
+
+    Compilers transpose arrays, and split dimensions into tiles.
+    """
+    left = sorted(n for n in part if n > 1)
+    return any(_piece(left, sorted(merged)) for merged in _merges(tuple(n for n in shape if n > 1), len(left)))
+
+
+def _piece(left: list[int], right: list[int]) -> bool:
+    if left == right:
+        return True
+    rest = [*left]
+    for n in right:
+        if n in rest:
+            rest.remove(n)
+    return len(left) > 1 and len(rest) == 1 and math.prod(left) in (k * math.prod(right) for k in (2, 4, 8))
+
+
+def _merges(shape: tuple[int, ...], count: int) -> Iterator[tuple[int, ...]]:
+    """The shape with neighbouring dimensions merged so that `count` are left."""
+    for cuts in itertools.combinations(range(1, len(shape)), count - 1) if 0 < count <= len(shape) else ():
+        ends = (0, *cuts, len(shape))
+        yield tuple(math.prod(shape[low:high]) for low, high in itertools.pairwise(ends))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -69,8 +69,8 @@ class Instruction:
     @property
     def called(self) -> list[str]:
         """The computations that it calls by name, but those that a reduction applies to each element."""
-        found = re.findall(r"(?:calls|body|condition|called_computation|true_computation|false_computation)=%([\w.\-]+)",
-                           self.rest)  # fmt: skip
+        one = r"(?:calls|body|condition|called_computation|true_computation|false_computation)=%([\w.\-]+)"
+        found = re.findall(one, self.rest)
         many = re.findall(r"(?:branch_computations|called_computations|calls)=\{([^}]*)\}", self.rest)
         found += [name for text in many for name in re.findall(r"%([\w.\-]+)", text)]
         return found + re.findall(r"(?<!\w)to_apply=%([\w.\-]+)", self.rest) * (self.opcode == "call")
@@ -231,7 +231,9 @@ _ARRAY = re.compile(r"(\w+)\[([\d,<= ]*)\](?:\{[^}]*?(?:S\((\d+)\))?[^}S]*\})?")
 def arrays(text: str) -> tuple[Array, ...]:
     """The arrays in the text of a type."""
     found = _ARRAY.findall(text)
-    return tuple(Array(d, tuple(int(n.strip("<= ")) for n in s.split(",") if n), int(space or 0)) for d, s, space in found)
+    return tuple(
+        Array(d, tuple(int(n.strip("<= ")) for n in s.split(",") if n), int(space or 0)) for d, s, space in found
+    )
 
 
 _HEAD = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) (?:\(.*\) -> .*)?\{$")

@@ -14,14 +14,14 @@ from jaxllm.plan.hlo import Array
 from jaxllm.plan.program import Kernels
 
 _PRODUCTS = {"dkv": 4, "dq": 3, "bwd": 5, "fwd": 2, "forward": 2, "backward": 5}
-"""Matrix products [T, H] x [H, S] of a pass: scores and result forward; scores, dP, dV and dK, or dP and dQ, backward."""
+"""Matrix products [T, H] x [H, S] of a pass: forward scores and result; backward scores, dP, and dV and dK, or dQ."""
 
 
 def kernel_flops(model: ModelSpec, batch: Any) -> Kernels:
     """Formulas for this model's attention.
 
-    A kernel computes the blocks of scores that the mask leaves something of. Over layers with several windows it is their
-    mean, for the compiled program holds a kernel for each and takes one by layer.
+    A kernel computes the blocks of scores that the mask leaves something of. Over layers with several windows it is
+    their mean, for the compiled program holds a kernel for each and takes one by layer.
     """
     config = config_of(bind(model.graphdef, model.graphdef.abstract))
     reaches = reaches_of(config)

@@ -28,9 +28,7 @@ class Memory:
 def memory_of(compiled: Any, platform: str) -> Memory:
     """What the compiler states. XLA:CPU's peak leaves temporaries out, so there the sum takes its place."""
     m = compiled.memory_analysis()
-    sum_of_all = (
-        m.argument_size_in_bytes + m.temp_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes
-    )
+    sum_of_all = m.argument_size_in_bytes + m.temp_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes
     stated = int(getattr(m, "peak_memory_in_bytes", 0) or 0)
     return Memory(
         m.argument_size_in_bytes, m.temp_size_in_bytes, m.output_size_in_bytes, m.alias_size_in_bytes,
@@ -71,8 +69,10 @@ def _size(shape: tuple[int, ...]) -> int:
 def arguments_of(step: Step) -> list[Buffer]:
     """The state's arrays as buffers."""
     leaves = jax.tree_util.tree_leaves_with_path(step.program.layout.like)
-    return [Buffer(_part(x), f"{x.dtype}{list(x.sharding.shard_shape(x.shape))}", _words(path), str(x.sharding.spec), "")
-            for path, x in leaves]  # fmt: skip
+    return [
+        Buffer(_part(x), f"{x.dtype}{list(x.sharding.shard_shape(x.shape))}", _words(path), str(x.sharding.spec), "")
+        for path, x in leaves
+    ]
 
 
 def _words(path: Any) -> str:
@@ -158,7 +158,9 @@ class Liveness:
             if len(value) == len(tuples.result) and len(x.result) == 1 and index < len(value):
                 return [value[index]]
             return [frozenset().union(*value)] * len(x.result)
-        if x.opcode in ("bitcast", "while", "opt-barrier", "optimization-barrier", "copy-done") or x.opcode.endswith("-done"):
+        if x.opcode in ("bitcast", "while", "opt-barrier", "optimization-barrier", "copy-done") or x.opcode.endswith(
+            "-done"
+        ):
             if len(given[0]) == len(x.result):
                 return given[0]
             return [frozenset().union(*given[0])] * len(x.result)
@@ -191,7 +193,7 @@ class Liveness:
 
 
 def largest(step: Step, module: Module, count: int = 10) -> tuple[int, list[Buffer]]:
-    """(temporaries at the worst moment by the program's own order, the largest buffers then, the arguments' among them)."""
+    """(temporaries at the worst moment by the program's own order, the largest buffers then, arguments too)."""
     total, alive = Liveness(module).peak()
     found = arguments_of(step)
     for _, x, array in alive:

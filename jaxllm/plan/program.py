@@ -37,8 +37,8 @@ class Cost:
         found: dict[str, float] = {}
         for computation, x, times in self.walk(fusions=True):
             if n := self._own(computation, x):
-                of = computation.operands(x)
-                dtype = of[0].result[0].dtype if of and of[0].result else x.result[0].dtype
+                given = [y.result[0].dtype for y in computation.operands(x) if y.result]
+                dtype = next((name for name in given if "f" in name), x.result[0].dtype)
                 found[dtype] = found.get(dtype, 0.0) + n * times
         return found
 
@@ -46,7 +46,9 @@ class Cost:
         """Each instruction that runs, with its computation and how often; fusions: those inside of fusions too."""
         yield from self._walk(self.module.entry, 1, fusions)
 
-    def _walk(self, computation: Computation, times: int, fusions: bool) -> Iterator[tuple[Computation, Instruction, int]]:
+    def _walk(
+        self, computation: Computation, times: int, fusions: bool
+    ) -> Iterator[tuple[Computation, Instruction, int]]:
         for x in computation.instructions.values():
             yield computation, x, times
             for called, trips in self._calls(computation, x, fusions):
@@ -123,18 +125,24 @@ class Cost:
             sliced = users and all(user.opcode in ("dynamic-slice", "slice", "gather") for user in users)
             changed = users and all(user.opcode == "dynamic-update-slice" and user.operands[0] == inner.parameters[i]
                                     for user in users)  # fmt: skip
+            if users and all(user.opcode in ("tuple", *KINDS) for user in users):
+                continue  # passed through, to a collective that goes on meanwhile
             if sliced and operand.result and operand.result[0].space == 0:
                 total += sum(user.bytes for user in users)
             elif not changed:
                 total += _main(operand.result)
         roots = inner.operands(inner.root) if inner.root.opcode == "tuple" else [inner.root]
         for root, result in zip(roots, x.result, strict=False):
-            if result.space:
+            if result.space or root.opcode == "parameter" or root.opcode in KINDS:
                 continue
             update = inner.operands(root)[1:2] if root.opcode == "dynamic-update-slice" else []
             total += update[0].bytes if update else result.bytes
         return total
 
+
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute",
+         "collective-broadcast")  # fmt: skip
+"""The opcodes of collectives."""
 
 _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "iota",

@@ -11,16 +11,16 @@ import jax
 import numpy as np
 
 from jaxllm.distributed.chips import GIB
-from jaxllm.models.flops import model_flops
 from jaxllm.params import count
 from jaxllm.plan import collectives, memory, roofline
-from jaxllm.plan.collectives import Collective, Links
-from jaxllm.plan.hlo import Module, parse
+from jaxllm.plan.collectives import Collective, Links, Parameter
+from jaxllm.plan.hlo import parse
 from jaxllm.plan.kernels import kernel_flops
 from jaxllm.plan.memory import Buffer, Memory
 from jaxllm.plan.program import Cost
 from jaxllm.plan.roofline import Times
 from jaxllm.plan.step import Step
+from jaxllm.train.setup import Program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Report:
         return self.model_flops / (seconds * chip.flops * self.step.target.devices)
 
     def json(self) -> dict[str, Any]:
-        """The plan as JSON values. collectives: those of one axis, kind and content joined, bytes sent by each device."""
+        """The plan as JSON values. collectives: those of one axis, kind and content joined."""
         t, m = self.times, self.memory
         chip = self.step.target.chip
         return {
@@ -153,34 +153,44 @@ def dims_of(found: Iterable[Collective], mesh: Any) -> dict[tuple[int, ...], int
     return spans
 
 
-def make_report(step: Step, notes: Iterable[str] = ()) -> Report:
-    """All figures of a compiled step."""
+def make_report(step: Step, notes: Iterable[str] = (), buffers: int = 10) -> Report:
+    """All figures of a compiled step. buffers: how many of the largest to name."""
     program, target, mesh = step.program, step.target, step.mesh
     module, like = parse(step.text), program.layout.like
     abstract = program.model.graphdef.abstract
     cost = Cost(module, kernel_flops(program.model, step.batch))
     hardware = cost.flops() * mesh.size
-    layers = {name: x.shape[1:] if name.startswith("blocks.") else x.shape for name, x in abstract.items()}
     links = Links.of(target.platform, mesh)
-    found = collectives.find(cost, mesh, {n: shape for n, shape in layers.items() if math.prod(shape) > 4096}, links)
+    found = collectives.find(cost, mesh, parameters_of(program), links)
     traffic, times = cost.traffic(), None
     if target.chip is not None:
         share = target.devices / mesh.size
         times = roofline.estimate(target.chip, share, cost.by_dtype(), traffic, found, links, dims_of(found, mesh))
     batch = getattr(step.batch, "batch", step.batch)
-    referenced = bool(getattr(program.loss, "reference", False)) and getattr(step.batch, "ref_logps_BT", 0) is None
-    formula = model_flops(program.model, program.freeze, reference=referenced)
     frozen = sum(_held(abstract[name], at) for name, at in program.layout.frozen.items())
-    trained = {name: x for name, x in like.params.items()}
     lines = [*notes]
     if cost.unknown:
-        lines.append(f"no formula knows the FLOPs of {len(cost.unknown)} kernels: {', '.join(sorted(cost.unknown))[:200]}")
+        lines.append(
+            f"no formula knows the FLOPs of {len(cost.unknown)} kernels: {', '.join(sorted(cost.unknown))[:200]}"
+        )
     return Report(
-        step, memory.memory_of(step.compiled, target.platform), memory.held(trained) + frozen, frozen,
-        memory.held(like.opt_state), _batch_bytes(step), memory.largest(step, module)[1],
-        formula.of(step.batch), hardware, traffic, found, times,
+        step, memory.memory_of(step.compiled, target.platform), memory.held(like.params) + frozen, frozen,
+        memory.held(like.opt_state), _batch_bytes(step), memory.largest(step, module, buffers)[1],
+        program.flops.of(step.batch), hardware, traffic, found, times,
         int(np.count_nonzero(batch.segments_BT)), tuple(lines),
     )  # fmt: skip
+
+
+def parameters_of(program: Program) -> list[Parameter]:
+    """The parameters of one layer, and how each is cut."""
+    places, found = {**program.layout.params, **program.layout.frozen}, []
+    for name, x in program.model.graphdef.abstract.items():
+        spec = (*places[name].spec, *(None,) * (x.ndim - len(places[name].spec)))
+        cut = tuple(axes if isinstance(axes, tuple) else (axes,) if axes else () for axes in spec)
+        stacked = name.startswith("blocks.")
+        if math.prod(x.shape[stacked:]) > 16:
+            found.append(Parameter(name, tuple(x.shape[stacked:]), cut[stacked:]))
+    return found
 
 
 def _held(x: jax.ShapeDtypeStruct, at: Any) -> int:
@@ -223,16 +233,16 @@ def _memory(r: Report) -> list[str]:
     m, chip = r.memory, r.step.target.chip
     lines = [
         "memory of each device",
-        f"  arguments    {gib(m.arguments):>12}   parameters {gib(r.parameter_bytes)}, optimizer {gib(r.optimizer_bytes)}, "
-        f"batch {gib(r.batch_bytes)}",
+        f"  arguments    {gib(m.arguments):>12}   parameters {gib(r.parameter_bytes)}, "
+        f"optimizer {gib(r.optimizer_bytes)}, batch {gib(r.batch_bytes)}",
         f"  temporaries  {gib(m.temporaries):>12}",
         f"  peak         {gib(m.peak):>12}   as the compiler states it; outputs {gib(m.outputs)}, of which "
         f"{gib(m.aliased)} lie where the donated state was",
     ]
     if chip is not None:
         room = chip.memory * r.share - m.peak
-        lines.append(f"  {'headroom' if room >= 0 else 'TOO LARGE'}    {gib(abs(room)):>12}   of {gib(chip.memory * r.share)}"
-                     + ("" if room >= 0 else ": it does not fit"))  # fmt: skip
+        word, end = ("headroom", "") if room >= 0 else ("TOO LARGE", ": it does not fit")
+        lines.append(f"  {word:<9}    {gib(abs(room)):>12}   of {gib(chip.memory * r.share)}{end}")
         if r.step.target.platform == "gpu" and 0 <= room < 4 * GIB:
             lines.append("               NCCL, cuBLAS and cuDNN want room beside it")
     lines.append("  largest buffers at the peak")
@@ -254,9 +264,9 @@ def _communication(r: Report) -> list[str]:
     rows = r.joined()
     lines = ["communication of a step: what each device sends" if rows else "communication: none"]
     for one in rows[:24]:
+        what = f"{one.axis}: {one.what} by {one.kind}, {one.trips} times, {gib(one.bytes)} over {one.link}"
         time = f", {one.seconds * 1e3:.2f} ms" if one.seconds else ""
-        lines.append(f"  {one.axis}: {one.what} by {one.kind}, {one.trips} times, {gib(one.bytes)} over {one.link}{time}"
-                     + (f"  {one.place}" if one.place else ""))  # fmt: skip
+        lines.append(f"  {what}{time}  {one.place}".rstrip())
     if rows[24:]:
         lines.append(f"  and {len(rows) - 24} smaller, {gib(sum(one.bytes for one in rows[24:]))}")
     return lines

@@ -44,7 +44,7 @@ def estimate(
     chip: Chip, share: float, flops: Mapping[str, float], traffic: float, found: Sequence[Collective], links: Links,
     dims: Mapping[tuple[int, ...], int],
 ) -> Times:  # fmt: skip
-    """share: of a chip that a device is. flops: of a device, by type of input. dims: torus dimensions that a group spans."""
+    """share: of a chip that a device is. flops: of a device, by type of input. dims: that a group spans."""
     by_link: dict[str, float] = {}
     for one in found:
         by_link[one.link] = by_link.get(one.link, 0.0) + seconds(chip, share, one, links, dims)
@@ -52,13 +52,11 @@ def estimate(
     return Times(compute, traffic / (chip.bandwidth * share), by_link)
 
 
-def seconds(
-    chip: Chip, share: float, one: Collective, links: Links, dims: Mapping[tuple[int, ...], int]
-) -> float:
+def seconds(chip: Chip, share: float, one: Collective, links: Links, dims: Mapping[tuple[int, ...], int]) -> float:
     """Of a collective, at best.
 
-    On a torus both directions of each dimension that the group spans carry it. Between hosts or slices the devices of one
-    share what crosses, while each link inside carries all of it.
+    On a torus both directions of each dimension that the group spans carry it. Between hosts or slices the devices of
+    one share what crosses, while each link inside carries all of it.
     """
     if one.link == "memory":
         return 0.0

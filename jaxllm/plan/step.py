@@ -68,7 +68,9 @@ def shapes_of(batch: Any, mesh: Any) -> Any:
 def lower(program: Program, batch: Any) -> Any:
     """The step lowered for its mesh. Raises InputError under pmap."""
     if not isinstance(program.step, OnMesh):
-        raise InputError("--strategy pmap: plan it as --strategy jit --mesh data=-1, whose devices hold and do the same")
+        raise InputError(
+            "--strategy pmap: plan it as --strategy jit --mesh data=-1, whose devices hold and do the same"
+        )
     layout = program.layout
     frozen = {
         name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout.frozen[name])

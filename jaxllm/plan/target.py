@@ -1,4 +1,4 @@
-"""The hardware that a plan is for, from text such as v5e:16x16*2, h100:1x4x8 or cpu:256: its devices, none of them here."""
+"""The hardware that a plan is for, from text like v5e:16x16*2, h100:1x4x8 or cpu:256: devices that are not here."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from unittest import mock
 
 import jax
 
+from jaxllm.accelerators import without_notices
 from jaxllm.distributed.chips import CHIPS, Chip, gpu_target
 from jaxllm.types import InputError, nearest
 
@@ -67,9 +68,8 @@ def parse_target(text: str) -> Target:
     platform = "cpu" if chip is None else "gpu" if chip.target else "tpu"
     wanted = {"cpu": 1, "gpu": 3, "tpu": chip.dims if chip else 0}[platform]
     if len(sizes) != wanted or 0 in sizes or (slices > 1 and platform != "tpu") or slices < 1:
-        what = {"cpu": "cpu:DEVICES", "gpu": f"{name}:SLICESxHOSTSxGPUS, such as {name}:1x4x8"}.get(
-            platform, f"{name}:{'x'.join('XYZ'[:wanted])}, such as {name}:{_near(sizes, wanted)}"
-        )
+        what = {"cpu": "cpu:DEVICES", "gpu": f"{name}:SLICESxHOSTSxGPUS, such as {name}:1x4x8"}.get(platform)
+        what = what or f"{name}:{'x'.join('XYZ'[:wanted])}, such as {name}:{_near(sizes, wanted)}"
         raise InputError(f"--topology {text}: give {what}")
     return Target(text, platform, chip, name, sizes, slices)
 
@@ -92,6 +92,8 @@ def prepare(target: Target) -> None:
                 f"pip install 'jaxllm[plan]', or as a stand-in, whose memory is that of a program for CPUs, use "
                 f"--topology cpu:{target.devices}"
             )
+    if target.platform == "tpu":
+        check_lock()
     for name, x in ENVIRONMENT.items():
         os.environ.setdefault(name, x)
     flags = {"gpu": "--xla_gpu_autotune_level=0", "cpu": ""}.get(target.platform, "")
@@ -130,9 +132,10 @@ def devices_of(target: Target) -> list[Any]:
     sizes = "x".join(map(str, target.sizes))
     if target.platform == "gpu":
         assert target.chip is not None
-        described = topologies.get_topology_desc(
-            target.name, platform="cuda", target_config=gpu_target(target.chip), topology=sizes
-        )
+        with without_notices():
+            described = topologies.get_topology_desc(
+                target.name, platform="cuda", target_config=gpu_target(target.chip), topology=sizes
+            )
         return list(described.devices)
     check_lock()
     name = f"{'tpu7x' if target.name == 'v7x' else target.name}:{sizes}"
@@ -178,13 +181,14 @@ def _in_use() -> str:
     pid = _holder()
     who = f"process {pid}" if pid else "another process"
     with contextlib.suppress(OSError):
-        who += f" ({Path(f'/proc/{pid}/cmdline').read_text().replace(chr(0), ' ').strip()[:80]})"
+        words = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+        who += f" ({' '.join(words.split())[:80]})"
     return f"libtpu is in use by {who}, and compiles for one at a time: wait for it ({LOCK})"
 
 
 @contextlib.contextmanager
 def compiling(target: Target) -> Iterator[None]:
-    """What tracing and compiling for a target need: no cache of programs, and for a GPU cuDNN's version, given by hand.
+    """What tracing and compiling for a target need: no cache of programs; for a GPU its capability and cuDNN's version.
 
     No cuDNN is there to be asked; its kernels are not called while compiling.
     """
@@ -193,6 +197,9 @@ def compiling(target: Target) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.callback(jax.config.update, "jax_enable_compilation_cache", cache)
         if target.platform == "gpu":
-            where = "jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version"
-            stack.enter_context(mock.patch(where, lambda: 91000))
+            assert target.chip is not None
+            major, where = target.chip.target["major"], "jax._src.cudnn.fused_attention_stablehlo"
+            stack.enter_context(mock.patch(f"{where}.check_cudnn_version", return_value=91000))
+            able = lambda capability: float(capability) <= major  # noqa: E731
+            stack.enter_context(mock.patch(f"{where}.check_compute_capability", able))
         yield

@@ -1,4 +1,4 @@
-"""What stands in for data, tokenizer and run folder while a script is planned (jaxllm/plan): nothing of the user's is read.
+"""What stands in for data, tokenizer and run folder while a script is planned (jaxllm/plan), which reads none.
 
 Every example is as long as `--max-length` allows, and the prompt of a pair is half of that, so that the script's own
 code makes the rows of a batch as it would from data of that kind.
@@ -10,7 +10,6 @@ import dataclasses
 import json
 import string
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, TypeVar
 
 from jaxllm.data.chat.templates import BUILTIN

@@ -53,7 +53,7 @@ def open_weights(
 def _open_shapes(
     source: str, task: str | None, labels: Sequence[str] | None, overrides: Mapping[str, Any]
 ) -> hf.PretrainedModel[Any]:
-    """What a plan needs of a checkpoint: its config.json, or a run's, gives all shapes, and no weights need be there."""
+    """What a plan needs of a checkpoint: all shapes, from its config.json or a run's; no weights need be there."""
     path = Path(source).expanduser()
     if not path.is_file():
         path = path / "config.json" if is_bare_run(source) else hf.fetch(source, weights=False) / "config.json"

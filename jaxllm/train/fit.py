@@ -19,7 +19,8 @@ from jaxllm.checkpoint.policy import Saver
 from jaxllm.data.loader import Loader
 from jaxllm.distributed import messages
 from jaxllm.distributed.mesh import local_rows, make_mesh
-from jaxllm.params import ModelSpec, Rules, count, materialize, select
+from jaxllm.models.flops import model_flops
+from jaxllm.params import ModelSpec, Rules, materialize, select
 from jaxllm.run import preemption, watchdog
 from jaxllm.run.best import parse_best
 from jaxllm.run.clock import Clock
@@ -209,11 +210,11 @@ def fit(
     step, layout = prepare(
         model, loss, optimizer, mesh, seed=seed, microbatches=microbatches, strategy=strategy, freeze=freeze
     )
+    flops = model_flops(model, freeze or {}, reference=_computes_reference(loss, data))
     if planning.current() is not None:
-        raise planning.Planned(Program(model, loss, step, layout, freeze or {}, data, microbatches, strategy))
+        raise planning.Planned(Program(model, loss, optimizer, step, layout, flops, data, microbatches, strategy))
     assert run is not None
-    # 2 FLOPs forward and 4 backward; a gradient that passes through frozen parameters, not known here, is not counted.
-    clock = Clock(mesh, 4 * count(model.trained) + 2 * count(model.graphdef.abstract))
+    clock = Clock(mesh, flops.of)
     log_path, local = run.folder / "metrics.jsonl", local_rows(mesh, rows)
 
     with preemption.listening(), contextlib.ExitStack() as stack:
@@ -265,6 +266,13 @@ def _new_folder() -> str:
 def _name(loss: LossFn) -> str:
     name = getattr(loss, "name", getattr(loss, "__name__", type(loss).__name__))
     return " ".join([name, *(f"{key}={x}" for key, x in getattr(loss, "arguments", {}).items())])
+
+
+def _computes_reference(loss: LossFn, data: Loader) -> bool:
+    """Whether each step computes the reference too, because the batches do not have its log-probabilities."""
+    if not getattr(loss, "reference", False):
+        return False
+    return getattr(data.build(data.plan.step(0)[:1], 1), "ref_logps_BT", None) is None
 
 
 def _described(optimizer: OptimConfig | optax.GradientTransformation) -> dict[str, Any] | str:

@@ -23,6 +23,7 @@ from jaxllm.checkpoint.store import Checkpoints
 from jaxllm.data.loader import Loader
 from jaxllm.distributed import mesh as meshes
 from jaxllm.distributed import messages
+from jaxllm.models.flops import ModelFlops
 from jaxllm.params import ModelSpec, materialize
 from jaxllm.run.folder import Run, differences
 from jaxllm.run.inputs import changes
@@ -132,9 +133,10 @@ class Program:
 
     model: ModelSpec
     loss: LossFn
+    optimizer: optax.GradientTransformation
     step: StepFn
     layout: Layout
-    freeze: Mapping[str, slice]
+    flops: ModelFlops
     data: Loader
     microbatches: int
     strategy: str

@@ -27,7 +27,7 @@ def cost_of(function, *shapes, out=None):
 def moved(cost, mesh):
     """(axis, kind, bytes, trips) of each collective."""
     links = Links("cpu", tuple((0, 0) for _ in range(mesh.size)))
-    return sorted((x.axis, x.kind, x.bytes, x.trips) for x in find(cost, mesh, {}, links))
+    return sorted((x.axis, x.kind, x.bytes, x.trips) for x in find(cost, mesh, [], links))
 
 
 B, D, F = 16, 64, 32
@@ -148,7 +148,7 @@ def test_two_slices():
     ):
         names = tuple(axis.split("+"))
         run = jax.shard_map(lambda x, names=names: jax.lax.psum(x, names), mesh=mesh, in_specs=at.spec, out_specs=spec)
-        [one] = find(cost_of(run, ((B, D), at)), mesh, {}, links)
+        [one] = find(cost_of(run, ((B, D), at)), mesh, [], links)
         size = B / 8 * D * 4
         assert (one.axis, one.link, one.members) == (axis, link, members)
         assert one.bytes == 2 * (members - 1) / members * size
