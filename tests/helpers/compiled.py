@@ -17,6 +17,7 @@ from jaxllm.distributed import mesh as meshes
 from jaxllm.evals import generate
 from jaxllm.losses import resolve
 from jaxllm.models import decoder, encoder, heads, lora
+from jaxllm.models.attention import Tokens
 from jaxllm.params import describe
 from jaxllm.plan.step import shapes_of
 from jaxllm.plan.target import compiling, devices_of, parse_target, prepare
@@ -153,20 +154,25 @@ def compile_step(spec, loss, build, topology, mesh):
 
 
 def compile_decoding(config, topology, mesh, rows=8):
-    """The step of generation that reads one token and chooses the next, compiled for a topology."""
+    """The step of generation that reads one token and chooses the next, compiled for a topology.
+
+    The cache is sharded as what has read the prompts leaves it.
+    """
     found, devices = target(topology)
     mesh, spec = mesh_of(devices, mesh), of(config)
     at = meshes.shardings(spec.graphdef.abstract, mesh, spec.rules, limits=spec.graphdef.limits)
     params = {name: shaped(x, at[name]) for name, x in spec.graphdef.abstract.items()}
-    everywhere = lambda build: jax.tree.map(  # noqa: E731
-        lambda x: shaped(x, meshes.replicated(mesh)), jax.eval_shape(build)
+    everywhere = lambda *shape: jax.ShapeDtypeStruct(  # noqa: E731
+        shape, jnp.int32, sharding=meshes.replicated(mesh)
     )
-    cache = everywhere(lambda: decoder.Cache.empty(config, rows, T))
-    tokens_B = everywhere(lambda: jnp.zeros(rows, jnp.int32))
-    keys = everywhere(lambda: jax.random.split(jax.random.key(0), rows))
+    keys = shaped(jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows)), meshes.replicated(mesh))
     sampling = generate.Sampling(temperature=1.0, top_p=0.9)
+    prompts = everywhere(rows, T // 2)
     with planning_for(found, devices), jax.set_mesh(mesh):
-        lowered = generate._step.lower(spec.graphdef, sampling, params, cache, tokens_B, keys)
+        lowered = generate._start.lower(spec.graphdef, sampling, T, params, prompts, Tokens(prompts, prompts), keys)
+        _, cache_at = lowered.compile(options_of(found)).output_shardings
+        cache = jax.tree.map(shaped, jax.eval_shape(lambda: decoder.Cache.empty(config, rows, T)), cache_at)
+        lowered = generate._step.lower(spec.graphdef, sampling, params, cache, everywhere(rows), keys)
         return lowered.compile(options_of(found))
 
 
