@@ -63,7 +63,9 @@ def scorer(config, **fields):
 
 def tagger(kind, **fields):
     """A token classifier, with dropout as the families have it."""
-    config = heads.TaggerConfig(dataclasses.replace(ENCODERS[kind], **fields), tuple("OABCDEFGH"), transform=kind == "modernbert")
+    config = heads.TaggerConfig(
+        dataclasses.replace(ENCODERS[kind], **fields), tuple("OABCDEFGH"), transform=kind == "modernbert"
+    )
     return describe(lambda rngs: heads.Tagger(config, rngs), heads.SHARDING)
 
 
@@ -90,14 +92,16 @@ def pairs(layout=Layout(), reference=False):
         answers = tuple(Answer(np.ones(64, np.int32), np.ones(64, bool), side) for side in (1, -1))
         groups = [Group(np.ones(32, np.int32), answers) for _ in range(count)]
         logps = [[-np.ones(layout.size(a), np.float32) for a in g.answers] for g in groups]
-        return AnswerRows(groups, layout, logps if reference else None).collate([[i] for i in range(count)], T, count, 2)
+        return AnswerRows(groups, layout, logps if reference else None).collate(
+            [[i] for i in range(count)], T, count, 2
+        )
 
     return build
 
 
 def singles(count):
     """One answer to each prompt, which is desirable in every second row, and one to estimate the KL divergence from."""
-    answer = lambda side: Answer(np.ones(64, np.int32), np.ones(64, bool), side)  # noqa: E731
+    answer = lambda side: Answer(np.ones(64, np.int32), np.ones(64, bool), side)
     layout = Layout(share=False)
     groups = [Group(np.ones(32, np.int32), (answer(1 - 2 * (i % 2)), answer(0))) for i in range(count)]
     logps = [[-np.ones(layout.size(a), np.float32) for a in g.answers] for g in groups]
@@ -162,9 +166,7 @@ def compile_decoding(config, topology, mesh, rows=8):
     mesh, spec = mesh_of(devices, mesh), of(config)
     at = meshes.shardings(spec.graphdef.abstract, mesh, spec.rules, limits=spec.graphdef.limits)
     params = {name: shaped(x, at[name]) for name, x in spec.graphdef.abstract.items()}
-    everywhere = lambda *shape: jax.ShapeDtypeStruct(  # noqa: E731
-        shape, jnp.int32, sharding=meshes.replicated(mesh)
-    )
+    everywhere = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=meshes.replicated(mesh))
     keys = shaped(jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows)), meshes.replicated(mesh))
     sampling = generate.Sampling(temperature=1.0, top_p=0.9)
     prompts = everywhere(rows, T // 2)
