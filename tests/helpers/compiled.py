@@ -85,7 +85,10 @@ def tags(count):
     return rows(count)
 
 
-def pairs(layout=Layout(), reference=False):
+SHARED = Layout()
+
+
+def pairs(layout=SHARED, reference=False):
     """Two answers to each prompt, one prompt a row."""
 
     def build(count):

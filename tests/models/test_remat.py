@@ -79,5 +79,5 @@ class Device:
 def test_offloading_needs_memory_of_the_host():
     check_remat("offload", jax.devices())
     check_remat("full", [Device()])
-    with pytest.raises(InputError, match="--remat offload: X1 has no pinned host memory.*use --remat full"):
+    with pytest.raises(InputError, match=r"--remat offload: X1 has no pinned host memory.*use --remat full"):
         check_remat("offload", [Device()])
