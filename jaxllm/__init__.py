@@ -25,14 +25,17 @@ Training
 Using models
     generate, tag, score, logprobs
 
-Importing this sets no global state and imports no JAX until a name is used. Each function has its shapes and errors in
-its docstring; `python -m jaxllm` and the scripts in `experiments/` do the same from the command line.
+Importing this sets no global state and imports no JAX until a name is used (but where a CUDA plugin without a GPU would
+speak up). Each function has its shapes and errors in its docstring; `python -m jaxllm` and the scripts in
+`experiments/` do the same from the command line.
 """
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+from jaxllm.accelerators import import_jax
 
 if TYPE_CHECKING:
     from jaxllm.api.batches import chat_batches, pair_batches, tag_batches, text_batches
@@ -42,6 +45,8 @@ if TYPE_CHECKING:
     from jaxllm.losses import PairLogps, over_tokens, preference_loss, resolve, token_loss
     from jaxllm.report_card.checks import check_loss
     from jaxllm.types import Answers, Batch, Mean, TrainState
+
+import_jax()
 
 __version__ = "0.1.0"
 

@@ -17,6 +17,7 @@ COMMANDS = {
     "explain-sharding": "show what each device of a mesh would hold of a model",
     "generate": "continue a prompt with a trained decoder",
     "losses": "list every loss with its formula, paper and arguments, and the fields a loss can read",
+    "plan": "compile a script's step for hardware that is not here, and say what it would cost there",
     "show-batch": "show the rows that a step of fine-tuning trains on, with the learned tokens marked",
     "tag": "find entities in text with a trained token classifier",
     "verify-resume": "check that a run which is killed and started again ends as one that is not",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,9 @@ ROWS = P(("data", "fsdp"))
 
 TOKENS = P(("data", "fsdp"), "context")
 """The sharding of arrays [B, T]."""
+
+RESIDUAL = P(("data", "fsdp"), ("context", "tensor"))
+"""The sharding of the residual stream [B, T, D] between the matrix products of a model."""
 
 
 def cuts(axis: str) -> int:
@@ -39,12 +44,65 @@ def cut_as_batch(x_BT: jax.Array, *rest: str | None) -> jax.Array:
     Parameters are sharded over fsdp too. Without this the compiler may shard an activation as the parameter it was
     computed from, and every device then computes all rows.
     """
-    wanted = (*TOKENS, *rest, *(None,) * (x_BT.ndim - len(TOKENS) - len(rest)))
-    spec = []
-    for size, axes in zip(x_BT.shape, wanted, strict=True):
+    return _cut(x_BT, (*TOKENS, *rest))
+
+
+def cut_as_residual(x_BTD: jax.Array) -> jax.Array:
+    """The residual stream between matrix products, [B, T, D]: as the batch is sharded, the sequence over tensor too.
+
+    So each device holds, normalises and saves for the backward pass its own positions alone (sequence parallelism,
+    Korthikanti et al. 2022, section 4.2.2). Where the mesh does not divide the sequence, as in generation, it is
+    `cut_as_batch`, and so it is without a tensor axis.
+    """
+    parts = cuts("context") * cuts("tensor")
+    return _cut(x_BTD, RESIDUAL if x_BTD.shape[1] % parts == 0 else TOKENS)
+
+
+def look_up(table_ND: jax.Array, ids_BT: jax.Array, features: tuple[str, ...]) -> jax.Array:
+    """The rows of a table whose features lie along these axes, for ids that are sharded as the batch -> [B, T, D].
+
+    A device looks its features up for all rows along fsdp, and exchanges them for all features of its own rows. Unless
+    each of these shardings is stated, the partitioner goes from one to the other through a copy of the whole array on
+    every device, which it calls an involuntary full rematerialization.
+    """
+    if cuts("fsdp") == 1:
+        return table_ND[ids_BT]
+    ids_BT = _cut(ids_BT, ("data", "context"), whole=True)
+    looked_up = _cut(table_ND[ids_BT], ("data", "context", features))
+    return _cut(looked_up, (*TOKENS, tuple(axis for axis in features if axis != "fsdp")))
+
+
+@jax.custom_vjp
+def gather(x_BTD: jax.Array) -> jax.Array:
+    """The residual stream as `cut_as_batch`, which a matrix product over tensor reads; its gradient is scattered.
+
+    The identity without a tensor axis. Gathering and the `scatter` of the product's result send as many bytes as the
+    sum over devices that they replace.
+    """
+    return cut_as_batch(x_BTD) if cuts("tensor") > 1 else x_BTD
+
+
+@jax.custom_vjp
+def scatter(x_BTD: jax.Array) -> jax.Array:
+    """A result of a matrix product over tensor as `cut_as_residual`; its gradient is gathered. See `gather`."""
+    return cut_as_residual(x_BTD) if cuts("tensor") > 1 else x_BTD
+
+
+gather.defvjp(lambda x_BTD: (gather(x_BTD), None), lambda _, dx_BTD: (scatter(dx_BTD),))
+scatter.defvjp(lambda x_BTD: (scatter(x_BTD), None), lambda _, dx_BTD: (gather(dx_BTD),))
+
+
+def _cut(x: jax.Array, wanted: Iterable[Any], whole: bool = False) -> jax.Array:
+    """x with its first axes sharded along the axes of the mesh that are wanted, where the mesh has them and divides.
+
+    whole: where it has none of them, x whole on every device; otherwise it is as the compiler likes.
+    """
+    spec: list[Any] = []
+    for size, axes in zip(x.shape, wanted, strict=False):
         names = tuple(axis for axis in (axes if isinstance(axes, tuple) else (axes,)) if axis and cuts(axis) > 1)
         spec.append(names if names and size % math.prod(map(cuts, names)) == 0 else None)
-    return jax.lax.with_sharding_constraint(x_BT, P(*spec)) if any(spec) else x_BT
+    spec += [None] * (x.ndim - len(spec))
+    return jax.lax.with_sharding_constraint(x, P(*spec)) if any(spec) or whole else x
 
 
 def cut_evenly(x: jax.Array, spec: P | None) -> jax.Array:

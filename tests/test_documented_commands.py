@@ -41,6 +41,8 @@ HUB = {
 NOT_RUN = {
     r"bench_(ner|pretrain|trl)\.py": "needs torch, of the extra `bench`",
     r"peers/": "needs torch, and no jaxllm",
+    r"jaxllm plan .*--topology [^c]": "needs a compiler of the extra `plan`, as tests marked tpu_compile do",
+    r"bench_compiled\.py --topology": "needs a compiler of the extra `plan`",
     r"kill_test\.py (full-disk|move|.*--processes)": "mounts a disk, or takes minutes",
 }
 """Commands whose flags are checked and that are not run here."""
@@ -66,10 +68,13 @@ SHORT: dict[str, tuple[dict[str, str], str]] = {
     "bench_long_rows.py": ({}, "--width 128 --vocabulary 64 --steps 1 --lengths 64 128"),
     "bench_dpo_memory.py": ({}, "--vocabulary 500 --width 16 --depth 1 --length 32"),
     "bench_corpus.py": ({}, "--gigabytes 0.002 --shards 2 --sample 50 --vocab-size 300"),
+    "bench_compiled.py": (
+        {"--topology": "cpu:2", "--mesh": "fsdp=2"}, "--model tiny --rows 2 --length 64 --what lora",
+    ),
     "kill_test.py": ({}, "--trials 1"),
     "verify-resume": ({**TINY, "--dataset": "books.jsonl"}, "--steps 120 --sample-tokens 0 --no-export"),
     "generate": ({}, "--max-tokens 4"),
-    "convert": ({}, ""), "tag": ({}, ""), "losses": ({}, ""), "check-loss": ({}, ""),
+    "plan": ({}, ""), "convert": ({}, ""), "tag": ({}, ""), "losses": ({}, ""), "check-loss": ({}, ""),
 }  # fmt: skip
 """How each program is made short: by flags where the command does not give them, and by flags in any case."""
 
@@ -110,13 +115,15 @@ def config_of(words: list[str]) -> Any:
         return tuple(argv)
     assert module is not None, f"{name} has no Config"
     with contextlib.chdir(ROOT):  # documents name files of the clone as from its folder
+        if name == "plan":  # `read` wants the compiler
+            return module.flags(argv)
         return module.read(argv) if name == "verify-resume" else parse(module.Config, argv)
 
 
 def named(words: list[str]) -> list[str]:
     """What the words name to be read: data, models, files of losses."""
     found = config_of(words)
-    if program(words)[0] == "verify-resume":
+    if program(words)[0] in ("verify-resume", "plan"):
         return named(["python", *found.command])
     losses = [one for one in several(found, "loss", "losses") if ".py:" in one]
     return [one for one in several(found, *DATA) if one not in OURS] + losses

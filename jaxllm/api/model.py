@@ -16,6 +16,7 @@ from jaxllm import hf
 from jaxllm.distributed.mesh import make_mesh, put_batch, shardings
 from jaxllm.models import lora
 from jaxllm.models.heads import TaggerConfig, trunk_of
+from jaxllm.models.remat import check_remat
 from jaxllm.params import GraphDef, ModelSpec, bind, count, materialize
 from jaxllm.recipes import adapters
 from jaxllm.recipes.architecture import find_architecture
@@ -103,11 +104,13 @@ def load(
     `tokenizer` names none. chat_template: "plain", "chatml" or a .jinja file, for a tokenizer that has none or
     another; tokens that it adds lengthen the embeddings. mesh: devices per axis, for example "fsdp=8" or
     "data=2,tensor=4"; None for one device. dtype: of activations, float32 or bfloat16 (parameters are float32).
-    remat: what the backward pass recomputes: none, dots or full. seed: of parameters that are initialised.
+    remat: what the backward pass recomputes: none, dots, dots_no_batch, attention, mlp, full or offload
+    (models/remat.py). seed: of parameters that are initialised.
     Raises InputError, one line that says what is wrong and what to do.
     """
     _import_transformers()
     devices = mesh if isinstance(mesh, Mesh) else make_mesh(mesh or "", None if mesh else jax.devices()[:1])
+    check_remat(remat, devices.local_devices)
     computing: dict[str, Any] = {"dtype": dtype, "remat": remat}
     found = None if find_architecture(source) else open_weights(source, task, labels=labels, **computing)
     if found is None and task == "tagger":

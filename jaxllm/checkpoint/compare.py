@@ -20,7 +20,7 @@ COUNTERS = ("position", "step", "seed", "data", "random", "tokens")
 the random number that the next step starts from."""
 SUMS = ("sums", "spikes")
 """Meta data that may differ between meshes as losses do."""
-TIMING = ("tokens_per_s", "mfu")
+TIMING = ("tokens_per_s", "tflops_per_device", "mfu")
 """Logged numbers that are not compared."""
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxllm import planning
 from jaxllm.axes import AXES, ROWS, TOKENS
 from jaxllm.distributed.topology import grid, parse_mesh, slices_of
 from jaxllm.params import Limits, Rules
@@ -28,7 +29,9 @@ def make_mesh(text: str = "", devices: Sequence[jax.Device] | None = None) -> Me
     Empty text puts every device on data. Over several slices an axis goes as "data=2x4", two over slices times four
     within one; where no axis does, data or fsdp. Raises InputError where the product is not the number of devices.
     """
-    devices = jax.devices() if devices is None else devices
+    if devices is None:
+        plan = planning.current()
+        devices = plan.devices if plan else jax.devices()
     shape = parse_mesh(text, len(devices), len(slices_of(devices)), cpu=devices[0].platform == "cpu")
     return Mesh(grid(devices, shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from jaxllm import planning
 from jaxllm.data.sources import quiet_hub
 from jaxllm.hf.config import read_json
 from jaxllm.types import InputError
@@ -86,6 +87,8 @@ def _why_unreachable(repo: str, revision: str | None) -> str:
 
 def load_tokenizer(source: str) -> Any:
     """The fast tokenizer of a folder or hub id. Raises InputError."""
+    if (plan := planning.current()) is not None:
+        return plan.tokenizer
     from transformers import AutoTokenizer
 
     folder = fetch(source, weights=False)

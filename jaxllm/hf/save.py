@@ -93,9 +93,9 @@ def config_json(
     return {**fields, **(tokens or {}), "architectures": [family.architecture], "dtype": "float32"}
 
 
-def names(config: Any, source: PretrainedModel[Any]) -> tuple[table.Table, str]:
+def names(config: Any, source: PretrainedModel[Any] | None) -> tuple[table.Table, str]:
     """The names of the tensors that `export` writes, and the class in `transformers` that loads them."""
-    family = TASKS[task_of(config)][source.family]
+    family = TASKS[task_of(config)][source.family] if source else _config(config, None, None)[0]
     return family.table(config), family.architecture
 
 

@@ -86,7 +86,7 @@ def over_hidden(
         return jax.tree.map(lambda v: v.reshape(targets_BC.shape), values)
 
     position = jax.tree.map(lambda x: jax.ShapeDtypeStruct((device_rows(B), *x.shape[2:]), x.dtype), hidden)
-    size = sum(x.size for x in jax.tree.leaves(jax.eval_shape(lambda h: head(h), position)))
+    size = sum(-(-x.size // cuts("tensor")) for x in jax.tree.leaves(jax.eval_shape(lambda h: head(h), position)))
     length = max(1, LOGITS_BYTES // (4 * size))  # positions of a chunk, for all rows of a device
     if length >= T or parts > 1:
         return through(compute, hidden, batch.targets_BT, batch.weights_BT, length)

@@ -7,9 +7,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxllm import planning
 from jaxllm.axes import cuts
 from jaxllm.models.blockwise import LONG, blockwise_attention
 from jaxllm.models.layers import dropout, soft_cap, softmax
+from jaxllm.models.remat import ATTENTION, name
 from jaxllm.models.ring import ring_attention
 from jaxllm.models.visibility import Tokens, visible
 
@@ -45,12 +47,13 @@ def attention(
 
     backend: one of BACKENDS. Where it does not support the arguments, xla computes the same. splash (Pallas, for TPU)
     has no dropout and no branches, needs queries and keys to be the same tokens, their number to be a multiple of 128,
-    and `windows`, for it compiles a kernel for each. cudnn needs 16-bit inputs and has no dropout and no softcap. From
-    `LONG` tokens on, what is not splash is computed in blocks (`blockwise.py`), whose memory grows linearly. On several
-    devices splash needs the mesh to be set (`jax.set_mesh`); without, auto means xla. Where that mesh cuts the sequence
-    (context), `ring_attention` computes it, for every backend.
+    and `windows`, for it compiles a kernel for each. cudnn needs 16-bit inputs and has no dropout, no softcap, and no
+    rows above `LONG` tokens, as its mask is [B, T, S]. From `LONG` on, xla computes in blocks (`blockwise.py`). On
+    several devices splash needs the mesh to be set (`jax.set_mesh`); without, auto means xla. Where that mesh cuts the
+    sequence (context), `ring_attention` computes it, for every backend.
     """
     T, H = q_BTNH.shape[1], q_BTNH.shape[3]
+    q_BTNH, k_BSKH, v_BSKH = name((q_BTNH, k_BSKH, v_BSKH), ATTENTION)
     scale = H**-0.5 if scale is None else scale
     drops = dropout_rate > 0 and dropout_key is not None
     if (parts := cuts("context")) > 1 and query is key and T % parts == 0:
@@ -61,21 +64,23 @@ def attention(
     if backend == "auto":
         # The partitioner cannot cut a kernel, so without a mesh it runs on one device only.
         alone = jax.device_count() == 1 or not jax.sharding.get_abstract_mesh().empty
-        backend = {"tpu": "splash" if alone else "xla", "gpu": "cudnn"}.get(jax.default_backend(), "xla")
+        backend = {"tpu": "splash" if alone else "xla", "gpu": "cudnn"}.get(planning.platform(), "xla")
     can_splash = query is key and query.branches_BT is None and T % _LANES == 0 and (window is None or bool(windows))
     if backend == "splash" and can_splash and not drops:
         return _splash(q_BTNH * scale, k_BSKH, v_BSKH, query, causal, window, windows, softcap)
+    is_cudnn = backend == "cudnn" and not drops and not softcap and q_BTNH.dtype.itemsize == 2
+    if is_cudnn and max(T, k_BSKH.shape[1]) <= LONG:
+        seen_BTS = visible(query, key, causal=causal, window=window)
+        return jax.nn.dot_product_attention(
+            q_BTNH, k_BSKH, v_BSKH, mask=seen_BTS[:, None], scale=scale, implementation="cudnn"
+        )
     if T >= LONG and k_BSKH.shape[1] >= LONG:
         return blockwise_attention(
             q_BTNH, k_BSKH, v_BSKH, query, key, causal=causal, window=window,
             scale=scale, softcap=softcap, dropout_rate=dropout_rate, dropout_key=dropout_key,
         )  # fmt: skip
     seen_BTS = visible(query, key, causal=causal, window=window)
-    if backend == "cudnn" and not drops and not softcap and q_BTNH.dtype.itemsize == 2:
-        return jax.nn.dot_product_attention(
-            q_BTNH, k_BSKH, v_BSKH, mask=seen_BTS[:, None], scale=scale, implementation="cudnn"
-        )
-    return _xla(q_BTNH, k_BSKH, v_BSKH, seen_BTS, scale, softcap, dropout_rate, dropout_key)
+    return name(_xla(q_BTNH, k_BSKH, v_BSKH, seen_BTS, scale, softcap, dropout_rate, dropout_key), ATTENTION)
 
 
 def _xla(
@@ -157,6 +162,7 @@ def _splash_rows(
             block_sizes=blocks,
             attn_logits_soft_cap=softcap or None,
             interpret=interpret,
+            residual_checkpoint_name=ATTENTION,
         )
         over_heads = jax.vmap(mqa, in_axes=(0, 0, 0, None))
         return jax.vmap(lambda q, k, v, s: over_heads(q, k, v, kernel.SegmentIds(s, s)))

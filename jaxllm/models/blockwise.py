@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from jaxllm.axes import ROWS, cuts
 from jaxllm.models.layers import soft_cap
+from jaxllm.models.remat import ATTENTION, name
 from jaxllm.models.visibility import Tokens, visible
 
 LONG = 2048
@@ -230,6 +231,7 @@ def _forward(
         return None, summed.done(v.dtype)
 
     _, (out, log_z) = jax.lax.scan(of_queries, None, (q, queries, jnp.arange(len(q))))
+    out, log_z = name((out, log_z), ATTENTION)
     return out, (q, k, v, queries, keys, window, drops, out, log_z)
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
-from jaxllm.axes import cut_as_batch
+from jaxllm.axes import cut_as_residual, gather, scatter
 from jaxllm.models.attention import Tokens, attention
 from jaxllm.models.decoder_config import PRESETS, Config
 from jaxllm.models.layers import (
@@ -151,15 +151,16 @@ class Block(nnx.Module):
         self, x_BTD: jax.Array, tokens: Tokens, layer: Layer, cache: Cache | None
     ) -> tuple[jax.Array, Cache | None, Load | None]:
         def add(x: jax.Array, y: jax.Array, norm: LayerNorm | RMSNorm | None, key: jax.Array | None) -> jax.Array:
+            y = scatter(y)
             return x + dropout(y if norm is None else norm(y), self.config.output_dropout, key)
 
         probs_key, attn_key, mlp_key = (None,) * 3 if layer.key is None else jax.random.split(layer.key, 3)
         before = x_BTD if self.attn_norm is None else self.attn_norm(x_BTD)
-        y_BTD, cache = self.attn(before, tokens, layer, probs_key, cache)
+        y_BTD, cache = self.attn(gather(before), tokens, layer, probs_key, cache)
         x_BTD = add(x_BTD, y_BTD, self.attn_post_norm, attn_key)
         before, load = x_BTD if self.mlp_norm is None else self.mlp_norm(x_BTD), None
         if self.mlp is not None:
-            y_BTD = self.mlp(before)
+            y_BTD = self.mlp(gather(before))
         if self.experts is not None:
             y_BTD, load = self.experts(before, tokens.segments_BT > 0)
         return add(x_BTD, y_BTD, self.mlp_post_norm, mlp_key), cache, load
@@ -241,12 +242,12 @@ class Decoder(nnx.Module):
         layers = Layer(jnp.arange(c.depth), jnp.asarray(c.windows_L()), jnp.asarray(c.frequencies_LH()), keys)
 
         def call(block: Block, carry: tuple[jax.Array, Any], layer: Layer) -> tuple[tuple[jax.Array, Any], Any]:
-            x_BTD, cache, load = block(cut_as_batch(carry[0]), tokens, layer, carry[1])
+            x_BTD, cache, load = block(cut_as_residual(carry[0]), tokens, layer, carry[1])
             return (x_BTD, cache), load
 
         x_BTD = self.embeddings(tokens_BT, tokens.positions_BT, embed_key)
         (x_BTD, cache), load_LE = scan_stack(call, self.blocks, (x_BTD, cache), layers, remat=c.remat, unroll=c.unroll)
-        return self.norm(cut_as_batch(x_BTD)), cache, load_LE
+        return gather(self.norm(cut_as_residual(x_BTD))), cache, load_LE
 
 
 SHARDING: Rules = (

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from jaxllm.models.attention import BACKENDS
-from jaxllm.models.layers import ACTIVATIONS, REMAT
+from jaxllm.models.layers import ACTIVATIONS
+from jaxllm.models.remat import REMAT
 from jaxllm.models.rope import UNSCALED, Scaling, frequencies
 from jaxllm.types import InputError
 
@@ -102,7 +103,7 @@ class Config:
     dtype: str = "float32"
     """Of the computation; parameters stay float32."""
     remat: str = "none"
-    """What the backward pass recomputes: none, dots, full (layers.REMAT)."""
+    """What the backward pass recomputes, a name of remat.REMAT."""
     unroll: int = 0
     """Blocks per loop iteration; 0 for all on CPU and 1 elsewhere."""
 

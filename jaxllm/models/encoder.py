@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
-from jaxllm.axes import cut_as_batch
+from jaxllm.axes import cut_as_residual, gather, scatter
 from jaxllm.models.attention import Tokens, attention
 from jaxllm.models.layers import MLP, Dense, Embed, LayerNorm, dropout, rope, run_stack, stack
 from jaxllm.params import Limits, Rules
@@ -78,7 +78,7 @@ class Config:
     dtype: str = "float32"
     """Of the computation; parameters stay float32."""
     remat: str = "none"
-    """What the backward pass recomputes: none, dots, full (layers.REMAT)."""
+    """What the backward pass recomputes, a name of remat.REMAT."""
     unroll: int = 0
     """Blocks per loop iteration; 0 for all on CPU and 1 elsewhere."""
 
@@ -147,15 +147,16 @@ class Block(nnx.Module):
         bare: jax.Array,
         key: jax.Array | None,
     ) -> jax.Array:
-        c, x = self.config, cut_as_batch(x)
+        c, x = self.config, cut_as_residual(x)
         probs, attn, inner, mlp = (None,) * 4 if key is None else jax.random.split(key, 4)
         if c.pre_norm:
-            y = self.attn(jnp.where(bare, x, self.attn_norm(x)), tokens, window, rope_base, probs)
+            before = gather(jnp.where(bare, x, self.attn_norm(x)))
+            y = scatter(self.attn(before, tokens, window, rope_base, probs))
             x = x + dropout(y, c.attention_output_dropout, attn)
-            return x + dropout(self.mlp(self.mlp_norm(x), inner), c.mlp_output_dropout, mlp)
-        y = self.attn(x, tokens, window, rope_base, probs)
+            return x + dropout(scatter(self.mlp(gather(self.mlp_norm(x)), inner)), c.mlp_output_dropout, mlp)
+        y = scatter(self.attn(gather(x), tokens, window, rope_base, probs))
         x = self.attn_norm(x + dropout(y, c.attention_output_dropout, attn))
-        return self.mlp_norm(x + dropout(self.mlp(x, inner), c.mlp_output_dropout, mlp))
+        return self.mlp_norm(x + dropout(scatter(self.mlp(gather(x), inner)), c.mlp_output_dropout, mlp))
 
 
 def position_rows(batch: Batch, offset: int) -> jax.Array:
@@ -171,6 +172,10 @@ def position_rows(batch: Batch, offset: int) -> jax.Array:
     start_BT = jnp.arange(padding_BT.shape[1])[None] - batch.positions_BT  # of the text that a token is in
     before_BT = jnp.take_along_axis(seen_BT - padding_BT, start_BT, axis=1)
     return jnp.where(padding_BT > 0, offset - 1, batch.positions_BT + offset - (seen_BT - before_BT))
+
+
+_FEATURES = ("fsdp", "tensor")
+"""The axes of the mesh along which the features of the embeddings lie."""
 
 
 class Embeddings(nnx.Module):
@@ -190,11 +195,11 @@ class Embeddings(nnx.Module):
         self.config = c
 
     def __call__(self, batch: Batch, key: jax.Array | None) -> jax.Array:
-        x_BTD = self.tokens(batch.tokens_BT)
+        x_BTD = self.tokens(batch.tokens_BT, _FEATURES)
         if self.types is not None:
             x_BTD += jnp.broadcast_to(self.types.embedding[0], x_BTD.shape)
         if self.positions is not None:
-            x_BTD += self.positions(position_rows(batch, self.config.position_offset))
+            x_BTD += self.positions(position_rows(batch, self.config.position_offset), _FEATURES)
         x_BTD = dropout(self.norm(x_BTD).astype(self.config.dtype), self.config.embedding_dropout, key)
         return x_BTD if self.project is None else self.project(x_BTD)
 
@@ -227,8 +232,8 @@ class Encoder(nnx.Module):
         x_BTD = self.embeddings(batch, embed_key)
         order = [int(layer / (c.depth / c.groups)) for layer in range(c.depth)] if c.groups else None
         x_BTD = run_stack(self.blocks, x_BTD, per_layer, remat=c.remat, unroll=c.unroll, order=order)
-        x_BTD = cut_as_batch(x_BTD)
-        return x_BTD if self.norm is None else self.norm(x_BTD)
+        x_BTD = cut_as_residual(x_BTD)
+        return gather(x_BTD if self.norm is None else self.norm(x_BTD))
 
     def hidden(self, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, Metrics]:
         """hidden_BTD, and no metrics."""
@@ -236,7 +241,7 @@ class Encoder(nnx.Module):
 
 
 SHARDING: Rules = (
-    (r"embeddings\.(tokens|positions|types)\.embedding", P(None, ("fsdp", "tensor"))),
+    (r"embeddings\.(tokens|positions|types)\.embedding", P(None, _FEATURES)),
     (r"embeddings\.project\.kernel", P("fsdp", "tensor")),
     (r"embeddings\.project\.bias", P("fsdp")),
     (r"blocks\.attn\.(q|k|v)\.kernel", P(None, "fsdp", "tensor")),

@@ -14,7 +14,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
-from jaxllm.axes import cut_evenly, cuts
+from jaxllm import planning
+from jaxllm.axes import cut_evenly, cuts, look_up
+from jaxllm.models.remat import MLP as MLP_NAME
+from jaxllm.models.remat import REMAT, RESIDUAL, name
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
@@ -63,9 +66,58 @@ def _matmul_backward(saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple
 matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
+def narrow(kernel: jax.Array, dtype: Any) -> jax.Array:
+    """kernel in `dtype`, as `astype` gives it.
+
+    XLA:TPU finds that kernels are only ever read in 16 bits, and then keeps the whole stack of layers in 16 bits too,
+    from before the first layer to the end of the backward pass: half the size of the parameters again. It does not look
+    behind an explicit rounding, which the conversion of one layer's slice takes in.
+    """
+    if jnp.dtype(dtype).itemsize < kernel.dtype.itemsize and planning.platform() == "tpu":
+        kind = jnp.finfo(dtype)
+        kernel = jax.lax.reduce_precision(kernel, kind.nexp, kind.nmant)
+    return kernel.astype(dtype)
+
+
+PIECE_BYTES = 64 * 2**20
+"""Most bytes of a kernel's gradient that `matmul_in_pieces` has whole on a device."""
+
+
+@jax.custom_vjp
+def matmul_in_pieces(x: jax.Array, kernel_DF: jax.Array) -> jax.Array:
+    """`matmul` with a kernel that is sharded as P("fsdp", "tensor"), for one of many features F: that of a head.
+
+    Each device's rows give it a gradient of the whole kernel, of which it keeps its part. Here the gradient is made and
+    scattered in pieces, some features D of each device's part at a time, so that the whole is never in memory.
+    """
+    return matmul(x, kernel_DF)
+
+
+def _pieces_backward(saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel_DF = saved
+    (D, F), parts = kernel_DF.shape, cuts("fsdp")
+    size = kernel_DF.dtype.itemsize * D * F // cuts("tensor")
+    count = next((n for n in range(1, D // parts) if D % (parts * n) == 0 and size <= n * PIECE_BYTES), 1)
+    if parts == 1 or D % parts or count == 1:
+        return jax.vjp(matmul, x, kernel_DF)[1](dy)
+    x_ppD = jnp.moveaxis(x.reshape(*x.shape[:-1], parts, count, -1), -2, 0)
+    rows = tuple(range(dy.ndim - 1))
+
+    def piece(_: None, x_pD: jax.Array) -> tuple[None, jax.Array]:
+        dkernel_pDF = jax.lax.dot_general(x_pD, dy, ((rows, rows), ((), ())))
+        return None, jax.lax.with_sharding_constraint(dkernel_pDF, P("fsdp", None, "tensor"))
+
+    _, dkernel_ppDF = jax.lax.scan(piece, None, x_ppD)
+    return dy @ kernel_DF.T, jnp.swapaxes(dkernel_ppDF, 0, 1).reshape(D, F)
+
+
+matmul_in_pieces.defvjp(lambda x, kernel_DF: (matmul(x, kernel_DF), (x, kernel_DF)), _pieces_backward)
+
+
 def dense(x: jax.Array, kernel_DF: jax.Array, bias_F: jax.Array | None = None, cut: P | None = None) -> jax.Array:
     """x [..., D] -> [..., F] in x's dtype. cut: the kernel's sharding, also on a mesh that does not divide F."""
-    y = matmul(x, cut_evenly(kernel_DF, cut).astype(x.dtype))[..., : kernel_DF.shape[1]]
+    product = matmul if cut is None else matmul_in_pieces
+    y = product(x, narrow(cut_evenly(kernel_DF, cut), x.dtype))[..., : kernel_DF.shape[1]]
     return y if bias_F is None else y + jnp.broadcast_to(bias_F.astype(x.dtype), y.shape)
 
 
@@ -156,9 +208,9 @@ class MLP(nnx.Module):
     def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
         activation = ACTIVATIONS[self.activation]
         if self.gate is None:
-            inner = recompute(activation)(self.up(x))
+            inner = recompute(activation)(name(self.up(x), MLP_NAME))
         else:
-            inner = recompute(lambda gate, up: activation(gate) * up)(self.gate(x), self.up(x))
+            inner = recompute(lambda gate, up: activation(gate) * up)(*name((self.gate(x), self.up(x)), MLP_NAME))
         return self.down(dropout(inner, self.rate, key))
 
 
@@ -194,16 +246,9 @@ class Embed(nnx.Module):
         self.embedding = nnx.Param(std * jax.random.normal(rngs.params(), (n, d)))
         self.cut = cut
 
-    def __call__(self, ids: jax.Array) -> jax.Array:
-        return cut_evenly(self.embedding[...], self.cut)[ids]
-
-
-REMAT: dict[str, Any] = {
-    "none": None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
-"""What a block keeps for the backward pass: none everything, full only its input, dots the results of its matmuls."""
+    def __call__(self, ids: jax.Array, features: tuple[str, ...] = ("fsdp",)) -> jax.Array:
+        """Its rows for ids [B, T], which lie along `features` as the table's do -> [B, T, d]."""
+        return look_up(cut_evenly(self.embedding[...], self.cut), ids, features)
 
 
 def stack(build: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs) -> Any:
@@ -247,10 +292,12 @@ def scan_stack(
             own = jax.tree.map(lambda p: jax.lax.dynamic_index_in_dim(p, own, keepdims=False), params)
         return call(nnx.merge(graphdef, own), x, extra)
 
+    step = body
     if remat != "none":
-        body = jax.checkpoint(body, policy=REMAT[remat], prevent_cse=False)
+        named = lambda x, layer: body(name(x, RESIDUAL), layer)  # noqa: E731
+        step = jax.checkpoint(named, policy=REMAT[remat], prevent_cse=False)
     layers = (params if order is None else jnp.asarray(order, jnp.int32), per_layer)
     if unroll == 0:
-        whole = jax.default_backend() == "cpu" and remat == "none"
+        whole = planning.platform() == "cpu" and remat == "none"
         unroll = jax.tree.leaves(layers)[0].shape[0] if whole else 1
-    return jax.lax.scan(body, x, layers, unroll=unroll)
+    return jax.lax.scan(step, x, layers, unroll=unroll)

@@ -8,7 +8,8 @@ from flax import nnx
 
 from jaxllm.axes import over_devices
 from jaxllm.models.decoder_config import Config
-from jaxllm.models.layers import ACTIVATIONS, Dense, recompute
+from jaxllm.models.layers import ACTIVATIONS, Dense, narrow, recompute
+from jaxllm.models.remat import MLP, name
 from jaxllm.types import Mean, Terms
 
 Load = tuple[jax.Array, jax.Array]
@@ -23,7 +24,7 @@ class Kernels(nnx.Module):
 
     def __call__(self, x_ND: jax.Array, sizes_E: jax.Array) -> jax.Array:
         """The first sizes[0] rows through expert 0, the next through expert 1 ..."""
-        return jax.lax.ragged_dot(x_ND, self.kernel[...].astype(x_ND.dtype), sizes_E)
+        return jax.lax.ragged_dot(x_ND, narrow(self.kernel[...], x_ND.dtype), sizes_E)
 
 
 class Experts(nnx.Module):
@@ -53,7 +54,7 @@ class Experts(nnx.Module):
         sizes_E = jnp.bincount(expert_M, length=c.experts).astype(jnp.int32)
         sorted_MD = x_ND[order_M // c.experts_per_token]
         activated = recompute(lambda gate, up: ACTIVATIONS[c.activation](gate) * up)
-        inner = activated(self.gate(sorted_MD, sizes_E), self.up(sorted_MD, sizes_E))
+        inner = activated(*name((self.gate(sorted_MD, sizes_E), self.up(sorted_MD, sizes_E)), MLP))
         y_MD = self.down(inner, sizes_E)[jnp.argsort(order_M)]
         y_NkD = y_MD.reshape(*chosen_Nk.shape, -1) * weights_Nk[..., None].astype(y_MD.dtype)
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxllm.models.blockwise import Rule, Summed, add_block, delta_of, pull_block, together
+from jaxllm.models.remat import ATTENTION, name
 from jaxllm.models.visibility import Tokens, visible
 
 
@@ -76,7 +77,7 @@ def _forward(
         return (summed, _pass_on((k, v, theirs))), None
 
     (summed, _), _ = jax.lax.scan(step, (Summed.of(q), (k, v, tokens)), jnp.arange(jax.lax.axis_size("context")))
-    out, log_z = summed.done(v.dtype)
+    out, log_z = name(summed.done(v.dtype), ATTENTION)
     return out, (q, k, v, tokens, window, key, out, log_z)
 
 

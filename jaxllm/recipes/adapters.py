@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxllm import hf
+from jaxllm import hf, planning
 from jaxllm.models import lora
 from jaxllm.params import ModelSpec, count
 from jaxllm.recipes.help import LORA
@@ -49,7 +49,7 @@ def apply(begin: Start, config: LoraFlags) -> Start:
         if given:
             raise InputError(f"--{given[0].replace('_', '-')} without --lora-rank: give a rank, such as 8")
         return begin
-    if begin.source is None:
+    if begin.source is None and planning.current() is None:
         raise InputError("--lora-rank and --lora-from adapt weights that are there: give a trained --model")
     names, _ = hf.names(begin.config, begin.source)
     if config.lora_from:

@@ -18,6 +18,7 @@ from jaxllm.data.loader import Steps
 from jaxllm.data.report import MAX_BAD_ROWS
 from jaxllm.data.splits import parse_splits
 from jaxllm.losses import Loss, resolve
+from jaxllm.models.remat import REMAT
 from jaxllm.recipes.help import DATA, DEVICES, EVALUATION, LOGGING, LOSS, MODEL, OPTIMISATION, RUN
 from jaxllm.run.best import check_best
 from jaxllm.run.folder import operational
@@ -41,7 +42,9 @@ class ModelFlags:
     dtype: str = "float32"
     """Type that the model computes in: float32 or bfloat16. Parameters are kept in float32."""
     remat: str = "none"
-    """What the backward pass recomputes to save memory: none, dots (all but matrix products), or full (each layer)."""
+    """What the backward pass computes again to save memory: none; dots (all but matrix products), dots_no_batch (and
+    attention's), attention (all but attention and its inputs), mlp (all but the MLP's matrix products), full (each
+    layer from its input), or offload (that, with the inputs in the host's memory)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,7 +220,7 @@ def check(config: Common) -> None:
     _one_of("--optimizer", config.optimizer, OPTIMIZERS)
     _one_of("--schedule", config.schedule, SCHEDULES)
     _one_of("--dtype", config.dtype, ("float32", "bfloat16"))
-    _one_of("--remat", config.remat, ("none", "dots", "full"))
+    _one_of("--remat", config.remat, REMAT)
     _one_of("--strategy", config.strategy, ("jit", "pmap"))
     _one_of("--on-nan", config.on_nan, ("stop", "skip"))
     _one_of("--export-dtype", config.export_dtype, ("", "float32", "bfloat16", "float16"))

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 
-import jax
-
+from jaxllm import planning
 from jaxllm.data.builtin import questions
 from jaxllm.data.chat.columns import parse_columns
 from jaxllm.data.preference.answers import Group, Layout
@@ -70,7 +69,7 @@ def groups_of(splits: Mapping[str, Split[Comparison]], config: PairFlags, begin:
 def layout_of(config: PairFlags, begin: Start, *, closed: bool = False) -> tuple[Layout, list[str]]:
     """How answers lie in rows, which depends on what the model's attention can mask; and lines to print about it."""
     shape = trunk_of(begin.config)
-    splash = shape.backend == "splash" or (shape.backend == "auto" and jax.default_backend() == "tpu")
+    splash = shape.backend == "splash" or (shape.backend == "auto" and planning.platform() == "tpu")
     if config.share_prompt and splash:
         return Layout(False, closed), ["prompts are repeated before each answer: TPU's splash kernel masks no branches"]
     return Layout(config.share_prompt, closed), []

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import glob
-import importlib.util
 import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from jaxllm import planning
+from jaxllm.accelerators import idle_plugins, on_cpu, without_notices
 from jaxllm.data.tokenizers import cache_root
 from jaxllm.recipes.errors import input_errors
 from jaxllm.recipes.parse import parse
@@ -36,8 +36,13 @@ def run(main: Callable[[T], object], config: type[T], argv: Sequence[str] | None
     """Parses the flags of `config` and runs `main` on them; `input_errors` says what it exits with."""
     with input_errors():
         parsed = parse(config, sys.argv[1:] if argv is None else argv)
-        set_up(parsed)
-        main(parsed)
+        if (plan := planning.current()) is not None:
+            from jaxllm.recipes.standin import without_files
+
+            main(without_files(parsed, plan))
+        else:
+            set_up(parsed)
+            main(parsed)
 
 
 def set_up(config: Any = None) -> None:
@@ -46,7 +51,7 @@ def set_up(config: Any = None) -> None:
     config: the flags of a script that trains. From then on SIGTERM is noted instead of ending the process, locks are
     held until it ends, and if this is one of several processes, it joins them. Raises InputError.
     """
-    if _on_cpu() and "JAXLLM_STARTED" not in os.environ and sys.platform == "linux":
+    if on_cpu() and "JAXLLM_STARTED" not in os.environ and sys.platform == "linux":
         os.environ.update({name: x for name, x in _ALLOCATOR.items() if name not in os.environ}, JAXLLM_STARTED="1")
         sys.stdout.flush()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
@@ -64,27 +69,12 @@ def set_up(config: Any = None) -> None:
 
         preemption.listen_to_the_end()
         lock.keep_to_the_end()
-        flags, cpu = (config.coordinator, config.processes, config.process_id), _on_cpu()
+        flags, cpu = (config.coordinator, config.processes, config.process_id), on_cpu()
         place = cluster.find(os.environ, *flags, cpu=cpu)
         if place and processes.join(place, os.environ, versions(), cpu=cpu, connected=preemption.connect):
             watchdog.connect()
             processes.check_devices()
-
-
-def _on_cpu() -> bool:
-    """Whether JAX will run on CPU, found without starting it: no plugin of JAX finds a device of its kind here."""
-    if platforms := os.environ.get("JAX_PLATFORMS"):
-        return platforms == "cpu"
-    tpu = _installed("libtpu") and _exists("/dev/accel[0-9]*", "/dev/vfio/[0-9]*")
-    cuda = _installed("jax_cuda13_plugin", "jax_cuda12_plugin") and _exists("/dev/nvidia[0-9]*", "/dev/dxg")
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
-    return not tpu and (hidden or not cuda)
-
-
-def _installed(*modules: str) -> bool:
-    return any(importlib.util.find_spec(module) for module in modules)
-
-
-def _exists(*patterns: str) -> bool:
-    """Whether there is a device file; /dev/dxg is the GPU of Windows' subsystem for Linux."""
-    return any(glob.glob(pattern) for pattern in patterns)
+    if idle_plugins():  # of the extra `plan`, which would say that they find no device
+        jax.config.update("jax_platforms", "cpu")
+        with without_notices():
+            jax.devices()

@@ -19,6 +19,7 @@ from jaxllm.data.chat.dates import fix_date, writes_date
 from jaxllm.distributed import messages
 from jaxllm.distributed.mesh import make_mesh, row_multiple
 from jaxllm.losses import own_files
+from jaxllm.models.remat import check_remat
 from jaxllm.params import count
 from jaxllm.recipes import adapters
 from jaxllm.recipes.flags import Common, check
@@ -131,6 +132,7 @@ def open_session(script: str, config: Common) -> Session:
         check_folder(Path(config.checkpoints), "--checkpoints")
     run = open_run(script, config, config.out, own_files.texts(config.loss or ""))
     mesh, written = make_mesh(config.mesh), _written(run, config.checkpoints)
+    check_remat(config.remat, mesh.local_devices)
     multiple = written.get("row_multiple", row_multiple(mesh))
     now = messages.broadcast(datetime.datetime.now().isoformat(timespec="seconds"))
     run = dataclasses.replace(run, config={**run.config, "row_multiple": multiple, "began": written.get("began", now)})

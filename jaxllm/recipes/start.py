@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from jaxllm import hf
+from jaxllm import hf, planning
 from jaxllm.data import tokenizers
 from jaxllm.models.decoder import PRESETS
 from jaxllm.models.heads import ScorerConfig, describe_model, trunk_of
@@ -81,6 +81,8 @@ def start_decoder(config: DecoderFlags, texts: Iterable[str], key: str, task: st
     """
     rates = dict.fromkeys(("embedding_dropout", "attention_dropout", "output_dropout"), config.dropout)
     computing: dict[str, Any] = {"dtype": config.dtype, "remat": config.remat, **rates}
+    if (plan := planning.current()) is not None:
+        computing |= plan.overrides
     shape, source = find_architecture(config.model), None
     if shape is None:
         source = open_weights(config.model, task, **computing)

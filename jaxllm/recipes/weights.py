@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxllm import hf
+from jaxllm import hf, planning
 from jaxllm.checkpoint.store import newest_sound, read_params
 from jaxllm.distributed.mesh import shardings
 from jaxllm.hf.config import read_json
@@ -29,6 +29,8 @@ def open_weights(
     A run of adapters must have an export, for its checkpoints hold the adapters alone.
     """
     check_task(task)
+    if planning.current() is not None:
+        return _open_shapes(source, task, labels, overrides)
     if not is_bare_run(source):
         return hf.open_model(source, task, labels=labels, **overrides)
     run = Path(source).expanduser()
@@ -46,6 +48,22 @@ def open_weights(
 
     folder = Path(written.get("tokenizer") or run)
     return assemble(raw, str(run / "config.json"), folder, find, task, labels, overrides)
+
+
+def _open_shapes(
+    source: str, task: str | None, labels: Sequence[str] | None, overrides: Mapping[str, Any]
+) -> hf.PretrainedModel[Any]:
+    """What a plan needs of a checkpoint: all shapes, from its config.json or a run's; no weights need be there."""
+    path = Path(source).expanduser()
+    if not path.is_file():
+        path = path / "config.json" if is_bare_run(source) else hf.fetch(source, weights=False) / "config.json"
+    raw = read_json(path)
+    raw = raw["model"] if isinstance(raw.get("model"), dict) else raw
+
+    def find(names: Table, abstract: Abstract, skip: Mapping[str, str]) -> Found:
+        return Found(lambda wanted: {}, frozenset(), {}, [])
+
+    return assemble(raw, str(path), path.parent, find, task, labels, overrides)
 
 
 def load_params(spec: ModelSpec, mesh: Mesh, seed: int = 0) -> Params:

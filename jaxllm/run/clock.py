@@ -1,10 +1,10 @@
-"""Tokens per second, and the share of the chip's peak that they use (MFU)."""
+"""Tokens per second, FLOP/s, and the share of the chip's peak that they are (MFU)."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -12,57 +12,45 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-PEAK_FLOPS = {
-    "TPU v3": 61.5e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU7x": 2307e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-    "NVIDIA B200": 2250e12,
-}
-"""Dense bfloat16 FLOP/s of a device by the beginning of its kind, from the makers' data sheets."""
+from jaxllm.distributed.chips import peak_flops
 
-
-def peak_flops(device: jax.Device) -> float | None:
-    """Dense bfloat16 FLOP/s of a device, None where it is not known."""
-    kinds = [kind for kind in PEAK_FLOPS if device.device_kind.startswith(kind)]
-    return PEAK_FLOPS[max(kinds, key=len)] if kinds else None
+Flops = Callable[[Any], float]
+"""The model FLOPs of a step for the rows of a batch (models/flops.py)."""
 
 
 class Clock:
     """Measures the speed of training alone: compiling, evaluating and saving are not counted."""
 
-    def __init__(self, mesh: Mesh, flops_per_token: float):
+    def __init__(self, mesh: Mesh, flops: Flops):
         self.compile_s = 0.0
         self._began = self._lap = time.monotonic()
         self._tokens = self._pending = 0
         self._paused_s = 0.0
         self.total = 0
         """Real tokens that the run has seen, over all processes, up to the last `sync`."""
-        peak = peak_flops(mesh.devices.flat[0])
-        self._peak = peak and peak * mesh.size / flops_per_token
+        self._of, self._flops, self._computed = flops, 0.0, 0.0
+        self._devices, self._peak = mesh.size, peak_flops(mesh.devices.flat[0])
 
     def count(self, batch: Any) -> None:
-        """Counts the real tokens of a batch: the rows of this process, as numpy arrays."""
+        """Counts the real tokens of a batch, and its FLOPs: the rows of this process, as numpy arrays."""
         segments = getattr(batch, "batch", batch).segments_BT
         self._pending += int(np.count_nonzero(segments))
+        self._computed += self._of(batch)
 
     def sync(self) -> None:
         """Adds up what the processes have counted; each of them calls this."""
         new, self._pending = self._pending, 0
+        flops, self._computed = self._computed, 0.0
         if jax.process_count() > 1:
-            new = int(np.sum(multihost_utils.process_allgather(np.int32(new))))
-        self._tokens, self.total = self._tokens + new, self.total + new
+            all_new, all_flops = multihost_utils.process_allgather((np.int32(new), np.float32(flops)))
+            new, flops = int(np.sum(all_new)), float(np.sum(all_flops))
+        self._tokens, self.total, self._flops = self._tokens + new, self.total + new, self._flops + flops
 
     def compiled(self) -> None:
         """The first step, which compiles and so tells nothing about speed, is done."""
         self.compile_s = time.monotonic() - self._began
         self.sync()
-        self._tokens, self._paused_s, self._lap = 0, 0.0, time.monotonic()
+        self._tokens, self._flops, self._paused_s, self._lap = 0, 0.0, 0.0, time.monotonic()
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -72,9 +60,17 @@ class Clock:
         self._paused_s += time.monotonic() - began
 
     def lap(self) -> dict[str, float | None]:
-        """tokens_per_s and mfu since the last call; None where nothing was timed."""
+        """tokens_per_s, tflops_per_device and mfu since the last call; None without steps, mfu also without a peak.
+
+        FLOPs are the model's: those that training needs, whatever is recomputed.
+        """
         self.sync()
-        now, tokens = time.monotonic(), self._tokens
-        speed = tokens / (now - self._lap - self._paused_s) if tokens else None
-        self._tokens, self._paused_s, self._lap = 0, 0.0, now
-        return {"tokens_per_s": speed, "mfu": speed / self._peak if speed and self._peak else None}
+        now, tokens, flops = time.monotonic(), self._tokens, self._flops
+        seconds = now - self._lap - self._paused_s
+        self._tokens, self._flops, self._paused_s, self._lap = 0, 0.0, 0.0, now
+        speed = flops / seconds / self._devices if tokens else None
+        return {
+            "tokens_per_s": tokens / seconds if tokens else None,
+            "tflops_per_device": None if speed is None else speed / 1e12,
+            "mfu": speed / self._peak if speed and self._peak else None,
+        }

@@ -14,11 +14,13 @@ from typing import Any
 import optax
 from jax.sharding import Mesh
 
+from jaxllm import planning
 from jaxllm.checkpoint.policy import Saver
 from jaxllm.data.loader import Loader
 from jaxllm.distributed import messages
 from jaxllm.distributed.mesh import local_rows, make_mesh
-from jaxllm.params import ModelSpec, Rules, count, materialize, select
+from jaxllm.models.flops import model_flops
+from jaxllm.params import ModelSpec, Rules, materialize, select
 from jaxllm.run import preemption, watchdog
 from jaxllm.run.best import parse_best
 from jaxllm.run.clock import Clock
@@ -34,7 +36,7 @@ from jaxllm.train.log import StepLog
 from jaxllm.train.nonfinite import NonfiniteReporter, NotFinite
 from jaxllm.train.optim import OptimConfig, make_optimizer, make_schedule
 from jaxllm.train.schedules import Schedule
-from jaxllm.train.setup import check_rows, open_checkpoints, prepare, put, restore_or_init
+from jaxllm.train.setup import Program, check_rows, open_checkpoints, prepare, put, restore_or_init
 from jaxllm.train.step import StepFn
 from jaxllm.types import InputError, LossFn, Params, TrainState, nearest
 
@@ -183,7 +185,8 @@ def fit(
     handled only in the main thread.
 
     Raises InputError; RunError, such as NotFinite (what was saved stands); and once the state is saved, Terminated
-    (SIGTERM, or Ctrl-C in a script) or Interrupted (a KeyboardInterrupt: Ctrl-C elsewhere).
+    (SIGTERM, or Ctrl-C in a script) or Interrupted (a KeyboardInterrupt: Ctrl-C elsewhere). In a plan (planning.py) it
+    raises Planned with the step that it would compile, before it reads or writes anything.
     """
     evals = dict(evals or {})
     check_seed(seed, "seed")
@@ -196,7 +199,7 @@ def fit(
     rows, freeze = data.plan.rows, None
     check_rows(rows, mesh, strategy, microbatches)
     again = "the same command goes on"
-    if run is None:
+    if run is None and planning.current() is None:
         config = _Config(_name(loss), _described(optimizer), seed, steps, microbatches)
         run = open_run("fit", config, str(out or _new_folder()))
         again = again if out else f"fit(..., out={str(run.folder)!r}) goes on"
@@ -207,8 +210,11 @@ def fit(
     step, layout = prepare(
         model, loss, optimizer, mesh, seed=seed, microbatches=microbatches, strategy=strategy, freeze=freeze
     )
-    # 2 FLOPs forward and 4 backward; a gradient that passes through frozen parameters, not known here, is not counted.
-    clock = Clock(mesh, 4 * count(model.trained) + 2 * count(model.graphdef.abstract))
+    flops = model_flops(model, freeze or {}, reference=_computes_reference(loss, data))
+    if planning.current() is not None:
+        raise planning.Planned(Program(model, loss, optimizer, step, layout, flops, data, microbatches, strategy))
+    assert run is not None
+    clock = Clock(mesh, flops.of)
     log_path, local = run.folder / "metrics.jsonl", local_rows(mesh, rows)
 
     with preemption.listening(), contextlib.ExitStack() as stack:
@@ -260,6 +266,13 @@ def _new_folder() -> str:
 def _name(loss: LossFn) -> str:
     name = getattr(loss, "name", getattr(loss, "__name__", type(loss).__name__))
     return " ".join([name, *(f"{key}={x}" for key, x in getattr(loss, "arguments", {}).items())])
+
+
+def _computes_reference(loss: LossFn, data: Loader) -> bool:
+    """Whether each step computes the reference too, because the batches do not have its log-probabilities."""
+    if not getattr(loss, "reference", False):
+        return False
+    return getattr(data.build(data.plan.step(0)[:1], 1), "ref_logps_BT", None) is None
 
 
 def _described(optimizer: OptimConfig | optax.GradientTransformation) -> dict[str, Any] | str:

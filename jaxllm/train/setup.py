@@ -23,6 +23,7 @@ from jaxllm.checkpoint.store import Checkpoints
 from jaxllm.data.loader import Loader
 from jaxllm.distributed import mesh as meshes
 from jaxllm.distributed import messages
+from jaxllm.models.flops import ModelFlops
 from jaxllm.params import ModelSpec, materialize
 from jaxllm.run.folder import Run, differences
 from jaxllm.run.inputs import changed_files, changes
@@ -107,13 +108,39 @@ def compile_step(step: StepFn, strategy: str, mesh: Mesh, params_at: Any, opt_at
         return lambda state, batch, frozen=None: over(state, batch, frozen)
     everywhere = meshes.replicated(mesh)
     at = TrainState(everywhere, params_at, opt_at)
-    compiled = jax.jit(step, donate_argnums=0, out_shardings=(at, everywhere))
+    return OnMesh(jax.jit(step, donate_argnums=0, out_shardings=(at, everywhere)), mesh)
 
-    def on_mesh(state: TrainState, batch: Any, frozen: Any = None) -> tuple[TrainState, Any]:
-        with jax.set_mesh(mesh):  # attention and the chunked head read it to shard what they compute
-            return compiled(state, batch, frozen)
 
-    return on_mesh
+@dataclasses.dataclass(frozen=True)
+class OnMesh:
+    """A jitted step with its mesh set, which attention and the chunked head read to shard what they compute."""
+
+    jitted: Any
+    mesh: Mesh
+
+    def __call__(self, state: TrainState, batch: Any, frozen: Any = None) -> tuple[TrainState, Any]:
+        with jax.set_mesh(self.mesh):
+            return self.jitted(state, batch, frozen)
+
+    def lower(self, state: TrainState, batch: Any, frozen: Any = None) -> jax.stages.Lowered:
+        """The step for arguments given as shapes with shardings, to be compiled."""
+        with jax.set_mesh(self.mesh):
+            return self.jitted.lower(state, batch, frozen)
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """All that `fit` compiles a step from: what a plan takes in place of a run."""
+
+    model: ModelSpec
+    loss: LossFn
+    optimizer: optax.GradientTransformation
+    step: StepFn
+    layout: Layout
+    flops: ModelFlops
+    data: Loader
+    microbatches: int
+    strategy: str
 
 
 def restore_or_init(

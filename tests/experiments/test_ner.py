@@ -77,7 +77,7 @@ def test_run_folder_is_whole(trained, folder):
     lines = read_jsonl(trained / "metrics.jsonl")
     steps = [line for line in lines if "loss" in line]
     assert [line["step"] for line in steps] == [2, 4]
-    assert {"grad_norm", "learning_rate", "tokens_per_s", "mfu", "epoch"} <= steps[0].keys()
+    assert {"grad_norm", "learning_rate", "tokens_per_s", "tflops_per_device", "mfu", "epoch"} <= steps[0].keys()
     assert [line["step"] for line in lines if "dev/f1" in line] == [2, 4]
     config = json.loads((trained / "config.json").read_text())
     assert config["config"].keys() == {field.name for field in dataclasses.fields(script.Config)}

@@ -55,7 +55,7 @@ def trained(corpus, tmp_path_factory):
 
 
 def numbers(folder):
-    timing = ("tokens_per_s", "mfu")
+    timing = ("tokens_per_s", "tflops_per_device", "mfu")
     return [{k: x for k, x in line.items() if k not in timing} for line in read_jsonl(folder / "metrics.jsonl")]
 
 
@@ -72,7 +72,7 @@ def test_run_folder_is_whole(trained):
     lines = read_jsonl(trained / "metrics.jsonl")
     steps = [line for line in lines if "loss" in line]
     assert [line["step"] for line in steps] == [2, 4, 6]
-    assert steps[0].keys() >= {"grad_norm", "learning_rate", "tokens_per_s", "mfu", "epoch"}
+    assert steps[0].keys() >= {"grad_norm", "learning_rate", "tokens_per_s", "tflops_per_device", "mfu", "epoch"}
     evaluations = [line for line in lines if "dev/loss" in line]
     assert [line["step"] for line in evaluations] == [3, 6]
     assert evaluations[0].keys() >= {"dev/perplexity", "dev/bits_per_byte", "sample/characters"}

@@ -48,7 +48,7 @@ def run(world, out, processes, *flags, **environment):
 def numbers(folder):
     """What a run logged, but for its speed."""
     return [
-        {name: x for name, x in line.items() if name not in ("tokens_per_s", "mfu")}
+        {name: x for name, x in line.items() if name not in ("tokens_per_s", "tflops_per_device", "mfu")}
         for line in read_jsonl(folder / "metrics.jsonl")
     ]
 

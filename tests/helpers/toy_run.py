@@ -118,5 +118,5 @@ def saved(folder, position):
 
 
 def log_of(folder):
-    timing = ("tokens_per_s", "mfu")
+    timing = ("tokens_per_s", "tflops_per_device", "mfu")
     return [{k: x for k, x in line.items() if k not in timing} for line in read_jsonl(folder / "metrics.jsonl")]

@@ -1,7 +1,6 @@
 """Flags in, one line out for what is wrong with them."""
 
 import dataclasses
-import fnmatch
 import os
 import platform
 import re
@@ -14,7 +13,6 @@ import pytest
 
 from jaxllm.__main__ import COMMANDS
 from jaxllm.data.packing import make_plan
-from jaxllm.recipes import script
 from jaxllm.recipes.flags import Common, check, fit_arguments, loss_arguments, optim_config, total_steps
 from jaxllm.recipes.script import input_errors, parse, run
 from jaxllm.run.folder import open_run, start_run
@@ -150,7 +148,7 @@ def test_a_process_ends_so_too():
     )
     assert (good.returncode, good.stdout, good.stderr) == (0, "", "")
     assert (bad.returncode, bad.stdout) == (2, "")
-    assert bad.stderr == "error: --remat some: give one of none, dots, full\n"
+    assert bad.stderr == "error: --remat some: give one of none, dots, dots_no_batch, attention, mlp, full, offload\n"
 
 
 def test_a_flag_asks_for_the_same_bits_every_time():
@@ -286,37 +284,6 @@ UNREAD = {
 @pytest.mark.parametrize("case", UNREAD)
 def test_help_that_nobody_reads(case):
     assert unread(*UNREAD[case]) == (1, "")
-
-
-@pytest.mark.parametrize(
-    ("plugins", "devices", "environ", "on_cpu"),
-    [
-        ([], [], {}, True),
-        (["libtpu"], [], {}, True),  # installed where there is no TPU, for plans of a pod
-        (["libtpu"], ["/dev/accel0"], {}, False),
-        (["libtpu"], ["/dev/vfio/0"], {}, False),
-        (["libtpu"], ["/dev/vfio/vfio"], {}, True),
-        (["libtpu"], ["/dev/nvidia0"], {}, True),
-        (["jax_cuda13_plugin"], [], {}, True),
-        (["jax_cuda13_plugin"], ["/dev/nvidiactl"], {}, True),
-        (["jax_cuda13_plugin"], ["/dev/nvidia0"], {}, False),
-        (["jax_cuda12_plugin"], ["/dev/nvidia3"], {}, False),
-        (["jax_cuda12_plugin"], ["/dev/dxg"], {}, False),
-        (["jax_cuda12_plugin"], ["/dev/nvidia0"], {"CUDA_VISIBLE_DEVICES": ""}, True),
-        (["jax_cuda12_plugin"], ["/dev/nvidia0"], {"CUDA_VISIBLE_DEVICES": "0,1"}, False),
-        ([], ["/dev/nvidia0", "/dev/accel0"], {}, True),
-        (["libtpu"], ["/dev/accel0"], {"JAX_PLATFORMS": "cpu"}, True),
-        ([], [], {"JAX_PLATFORMS": "cuda,cpu"}, False),
-    ],
-)
-def test_a_device_is_looked_for_and_not_a_package(plugins, devices, environ, on_cpu, monkeypatch):
-    monkeypatch.setattr(script.importlib.util, "find_spec", lambda module: module in plugins or None)
-    monkeypatch.setattr(script.glob, "glob", lambda pattern: fnmatch.filter(devices, pattern))
-    for name in ("JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES"):
-        monkeypatch.delenv(name, raising=False)
-    for name, x in environ.items():
-        monkeypatch.setenv(name, x)
-    assert script._on_cpu() == on_cpu
 
 
 def test_versions_are_printed_by_scripts_and_the_commands(capsys):

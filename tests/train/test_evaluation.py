@@ -14,7 +14,7 @@ from jaxllm.train.forward import Runner
 def evaluations(tmp_path, evals, every=0, best=None):
     mesh = make_mesh("data=8")
     writers = Writers([Jsonl(tmp_path / "metrics.jsonl", 10)])
-    return Evaluations(evals, every, Runner(None, {}, mesh), best or Best(), writers, Clock(mesh, 1.0))
+    return Evaluations(evals, every, Runner(None, {}, mesh), best or Best(), writers, Clock(mesh, lambda batch: 0.0))
 
 
 def test_evaluations_are_due_at_multiples_and_at_the_end(tmp_path):

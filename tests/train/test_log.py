@@ -33,7 +33,7 @@ def made(tmp_path):
         return f"step {step} is not finite"
 
     def make(skip=False, meta=types.MappingProxyType({})):
-        clock = Clock(make_mesh("data=8"), 1.0)
+        clock = Clock(make_mesh("data=8"), lambda batch: 0.0)
         return StepLog(Writers([Jsonl(tmp_path / "metrics.jsonl", 0)]), clock, describe, skip, meta), described
 
     return make

@@ -1,0 +1,297 @@
+"""The collectives of a compiled program: which axes of the mesh they go over, what they move, and how many bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxllm.plan.hlo import Computation, Instruction
+from jaxllm.plan.program import KINDS, Cost
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """A collective of the program, over all its runs in a step."""
+
+    axis: str
+    """Mesh axes joined by +, or "none" where the groups follow none."""
+    kind: str
+    what: str
+    """What it moves."""
+    bytes: float
+    """What each device sends in a step, over all trips."""
+    trips: int
+    """How often it runs in a step."""
+    members: int
+    """Devices in a group."""
+    link: str
+    shape: str
+    place: str
+    group: tuple[int, ...] = ()
+    """Places in the mesh of the devices of one group."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """A parameter of one layer: its shape, and the mesh axes that each of its dimensions is cut over."""
+
+    name: str
+    shape: tuple[int, ...]
+    cut: tuple[tuple[str, ...], ...]
+
+    def part(self, sizes: Mapping[str, int], whole: set[str]) -> tuple[int, ...]:
+        """Its shape on a device once it is whole along the axes `whole`."""
+        return tuple(n // math.prod(sizes[a] for a in axes if a not in whole)
+                     for n, axes in zip(self.shape, self.cut, strict=True))  # fmt: skip
+
+    @property
+    def axes(self) -> set[str]:
+        """All that it is cut over."""
+        return {axis for axes in self.cut for axis in axes}
+
+
+def find(cost: Cost, mesh: Mesh, params: Sequence[Parameter], links: Links) -> list[Collective]:
+    """All collectives of a program, each once with its trips."""
+    found, chains = [], set()
+    for computation, x, times in cost.walk(fusions=True):
+        kind = x.opcode.removesuffix("-start")
+        if kind not in KINDS:
+            continue
+        if "chain_id=" in x.rest:  # a TPU's, spread over fusions that start it, compute meanwhile, and end it
+            chain = x.attribute("channel_id"), re.search(r'chain_id="(\d+)"', x.rest)[1]  # type: ignore[index]
+            if chain in chains:
+                continue
+            chains.add(chain)
+        if kind == "all-reduce" and _scatters(computation, x):
+            kind = "reduce-scatter"
+        groups = groups_of(x, mesh.size)
+        one = max(groups, key=len) if groups else tuple(range(mesh.size))
+        axis = axes_of(groups, mesh) if groups else "+".join(a for a, n in mesh.shape.items() if n > 1)
+        size = _payload(kind, computation, x)
+        if kind == "collective-permute":
+            one = _ring(x, mesh) or one
+        sent = sent_bytes(kind, size, len(one)) * times
+        if not sent or axis == "none":
+            continue
+        what = _what(kind, axis, x, computation, params, mesh.shape)
+        if kind == "collective-permute" and "ppermute" not in x.op_name and len(one) > 2 and "dot_general" in x.op_name:
+            kind = "reduce-scatter" if _accumulates(computation, x) else "all-gather"  # which the compiler made a ring
+            what = what.replace("passed on", _VERBS[kind]) + ", as a ring"
+        found.append(Collective(axis, kind, what, sent, times, len(one), links.between(one), str(x.result[-1]),
+                                cost.module.place(x), one))  # fmt: skip
+    return found
+
+
+def _accumulates(computation: Computation, x: Instruction) -> bool:
+    """Whether what a permute passes on was added to before, as in a ring that sums."""
+    return any(y.opcode == "add" or (y.opcode == "fusion" and "add" in y.name) for y in computation.operands(x))
+
+
+def sent_bytes(kind: str, size: float, members: int) -> float:
+    """What each device sends: size is that of the whole gathered or reduced array, of a permute what is passed on.
+
+    An all-reduce is a reduce-scatter and an all-gather (Thakur et al. 2005).
+    """
+    share = (members - 1) / members if members else 0.0
+    factor = {"all-reduce": 2 * share, "collective-permute": 1.0, "collective-broadcast": 1.0}.get(kind, share)
+    return size * factor
+
+
+def _payload(kind: str, computation: Computation, x: Instruction) -> float:
+    """The whole array: of an all-gather its result, of others what they are given."""
+    if kind == "all-gather":
+        results = x.result
+        if x.opcode.endswith("-start"):  # (what was given, the result)
+            results = x.result[len(x.operands) : 2 * len(x.operands)]
+        return float(sum(y.bytes for y in results))
+    return float(sum(y.bytes for y in computation.operands(x)))
+
+
+def _scatters(computation: Computation, x: Instruction) -> bool:
+    """Whether each device keeps only its part of an all-reduce: a TPU's reduce-scatter is such a fusion."""
+    if "all-reduce-scatter" in computation.name:
+        return True
+    users = computation.users.get(x.name, [])
+    return bool(users) and all(user.opcode == "dynamic-slice" for user in users) and "fused" in computation.name
+
+
+def groups_of(x: Instruction, devices: int) -> list[tuple[int, ...]]:
+    """The groups of places in the mesh that take part in it; empty for all. Of a permute its pairs."""
+    if pairs := x.attribute("source_target_pairs"):
+        return [(int(a), int(b)) for a, b in re.findall(r"\{(\d+),(\d+)\}", pairs)]
+    text = x.attribute("replica_groups")
+    if iota := re.match(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text):
+        shape, dims = ([int(n) for n in part.split(",")] for part in iota.groups()[:2])
+        places = np.arange(math.prod(dims)).reshape(dims)
+        if iota[3]:
+            places = places.transpose([int(n) for n in iota[3].split(",")])
+        return [tuple(row) for row in places.reshape(shape).tolist()]
+    if text.startswith("mesh["):
+        return _mesh_groups(text)
+    return [tuple(map(int, part.split(","))) for part in re.findall(r"\{([\d,]+)\}", text)]
+
+
+def _mesh_groups(text: str) -> list[tuple[int, ...]]:
+    """Of text such as mesh['axis_0'=2,'axis_1'=4] {'axis_1'}, where an axis may be cut: 'axis_1':(2)2."""
+    sizes = {name: int(n) for name, n in re.findall(r"'([^']+)'=(\d+)", text.partition("]")[0])}
+    places = np.arange(math.prod(sizes.values()))
+    if ids := re.search(r"device_ids=\(([\d,]+)\)", text):
+        places = np.array([int(n) for n in ids[1].split(",")])
+    elif iota := re.search(r"device_ids=\(?\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text):
+        dims = [int(n) for n in iota[2].split(",")]
+        places = np.arange(math.prod(dims)).reshape(dims)
+        places = places.transpose([int(n) for n in iota[3].split(",")]) if iota[3] else places
+        places = places.reshape(-1)
+    asked = re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", text.rpartition("{")[2])
+    shape: list[int] = []
+    chosen: list[int] = []
+    where: dict[tuple[str, int], int] = {}
+    for name, size in sizes.items():
+        cuts = sorted({(int(pre), int(n)) for a, pre, n in asked if a == name and pre})
+        parts = [size]
+        if cuts:
+            before, n = cuts[0]
+            parts = [before, n, size // before // n]
+        for i, part in enumerate(parts):
+            where[(name, i if cuts else -1)] = len(shape)
+            shape.append(part)
+    for name, pre, _ in asked:
+        chosen.append(where[(name, 1 if pre else -1)])
+    others = [i for i in range(len(shape)) if i not in chosen]
+    grouped = places.reshape(shape).transpose([*others, *chosen])
+    return [tuple(row) for row in grouped.reshape(-1, math.prod(shape[i] for i in chosen)).tolist()]
+
+
+def axes_of(groups: Sequence[Sequence[int]], mesh: Mesh) -> str:
+    """The mesh axes along which the members of a group differ, joined by +."""
+    sizes = tuple(mesh.shape.values())
+    varying: set[str] = set()
+    for group in groups:
+        coordinates = np.array(np.unravel_index(np.asarray(group), sizes))
+        varying |= {name for name, row in zip(mesh.shape, coordinates, strict=True) if len(set(row.tolist())) > 1}
+    return "+".join(name for name in mesh.shape if name in varying) or "none"
+
+
+def _ring(x: Instruction, mesh: Mesh) -> tuple[int, ...]:
+    """The devices that a permute passes something round, from its first pair."""
+    following = {pair[0]: pair[-1] for pair in groups_of(x, mesh.size)}
+    if not following:
+        return ()
+    first = next(iter(following))
+    found, at = [first], following[first]
+    while at != first and at in following and len(found) <= mesh.size:
+        found.append(at)
+        at = following[at]
+    return tuple(found if at in found else [*found, at])
+
+
+def _what(
+    kind: str,
+    axis: str,
+    x: Instruction,
+    computation: Computation,
+    params: Sequence[Parameter],
+    sizes: Mapping[str, int],
+) -> str:
+    """What is moved, in words, from the axis, JAX's name of the operation, and shapes."""
+    given = [y for operand in computation.operands(x) for y in operand.result]
+    axes = set(axis.split("+"))
+    if all(math.prod(y.shape) <= 16 for y in x.result):
+        return "sums of metrics and counts"
+    backward = "transpose(" in x.op_name
+    if axis == "context":
+        return "keys and values" if not backward else "keys, values and their gradients"
+    if "expert" in axes:
+        return "tokens of experts"
+    # An all-gather gives a parameter whole along its axes, a reduce-scatter takes a gradient so, a ring passes parts.
+    whole = [y.shape for y in (x.result[-1:] if kind == "all-gather" else given)]
+    along = set() if kind == "collective-permute" else axes
+    matrices = [p for p in params if p.axes & axes and any(_alike(p.part(sizes, along), shape) for shape in whole)]
+    replicas = [p for p in params if not p.axes & axes and any(_alike(p.part(sizes, set()), shape) for shape in whole)]
+    reduces = kind in ("reduce-scatter", "all-reduce")
+    if matrices and not reduces:
+        return f"parameters gathered ({_names(matrices)})"
+    if matrices and kind == "reduce-scatter":
+        return f"gradients scattered ({_names(matrices)})"
+    if reduces and (matrices or replicas) and (backward or not x.op_name):
+        return f"gradients summed ({_names(matrices or replicas)})"
+    verb = _VERBS.get(kind, "moved")
+    if reduces and not x.op_name:
+        return f"gradients {verb}"
+    return f"activations {verb}" + (" (backward)" if backward else "")
+
+
+_VERBS = {
+    "all-gather": "gathered", "all-reduce": "summed", "reduce-scatter": "summed and scattered",
+    "all-to-all": "exchanged", "collective-permute": "passed on",
+}  # fmt: skip
+
+
+def _names(params: Sequence[Parameter]) -> str:
+    return re.sub(r"^blocks\.", "", min((p.name for p in params), key=len))
+
+
+def _alike(part: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether an array of this shape can hold this part of a parameter, whole or a piece of it along one dimension.
+
+    Compilers transpose arrays, and split dimensions into tiles.
+    """
+    left = sorted(n for n in part if n > 1)
+    return any(_piece(left, sorted(merged)) for merged in _merges(tuple(n for n in shape if n > 1), len(left)))
+
+
+def _piece(left: list[int], right: list[int]) -> bool:
+    if left == right:
+        return True
+    rest = [*left]
+    for n in right:
+        if n in rest:
+            rest.remove(n)
+    return len(left) > 1 and len(rest) == 1 and math.prod(left) in (k * math.prod(right) for k in (2, 4, 8))
+
+
+def _merges(shape: tuple[int, ...], count: int) -> Iterator[tuple[int, ...]]:
+    """The shape with neighbouring dimensions merged so that `count` are left."""
+    for cuts in itertools.combinations(range(1, len(shape)), count - 1) if 0 < count <= len(shape) else ():
+        ends = (0, *cuts, len(shape))
+        yield tuple(math.prod(shape[low:high]) for low, high in itertools.pairwise(ends))
+
+
+@dataclasses.dataclass(frozen=True)
+class Links:
+    """Which link the devices of a group are connected by. places: of each device of the mesh, (slice, host)."""
+
+    platform: str
+    places: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, platform: str, mesh: Mesh) -> Links:
+        """Of the devices of a mesh."""
+        found = []
+        for device in mesh.devices.flat:
+            coords = getattr(device, "coords", None)
+            if platform == "gpu" and coords is not None:
+                found.append((int(coords[0]), int(coords[0]) * 10**6 + int(coords[1])))
+            else:
+                found.append((int(getattr(device, "slice_index", 0) or 0), int(device.process_index)))
+        return cls(platform, tuple(found))
+
+    def between(self, group: Sequence[int]) -> str:
+        """The slowest link within a group: ICI or the network between slices, NVLink or the network between hosts."""
+        slices = {self.places[i][0] for i in group}
+        hosts = {self.places[i][1] for i in group}
+        if self.platform == "tpu":
+            return "ICI" if len(slices) == 1 else "network between slices"
+        if self.platform == "gpu":
+            return "NVLink" if len(hosts) == 1 else "network between hosts"
+        return "memory"
+
+    def per_host(self, group: Sequence[int]) -> int:
+        """Members of a group on one host (of a TPU: in one slice)."""
+        return max(1, len(group) // len({self.places[i][0 if self.platform == "tpu" else 1] for i in group}))
