@@ -60,6 +60,9 @@ def find(cost: Cost, mesh: Mesh, params: Sequence[Parameter], links: Links) -> l
     """All collectives of a program, each once with its trips."""
     found, chains = [], set()
     for computation, x, times in cost.walk(fusions=True):
+        if between := re.search(r'_xla_megascale_transfer_type="(\w+)"', x.rest if x.opcode == "send" else ""):
+            found.append(_between_slices(between[1], x, computation, times, mesh, params, links, cost))
+            continue
         kind = x.opcode.removesuffix("-start")
         if kind not in KINDS:
             continue
@@ -70,7 +73,7 @@ def find(cost: Cost, mesh: Mesh, params: Sequence[Parameter], links: Links) -> l
             chains.add(chain)
         if kind == "all-reduce" and _scatters(computation, x):
             kind = "reduce-scatter"
-        groups = groups_of(x, mesh.size)
+        groups = links.in_mesh(groups_of(x, mesh.size))
         one = max(groups, key=len) if groups else tuple(range(mesh.size))
         axis = axes_of(groups, mesh) if groups else "+".join(a for a, n in mesh.shape.items() if n > 1)
         size = _payload(kind, computation, x)
@@ -86,6 +89,21 @@ def find(cost: Cost, mesh: Mesh, params: Sequence[Parameter], links: Links) -> l
         found.append(Collective(axis, kind, what, sent, times, len(one), links.between(one), str(x.result[-1]),
                                 cost.module.place(x), one))  # fmt: skip
     return found
+
+
+def _between_slices(
+    transfer: str, x: Instruction, computation: Computation, times: int, mesh: Mesh, params: Sequence[Parameter],
+    links: Links, cost: Cost,
+) -> Collective:  # fmt: skip
+    """A collective between slices of TPUs, of which each slice's program has a transfer to and from its host."""
+    kind = {"ALL_REDUCE": "all-reduce", "ALL_GATHER": "all-gather", "REDUCE_SCATTER": "reduce-scatter",
+            "ALL_TO_ALL": "all-to-all"}.get(transfer, "collective-permute")  # fmt: skip
+    one = tuple(places[0] for places in links.slices())
+    axis, size = axes_of([one], mesh), float(x.result[0].bytes) * (len(one) if kind == "all-gather" else 1)
+    what = _what(kind, axis, x, computation, params, mesh.shape)
+    sent = sent_bytes(kind, size, len(one)) * times
+    return Collective(axis, kind, what, sent, times, len(one), links.between(one), str(x.result[0]),
+                      cost.module.place(x), one)  # fmt: skip
 
 
 def _accumulates(computation: Computation, x: Instruction) -> bool:
@@ -291,6 +309,18 @@ class Links:
         if self.platform == "gpu":
             return "NVLink" if len(hosts) == 1 else "network between hosts"
         return "memory"
+
+    def slices(self) -> list[list[int]]:
+        """The places in the mesh of each slice's devices."""
+        numbers = [place[0] for place in self.places]
+        return [[i for i, n in enumerate(numbers) if n == one] for one in sorted(set(numbers))]
+
+    def in_mesh(self, groups: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """Groups by places in the mesh. Over several slices of TPUs a program counts the devices of its own slice."""
+        own, *others = self.slices()
+        if self.platform != "tpu" or not others or max((i for group in groups for i in group), default=0) >= len(own):
+            return groups
+        return [tuple(own[i] for i in group) for group in groups]
 
     def per_host(self, group: Sequence[int]) -> int:
         """Members of a group on one host (of a TPU: in one slice)."""
