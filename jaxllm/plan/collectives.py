@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxllm.plan.hlo import Computation, Instruction
+from jaxllm.plan.hlo import Computation, Instruction, Module
 from jaxllm.plan.program import KINDS, Cost
 
 
@@ -83,6 +83,8 @@ def find(cost: Cost, mesh: Mesh, params: Sequence[Parameter], links: Links) -> l
         if not sent or axis == "none":
             continue
         what = _what(kind, axis, x, computation, params, mesh.shape)
+        if kind == "all-reduce" and _places(cost.module, computation, x):
+            what = _what("all-gather", axis, x, computation, params, mesh.shape) + ", as a sum of parts"
         if kind == "collective-permute" and "ppermute" not in x.op_name and len(one) > 2 and "dot_general" in x.op_name:
             kind = "reduce-scatter" if _accumulates(computation, x) else "all-gather"  # which the compiler made a ring
             what = what.replace("passed on", _VERBS[kind]) + ", as a ring"
@@ -104,6 +106,17 @@ def _between_slices(
     sent = sent_bytes(kind, size, len(one)) * times
     return Collective(axis, kind, what, sent, times, len(one), links.between(one), str(x.result[0]),
                       cost.module.place(x), one)  # fmt: skip
+
+
+def _places(module: Module, computation: Computation, x: Instruction) -> bool:
+    """Whether what is summed are parts, each device's in its place among zeros: so a TPU gathers at times."""
+
+    def root(y: Instruction) -> Instruction:
+        while y.opcode in ("copy-done", "copy-start", "copy", "bitcast") and y.operands[0] in computation.instructions:
+            y = computation.instructions[y.operands[0]]
+        return module.computations[y.called[0]].root if y.opcode == "fusion" else y
+
+    return any(root(y).opcode == "dynamic-update-slice" for y in computation.operands(x))
 
 
 def _accumulates(computation: Computation, x: Instruction) -> bool:
@@ -229,9 +242,10 @@ def _what(
         return "tokens of experts"
     # An all-gather gives a parameter whole along its axes, a reduce-scatter takes a gradient so, a ring passes parts.
     whole = [y.shape for y in (x.result[-1:] if kind == "all-gather" else given)]
+    most = 64 if "fsdp" in axes else 8  # activations are not cut over fsdp but by rows
     along = set() if kind == "collective-permute" else axes
-    matrices = [p for p in params if p.axes & axes and any(_alike(p.part(sizes, along), shape) for shape in whole)]
-    replicas = [p for p in params if not p.axes & axes and any(_alike(p.part(sizes, set()), shape) for shape in whole)]
+    matrices = [p for p in params if p.axes & axes and any(_alike(p.part(sizes, along), shape, most) for shape in whole)]
+    replicas = [p for p in params if not p.axes & axes and any(_alike(p.part(sizes, set()), shape, most) for shape in whole)]
     reduces = kind in ("reduce-scatter", "all-reduce")
     if matrices and not reduces:
         return f"parameters gathered ({_names(matrices)})"
@@ -255,23 +269,24 @@ def _names(params: Sequence[Parameter]) -> str:
     return re.sub(r"^blocks\.", "", min((p.name for p in params), key=len))
 
 
-def _alike(part: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    """Whether an array of this shape can hold this part of a parameter, whole or a piece of it along one dimension.
+def _alike(part: tuple[int, ...], shape: tuple[int, ...], most: int) -> bool:
+    """Whether an array of this shape can hold this part of a parameter, or one of `most` pieces along one dimension.
 
     Compilers transpose arrays, and split dimensions into tiles.
     """
     left = sorted(n for n in part if n > 1)
-    return any(_piece(left, sorted(merged)) for merged in _merges(tuple(n for n in shape if n > 1), len(left)))
+    return any(_piece(left, sorted(merged), most) for merged in _merges(tuple(n for n in shape if n > 1), len(left)))
 
 
-def _piece(left: list[int], right: list[int]) -> bool:
+def _piece(left: list[int], right: list[int], most: int) -> bool:
     if left == right:
         return True
     rest = [*left]
     for n in right:
         if n in rest:
             rest.remove(n)
-    return len(left) > 1 and len(rest) == 1 and math.prod(left) in (k * math.prod(right) for k in (2, 4, 8))
+    pieces, left_over = divmod(math.prod(left), math.prod(right))
+    return len(left) > 1 and len(rest) == 1 and not left_over and 1 < pieces <= most
 
 
 def _merges(shape: tuple[int, ...], count: int) -> Iterator[tuple[int, ...]]:
