@@ -41,7 +41,7 @@ HUB = {
 NOT_RUN = {
     r"bench_(ner|pretrain|trl)\.py": "needs torch, of the extra `bench`",
     r"peers/": "needs torch, and no jaxllm",
-    r"jaxllm plan .*--topology [^c]": "needs a compiler of the extra `plan`; tests marked tpu_compile and gpu_compile run it",
+    r"jaxllm plan .*--topology [^c]": "needs a compiler of the extra `plan`, which tests of plans run",
     r"kill_test\.py (full-disk|move|.*--processes)": "mounts a disk, or takes minutes",
 }
 """Commands whose flags are checked and that are not run here."""

@@ -244,8 +244,9 @@ def _what(
     whole = [y.shape for y in (x.result[-1:] if kind == "all-gather" else given)]
     most = 64 if "fsdp" in axes else 8  # activations are not cut over fsdp but by rows
     along = set() if kind == "collective-permute" else axes
-    matrices = [p for p in params if p.axes & axes and any(_alike(p.part(sizes, along), shape, most) for shape in whole)]
-    replicas = [p for p in params if not p.axes & axes and any(_alike(p.part(sizes, set()), shape, most) for shape in whole)]
+    held = lambda p, along: any(_alike(p.part(sizes, along), shape, most) for shape in whole)  # noqa: E731
+    matrices = [p for p in params if p.axes & axes and held(p, along)]
+    replicas = [p for p in params if not p.axes & axes and held(p, set())]
     reduces = kind in ("reduce-scatter", "all-reduce")
     if matrices and not reduces:
         return f"parameters gathered ({_names(matrices)})"
