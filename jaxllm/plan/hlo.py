@@ -256,8 +256,8 @@ def parse(text: str) -> Module:
             current.instructions[x.name] = x
     if entry is None:
         raise ValueError("the text has no entry computation")
-    head = text.partition("\n")[0].partition("input_output_alias=")[2]
-    donated = re.findall(r"\{(\d*)\}: \(\d+, \{[^}]*\}, m\w+-alias\)", head)
+    aliases = text.partition("\n")[0].partition("input_output_alias=")[2]
+    donated = re.findall(r"\{(\d*)\}: \(\d+, \{[^}]*\}, m\w+-alias\)", aliases)
     return Module(computations, entry, _frames(text), frozenset(int(n or 0) for n in donated))
 
 
