@@ -58,6 +58,20 @@ def cut_as_residual(x_BTD: jax.Array) -> jax.Array:
     return _cut(x_BTD, RESIDUAL if x_BTD.shape[1] % parts == 0 else TOKENS)
 
 
+def look_up(table_ND: jax.Array, ids_BT: jax.Array, features: tuple[str, ...]) -> jax.Array:
+    """The rows of a table whose features lie along these axes, for ids that are sharded as the batch -> [B, T, D].
+
+    A device looks its features up for all rows along fsdp, and exchanges them for all features of its own rows. Unless
+    each of these shardings is stated, the partitioner goes from one to the other through a copy of the whole array on
+    every device, which it calls an involuntary full rematerialization.
+    """
+    if cuts("fsdp") == 1:
+        return table_ND[ids_BT]
+    ids_BT = _cut(ids_BT, ("data", "context"), whole=True)
+    looked_up = _cut(table_ND[ids_BT], ("data", "context", features))
+    return _cut(looked_up, (*TOKENS, tuple(axis for axis in features if axis != "fsdp")))
+
+
 @jax.custom_vjp
 def gather(x_BTD: jax.Array) -> jax.Array:
     """The residual stream as `cut_as_batch`, which a matrix product over tensor reads; its gradient is scattered.
@@ -78,14 +92,17 @@ gather.defvjp(lambda x_BTD: (gather(x_BTD), None), lambda _, dx_BTD: (scatter(dx
 scatter.defvjp(lambda x_BTD: (scatter(x_BTD), None), lambda _, dx_BTD: (gather(dx_BTD),))
 
 
-def _cut(x: jax.Array, wanted: Iterable[Any]) -> jax.Array:
-    """x with its first axes sharded along the axes of the mesh that are wanted, where the mesh has them and divides."""
+def _cut(x: jax.Array, wanted: Iterable[Any], whole: bool = False) -> jax.Array:
+    """x with its first axes sharded along the axes of the mesh that are wanted, where the mesh has them and divides.
+
+    whole: where it has none of them, x whole on every device; otherwise it is as the compiler likes.
+    """
     spec: list[Any] = []
     for size, axes in zip(x.shape, wanted, strict=False):
         names = tuple(axis for axis in (axes if isinstance(axes, tuple) else (axes,)) if axis and cuts(axis) > 1)
         spec.append(names if names and size % math.prod(map(cuts, names)) == 0 else None)
     spec += [None] * (x.ndim - len(spec))
-    return jax.lax.with_sharding_constraint(x, P(*spec)) if any(spec) else x
+    return jax.lax.with_sharding_constraint(x, P(*spec)) if any(spec) or whole else x
 
 
 def cut_evenly(x: jax.Array, spec: P | None) -> jax.Array:

@@ -162,6 +162,10 @@ def position_rows(batch: Batch, offset: int) -> jax.Array:
     return jnp.where(padding_BT > 0, offset - 1, batch.positions_BT + offset - (seen_BT - before_BT))
 
 
+_FEATURES = ("fsdp", "tensor")
+"""The axes of the mesh along which the features of the embeddings lie."""
+
+
 class Embeddings(nnx.Module):
     """Token embeddings, plus positions and the first token type where the configuration has them; normalised."""
 
@@ -176,11 +180,11 @@ class Embeddings(nnx.Module):
         self.config = c
 
     def __call__(self, batch: Batch, key: jax.Array | None) -> jax.Array:
-        x_BTD = self.tokens(batch.tokens_BT)
+        x_BTD = self.tokens(batch.tokens_BT, _FEATURES)
         if self.types is not None:
             x_BTD += jnp.broadcast_to(self.types.embedding[0], x_BTD.shape)
         if self.positions is not None:
-            x_BTD += self.positions(position_rows(batch, self.config.position_offset))
+            x_BTD += self.positions(position_rows(batch, self.config.position_offset), _FEATURES)
         return dropout(self.norm(x_BTD).astype(self.config.dtype), self.config.embedding_dropout, key)
 
 
@@ -219,7 +223,7 @@ class Encoder(nnx.Module):
 
 
 SHARDING: Rules = (
-    (r"embeddings\.(tokens|positions|types)\.embedding", P(None, ("fsdp", "tensor"))),
+    (r"embeddings\.(tokens|positions|types)\.embedding", P(None, _FEATURES)),
     (r"blocks\.attn\.(q|k|v)\.kernel", P(None, "fsdp", "tensor")),
     (r"blocks\.attn\.(q|k|v)\.bias", P(None, ("tensor", "fsdp"))),
     (r"blocks\.attn\.out\.kernel", P(None, "tensor", "fsdp")),

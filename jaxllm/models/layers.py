@@ -15,7 +15,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 
 from jaxllm import planning
-from jaxllm.axes import cut_evenly, cuts
+from jaxllm.axes import cut_evenly, cuts, look_up
 from jaxllm.models.remat import MLP as MLP_NAME
 from jaxllm.models.remat import REMAT, RESIDUAL, name
 
@@ -73,11 +73,10 @@ def narrow(kernel: jax.Array, dtype: Any) -> jax.Array:
     from before the first layer to the end of the backward pass: half the size of the parameters again. It does not look
     behind an explicit rounding, which the conversion of one layer's slice takes in.
     """
-    if jnp.dtype(dtype).itemsize >= kernel.dtype.itemsize:
-        return kernel.astype(dtype)
-    kind = jnp.finfo(dtype)
-    rounded = lambda x: jax.lax.reduce_precision(x, kind.nexp, kind.nmant).astype(dtype)  # noqa: E731
-    return jax.lax.platform_dependent(kernel, tpu=rounded, default=lambda x: x.astype(dtype))
+    if jnp.dtype(dtype).itemsize < kernel.dtype.itemsize and planning.platform() == "tpu":
+        kind = jnp.finfo(dtype)
+        kernel = jax.lax.reduce_precision(kernel, kind.nexp, kind.nmant)
+    return kernel.astype(dtype)
 
 
 PIECE_BYTES = 64 * 2**20
@@ -247,8 +246,9 @@ class Embed(nnx.Module):
         self.embedding = nnx.Param(std * jax.random.normal(rngs.params(), (n, d)))
         self.cut = cut
 
-    def __call__(self, ids: jax.Array) -> jax.Array:
-        return cut_evenly(self.embedding[...], self.cut)[ids]
+    def __call__(self, ids: jax.Array, features: tuple[str, ...] = ("fsdp",)) -> jax.Array:
+        """Its rows for ids [B, T], which lie along `features` as the table's do -> [B, T, d]."""
+        return look_up(cut_evenly(self.embedding[...], self.cut), ids, features)
 
 
 def stack(build: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs) -> Any:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxllm.models import layers
+from jaxllm.models.remat import REMAT
 
 torch = pytest.importorskip("torch")
 
@@ -119,7 +120,7 @@ def test_dropout_has_its_rate_and_keeps_the_mean():
     assert layers.dropout(x.astype(jnp.bfloat16), 0.3, jax.random.key(0)).dtype == jnp.bfloat16
 
 
-@pytest.mark.parametrize("remat", list(layers.REMAT))
+@pytest.mark.parametrize("remat", list(REMAT))
 @pytest.mark.parametrize("unroll", [0, 1, 2])
 def test_a_stack_is_its_blocks_in_turn(remat, unroll):
     from flax import nnx

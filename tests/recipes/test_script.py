@@ -148,7 +148,7 @@ def test_a_process_ends_so_too():
     )
     assert (good.returncode, good.stdout, good.stderr) == (0, "", "")
     assert (bad.returncode, bad.stdout) == (2, "")
-    assert bad.stderr == "error: --remat some: give one of none, dots, full\n"
+    assert bad.stderr == "error: --remat some: give one of none, dots, dots_no_batch, attention, mlp, full, offload\n"
 
 
 def test_a_flag_asks_for_the_same_bits_every_time():
