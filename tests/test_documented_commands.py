@@ -68,7 +68,8 @@ SHORT: dict[str, tuple[dict[str, str], str]] = {
     "kill_test.py": ({}, "--trials 1"),
     "verify-resume": ({**TINY, "--dataset": "books.jsonl"}, "--steps 120 --sample-tokens 0 --no-export"),
     "generate": ({}, "--max-tokens 4"),
-    "plan": ({}, "--batch-size 8 --max-length 64"), "convert": ({}, ""), "tag": ({}, ""), "losses": ({}, ""), "check-loss": ({}, ""),
+    "plan": ({}, "--batch-size 8 --max-length 64"),
+    "convert": ({}, ""), "tag": ({}, ""), "losses": ({}, ""), "check-loss": ({}, ""),
 }  # fmt: skip
 """How each program is made short: by flags where the command does not give them, and by flags in any case."""
 
