@@ -5,7 +5,19 @@ import re
 
 import pytest
 from compiled import (
-    DENSE, MIXTURE, WINDOWS, adapted, compile_decoding, compile_step, of, pairs, rows, scorer, singles, tagger, tags,
+    DENSE,
+    MIXTURE,
+    WINDOWS,
+    adapted,
+    compile_decoding,
+    compile_step,
+    of,
+    pairs,
+    rows,
+    scorer,
+    singles,
+    tagger,
+    tags,
 )  # fmt: skip
 
 from jaxllm.data.preference.answers import Layout

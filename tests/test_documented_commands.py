@@ -42,6 +42,7 @@ NOT_RUN = {
     r"bench_(ner|pretrain|trl)\.py": "needs torch, of the extra `bench`",
     r"peers/": "needs torch, and no jaxllm",
     r"jaxllm plan .*--topology [^c]": "needs a compiler of the extra `plan`, which tests of plans run",
+    r"bench_compiled\.py --topology": "needs a compiler of the extra `plan`",
     r"kill_test\.py (full-disk|move|.*--processes)": "mounts a disk, or takes minutes",
 }
 """Commands whose flags are checked and that are not run here."""
@@ -65,6 +66,9 @@ SHORT: dict[str, tuple[dict[str, str], str]] = {
     "bench_compile.py": ({}, "--rounds 1 --depths 1 2"),
     "bench_head.py": ({}, "--rounds 1 --rows 2 --length 32 --width 16 --vocab 500 --others 600"),
     "bench_dpo_memory.py": ({}, "--vocabulary 500 --width 16 --depth 1 --length 32"),
+    "bench_compiled.py": (
+        {"--topology": "cpu:2", "--mesh": "fsdp=2"}, "--model tiny --rows 2 --length 64 --what lora",
+    ),
     "kill_test.py": ({}, "--trials 1"),
     "verify-resume": ({**TINY, "--dataset": "books.jsonl"}, "--steps 120 --sample-tokens 0 --no-export"),
     "generate": ({}, "--max-tokens 4"),

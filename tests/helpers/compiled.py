@@ -17,6 +17,7 @@ from jaxllm.distributed import mesh as meshes
 from jaxllm.evals import generate
 from jaxllm.losses import resolve
 from jaxllm.models import decoder, encoder, heads, lora
+from jaxllm.models.attention import Tokens
 from jaxllm.params import describe
 from jaxllm.plan.step import shapes_of
 from jaxllm.plan.target import compiling, devices_of, parse_target, prepare
@@ -62,7 +63,9 @@ def scorer(config, **fields):
 
 def tagger(kind, **fields):
     """A token classifier, with dropout as the families have it."""
-    config = heads.TaggerConfig(dataclasses.replace(ENCODERS[kind], **fields), tuple("OABCDEFGH"), transform=kind == "modernbert")
+    config = heads.TaggerConfig(
+        dataclasses.replace(ENCODERS[kind], **fields), tuple("OABCDEFGH"), transform=kind == "modernbert"
+    )
     return describe(lambda rngs: heads.Tagger(config, rngs), heads.SHARDING)
 
 
@@ -82,21 +85,26 @@ def tags(count):
     return rows(count)
 
 
-def pairs(layout=Layout(), reference=False):
+SHARED = Layout()
+
+
+def pairs(layout=SHARED, reference=False):
     """Two answers to each prompt, one prompt a row."""
 
     def build(count):
         answers = tuple(Answer(np.ones(64, np.int32), np.ones(64, bool), side) for side in (1, -1))
         groups = [Group(np.ones(32, np.int32), answers) for _ in range(count)]
         logps = [[-np.ones(layout.size(a), np.float32) for a in g.answers] for g in groups]
-        return AnswerRows(groups, layout, logps if reference else None).collate([[i] for i in range(count)], T, count, 2)
+        return AnswerRows(groups, layout, logps if reference else None).collate(
+            [[i] for i in range(count)], T, count, 2
+        )
 
     return build
 
 
 def singles(count):
     """One answer to each prompt, which is desirable in every second row, and one to estimate the KL divergence from."""
-    answer = lambda side: Answer(np.ones(64, np.int32), np.ones(64, bool), side)  # noqa: E731
+    answer = lambda side: Answer(np.ones(64, np.int32), np.ones(64, bool), side)
     layout = Layout(share=False)
     groups = [Group(np.ones(32, np.int32), (answer(1 - 2 * (i % 2)), answer(0))) for i in range(count)]
     logps = [[-np.ones(layout.size(a), np.float32) for a in g.answers] for g in groups]
@@ -153,20 +161,23 @@ def compile_step(spec, loss, build, topology, mesh):
 
 
 def compile_decoding(config, topology, mesh, rows=8):
-    """The step of generation that reads one token and chooses the next, compiled for a topology."""
+    """The step of generation that reads one token and chooses the next, compiled for a topology.
+
+    The cache is sharded as what has read the prompts leaves it.
+    """
     found, devices = target(topology)
     mesh, spec = mesh_of(devices, mesh), of(config)
     at = meshes.shardings(spec.graphdef.abstract, mesh, spec.rules, limits=spec.graphdef.limits)
     params = {name: shaped(x, at[name]) for name, x in spec.graphdef.abstract.items()}
-    everywhere = lambda build: jax.tree.map(  # noqa: E731
-        lambda x: shaped(x, meshes.replicated(mesh)), jax.eval_shape(build)
-    )
-    cache = everywhere(lambda: decoder.Cache.empty(config, rows, T))
-    tokens_B = everywhere(lambda: jnp.zeros(rows, jnp.int32))
-    keys = everywhere(lambda: jax.random.split(jax.random.key(0), rows))
+    everywhere = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=meshes.replicated(mesh))
+    keys = shaped(jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows)), meshes.replicated(mesh))
     sampling = generate.Sampling(temperature=1.0, top_p=0.9)
+    prompts = everywhere(rows, T // 2)
     with planning_for(found, devices), jax.set_mesh(mesh):
-        lowered = generate._step.lower(spec.graphdef, sampling, params, cache, tokens_B, keys)
+        lowered = generate._start.lower(spec.graphdef, sampling, T, params, prompts, Tokens(prompts, prompts), keys)
+        _, cache_at = lowered.compile(options_of(found)).output_shardings
+        cache = jax.tree.map(shaped, jax.eval_shape(lambda: decoder.Cache.empty(config, rows, T)), cache_at)
+        lowered = generate._step.lower(spec.graphdef, sampling, params, cache, everywhere(rows), keys)
         return lowered.compile(options_of(found))
 
 

@@ -52,7 +52,7 @@ def kept(remat):
     """The shapes of what the backward pass of the stack of layers reads from the forward pass."""
     config = dataclasses.replace(CONFIG, remat=remat)
     spec = describe(lambda rngs: Decoder(config, rngs), SHARDING)
-    loss = lambda params: value(cross_entropy(bind(spec.graphdef, params), BATCH)["loss"])  # noqa: E731
+    loss = lambda params: value(cross_entropy(bind(spec.graphdef, params), BATCH)["loss"])
     program = jax.make_jaxpr(jax.grad(loss))(spec.graphdef.abstract).jaxpr
     backward = next(e for e in program.eqns if e.primitive.name == "scan" and e.params["reverse"])
     parameters = {x.shape for x in spec.graphdef.abstract.values()}
@@ -79,5 +79,5 @@ class Device:
 def test_offloading_needs_memory_of_the_host():
     check_remat("offload", jax.devices())
     check_remat("full", [Device()])
-    with pytest.raises(InputError, match="--remat offload: X1 has no pinned host memory.*use --remat full"):
+    with pytest.raises(InputError, match=r"--remat offload: X1 has no pinned host memory.*use --remat full"):
         check_remat("offload", [Device()])
