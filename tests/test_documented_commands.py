@@ -41,7 +41,7 @@ HUB = {
 NOT_RUN = {
     r"bench_(ner|pretrain|trl)\.py": "needs torch, of the extra `bench`",
     r"peers/": "needs torch, and no jaxllm",
-    r"jaxllm plan .*--topology [^c]": "needs a compiler of the extra `plan`, as tests marked tpu_compile do",
+    r"jaxllm plan .*--topology [^c]": "needs a compiler of the extra `plan`, which tests of plans run",
     r"bench_compiled\.py --topology": "needs a compiler of the extra `plan`",
     r"kill_test\.py (full-disk|move|.*--processes)": "mounts a disk, or takes minutes",
 }
@@ -74,7 +74,8 @@ SHORT: dict[str, tuple[dict[str, str], str]] = {
     "kill_test.py": ({}, "--trials 1"),
     "verify-resume": ({**TINY, "--dataset": "books.jsonl"}, "--steps 120 --sample-tokens 0 --no-export"),
     "generate": ({}, "--max-tokens 4"),
-    "plan": ({}, ""), "convert": ({}, ""), "tag": ({}, ""), "losses": ({}, ""), "check-loss": ({}, ""),
+    "plan": ({}, "--batch-size 8 --max-length 64"),
+    "convert": ({}, ""), "tag": ({}, ""), "losses": ({}, ""), "check-loss": ({}, ""),
 }  # fmt: skip
 """How each program is made short: by flags where the command does not give them, and by flags in any case."""
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxllm.plan.hlo import Computation, Instruction
+from jaxllm.plan.hlo import Computation, Instruction, Module
 from jaxllm.plan.program import KINDS, Cost
 
 
@@ -60,6 +60,9 @@ def find(cost: Cost, mesh: Mesh, params: Sequence[Parameter], links: Links) -> l
     """All collectives of a program, each once with its trips."""
     found, chains = [], set()
     for computation, x, times in cost.walk(fusions=True):
+        if between := re.search(r'_xla_megascale_transfer_type="(\w+)"', x.rest if x.opcode == "send" else ""):
+            found.append(_between_slices(between[1], x, computation, times, mesh, params, links, cost))
+            continue
         kind = x.opcode.removesuffix("-start")
         if kind not in KINDS:
             continue
@@ -70,7 +73,7 @@ def find(cost: Cost, mesh: Mesh, params: Sequence[Parameter], links: Links) -> l
             chains.add(chain)
         if kind == "all-reduce" and _scatters(computation, x):
             kind = "reduce-scatter"
-        groups = groups_of(x, mesh.size)
+        groups = links.in_mesh(groups_of(x, mesh.size))
         one = max(groups, key=len) if groups else tuple(range(mesh.size))
         axis = axes_of(groups, mesh) if groups else "+".join(a for a, n in mesh.shape.items() if n > 1)
         size = _payload(kind, computation, x)
@@ -80,12 +83,40 @@ def find(cost: Cost, mesh: Mesh, params: Sequence[Parameter], links: Links) -> l
         if not sent or axis == "none":
             continue
         what = _what(kind, axis, x, computation, params, mesh.shape)
+        if kind == "all-reduce" and _places(cost.module, computation, x):
+            what = _what("all-gather", axis, x, computation, params, mesh.shape) + ", as a sum of parts"
         if kind == "collective-permute" and "ppermute" not in x.op_name and len(one) > 2 and "dot_general" in x.op_name:
             kind = "reduce-scatter" if _accumulates(computation, x) else "all-gather"  # which the compiler made a ring
             what = what.replace("passed on", _VERBS[kind]) + ", as a ring"
         found.append(Collective(axis, kind, what, sent, times, len(one), links.between(one), str(x.result[-1]),
                                 cost.module.place(x), one))  # fmt: skip
     return found
+
+
+def _between_slices(
+    transfer: str, x: Instruction, computation: Computation, times: int, mesh: Mesh, params: Sequence[Parameter],
+    links: Links, cost: Cost,
+) -> Collective:  # fmt: skip
+    """A collective between slices of TPUs, of which each slice's program has a transfer to and from its host."""
+    kind = {"ALL_REDUCE": "all-reduce", "ALL_GATHER": "all-gather", "REDUCE_SCATTER": "reduce-scatter",
+            "ALL_TO_ALL": "all-to-all"}.get(transfer, "collective-permute")  # fmt: skip
+    one = tuple(places[0] for places in links.slices())
+    axis, size = axes_of([one], mesh), float(x.result[0].bytes) * (len(one) if kind == "all-gather" else 1)
+    what = _what(kind, axis, x, computation, params, mesh.shape)
+    sent = sent_bytes(kind, size, len(one)) * times
+    return Collective(axis, kind, what, sent, times, len(one), links.between(one), str(x.result[0]),
+                      cost.module.place(x), one)  # fmt: skip
+
+
+def _places(module: Module, computation: Computation, x: Instruction) -> bool:
+    """Whether what is summed are parts, each device's in its place among zeros: so a TPU gathers at times."""
+
+    def root(y: Instruction) -> Instruction:
+        while y.opcode in ("copy-done", "copy-start", "copy", "bitcast") and y.operands[0] in computation.instructions:
+            y = computation.instructions[y.operands[0]]
+        return module.computations[y.called[0]].root if y.opcode == "fusion" else y
+
+    return any(root(y).opcode == "dynamic-update-slice" for y in computation.operands(x))
 
 
 def _accumulates(computation: Computation, x: Instruction) -> bool:
@@ -211,9 +242,11 @@ def _what(
         return "tokens of experts"
     # An all-gather gives a parameter whole along its axes, a reduce-scatter takes a gradient so, a ring passes parts.
     whole = [y.shape for y in (x.result[-1:] if kind == "all-gather" else given)]
+    most = 64 if "fsdp" in axes else 8  # activations are not cut over fsdp but by rows
     along = set() if kind == "collective-permute" else axes
-    matrices = [p for p in params if p.axes & axes and any(_alike(p.part(sizes, along), shape) for shape in whole)]
-    replicas = [p for p in params if not p.axes & axes and any(_alike(p.part(sizes, set()), shape) for shape in whole)]
+    held = lambda p, along: any(_alike(p.part(sizes, along), shape, most) for shape in whole)  # noqa: E731
+    matrices = [p for p in params if p.axes & axes and held(p, along)]
+    replicas = [p for p in params if not p.axes & axes and held(p, set())]
     reduces = kind in ("reduce-scatter", "all-reduce")
     if matrices and not reduces:
         return f"parameters gathered ({_names(matrices)})"
@@ -237,23 +270,24 @@ def _names(params: Sequence[Parameter]) -> str:
     return re.sub(r"^blocks\.", "", min((p.name for p in params), key=len))
 
 
-def _alike(part: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    """Whether an array of this shape can hold this part of a parameter, whole or a piece of it along one dimension.
+def _alike(part: tuple[int, ...], shape: tuple[int, ...], most: int) -> bool:
+    """Whether an array of this shape can hold this part of a parameter, or one of `most` pieces along one dimension.
 
     Compilers transpose arrays, and split dimensions into tiles.
     """
     left = sorted(n for n in part if n > 1)
-    return any(_piece(left, sorted(merged)) for merged in _merges(tuple(n for n in shape if n > 1), len(left)))
+    return any(_piece(left, sorted(merged), most) for merged in _merges(tuple(n for n in shape if n > 1), len(left)))
 
 
-def _piece(left: list[int], right: list[int]) -> bool:
+def _piece(left: list[int], right: list[int], most: int) -> bool:
     if left == right:
         return True
     rest = [*left]
     for n in right:
         if n in rest:
             rest.remove(n)
-    return len(left) > 1 and len(rest) == 1 and math.prod(left) in (k * math.prod(right) for k in (2, 4, 8))
+    pieces, left_over = divmod(math.prod(left), math.prod(right))
+    return len(left) > 1 and len(rest) == 1 and not left_over and 1 < pieces <= most
 
 
 def _merges(shape: tuple[int, ...], count: int) -> Iterator[tuple[int, ...]]:
@@ -291,6 +325,18 @@ class Links:
         if self.platform == "gpu":
             return "NVLink" if len(hosts) == 1 else "network between hosts"
         return "memory"
+
+    def slices(self) -> list[list[int]]:
+        """The places in the mesh of each slice's devices."""
+        numbers = [place[0] for place in self.places]
+        return [[i for i, n in enumerate(numbers) if n == one] for one in sorted(set(numbers))]
+
+    def in_mesh(self, groups: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """Groups by places in the mesh. Over several slices of TPUs a program counts the devices of its own slice."""
+        own, *others = self.slices()
+        if self.platform != "tpu" or not others or max((i for group in groups for i in group), default=0) >= len(own):
+            return groups
+        return [tuple(own[i] for i in group) for group in groups]
 
     def per_host(self, group: Sequence[int]) -> int:
         """Members of a group on one host (of a TPU: in one slice)."""

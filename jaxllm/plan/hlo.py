@@ -115,6 +115,8 @@ class Module:
     entry: Computation
     frames: dict[int, str]
     """The place in the source, "file.py:12", of each stack frame."""
+    donated: frozenset[int] = frozenset()
+    """The numbers of the results that lie where arguments were."""
 
     def place(self, x: Instruction) -> str:
         """Where in the source it came from; "" where that is not known."""
@@ -254,7 +256,9 @@ def parse(text: str) -> Module:
             current.instructions[x.name] = x
     if entry is None:
         raise ValueError("the text has no entry computation")
-    return Module(computations, entry, _frames(text))
+    aliases = text.partition("\n")[0].partition("input_output_alias=")[2]
+    donated = re.findall(r"\{(\d*)\}: \(\d+, \{[^}]*\}, m\w+-alias\)", aliases)
+    return Module(computations, entry, _frames(text), frozenset(int(n or 0) for n in donated))
 
 
 def _instruction(name: str, text: str, root: bool) -> Instruction:

@@ -18,6 +18,7 @@ from jaxllm.train.setup import init_state
 from jaxllm.types import InputError
 
 STEPS = 10
+SETTLE_S = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +50,7 @@ def measure(report: Report, steps: int = STEPS) -> Measured:
     before, times = None, list[float]()
     for n in range(steps + 1):  # the first brings in code and threads, and is not counted
         if n == 1:
+            time.sleep(SETTLE_S)  # temporaries are freed a little after the results are there
             before = _held(devices)
         began = time.perf_counter()
         with jax.set_mesh(step.mesh):

@@ -67,16 +67,19 @@ def _size(shape: tuple[int, ...]) -> int:
 
 
 def arguments_of(step: Step) -> list[Buffer]:
-    """The state's arrays as buffers."""
-    leaves = jax.tree_util.tree_leaves_with_path(step.program.layout.like)
-    return [
-        Buffer(_part(x), f"{x.dtype}{list(x.sharding.shard_shape(x.shape))}", _words(path), str(x.sharding.spec), "")
-        for path, x in leaves
-    ]
+    """The state's arrays, each parameter with its optimizer's as one."""
+    found: dict[str, list[Any]] = {}
+    for path, x in jax.tree_util.tree_leaves_with_path(step.program.layout.like):
+        name = next((key.key for key in reversed(path) if isinstance(getattr(key, "key", None), str)), "")
+        found.setdefault(name or jax.tree_util.keystr(path, simple=True, separator="."), []).append(x)
+    return [_of_state(name, arrays) for name, arrays in found.items()]
 
 
-def _words(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".").lstrip(".")
+def _of_state(name: str, arrays: list[Any]) -> Buffer:
+    x, more = arrays[0], len(arrays) - 1
+    what = f"{name} and {more} of its optimizer's" if more else name
+    shape = list(x.sharding.shard_shape(x.shape))
+    return Buffer(sum(map(_part, arrays)), f"{x.dtype}{shape}", what, str(x.sharding.spec), "")
 
 
 Leaves = list[frozenset[int]]
@@ -119,8 +122,14 @@ class Liveness:
         ends: dict[int, list[int]] = {}
         for buffer, at in last.items():
             ends.setdefault(at, []).append(buffer)
+        donated: set[int] = set()
+        if computation is self._module.entry:  # these lie where arguments were, which are counted as such
+            for n, leaf in enumerate(values[computation.root.name]):
+                donated |= leaf if n in self._module.donated else frozenset()
         births: dict[str, list[int]] = {}
         for buffer, (x, _) in enumerate(made):
+            if buffer in donated:
+                continue
             births.setdefault(x.name, []).append(buffer)
         total = 0
         for at, x in enumerate(order):

@@ -40,16 +40,28 @@ class Step:
 
 def rows_of(program: Program, plan: planning.Planning) -> Any:
     """The batch of a step: of a script's flags, one row of its data for each of --batch-size; else the data's own."""
-    data = program.data
+    data, rows = program.data, program.data.plan
     if not hasattr(plan.config, "batch_size"):
         return data.batch(0)
-    planned = data.plan.step(0)[:1]
-    row = data.build(planned, 1)
-    each = len(planned[0]) if isinstance(data.plan, Rows) else 1
     multiple = row_multiple(program.layout.mesh) * program.microbatches
-    count = -(-plan.config.batch_size // each)
-    count = -(-count // multiple) * multiple
-    return jax.tree.map(lambda x: np.repeat(np.asarray(x)[:1], count, axis=0), row)
+    count = -(-plan.config.batch_size // multiple) * multiple
+    if not isinstance(rows, Rows):  # of text: as long as --max-length
+        return _repeated(data.build(rows.step(0)[:1], 1), count, None)
+    # Packing would take somewhat longer rows to leave less of them empty; here an example fills its row.
+    longest = int(np.argmax(rows.lengths))
+    return _repeated(data.build([[longest]], 1), count, -(-int(rows.lengths[longest]) // 16) * 16)
+
+
+def _repeated(row: Any, count: int, length: int | None) -> Any:
+    """`count` rows like this one, whose arrays [B, T] are cut to `length`."""
+
+    def repeat(path: Any, x: Any) -> np.ndarray:
+        own = np.asarray(x)
+        if path and str(getattr(path[-1], "name", "")).endswith("_BT"):
+            own = own[:, :length]
+        return np.repeat(own, count, axis=0)
+
+    return jax.tree_util.tree_map_with_path(repeat, row)
 
 
 def shapes_of(batch: Any, mesh: Any) -> Any:

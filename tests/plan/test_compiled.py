@@ -18,9 +18,8 @@ def report(topology, *flags, script=PRETRAIN):
 
 def holds(found):
     """What is true of every plan of llama-135m with full remat on four devices of fsdp."""
-    assert found.memory.arguments == pytest.approx(
-        found.parameter_bytes + found.optimizer_bytes + found.batch_bytes, rel=0.01
-    )
+    held = found.parameter_bytes + found.optimizer_bytes + found.batch_bytes
+    assert 1 <= found.memory.arguments / held < 1.05, "a TPU pads 576 / 4 features to whole tiles"
     assert found.parameter_bytes == pytest.approx(134_515_008 * 4 / 4, rel=0.01)
     assert found.optimizer_bytes == pytest.approx(2 * found.parameter_bytes, rel=0.01)
     assert found.memory.peak >= found.memory.arguments

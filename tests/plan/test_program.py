@@ -156,6 +156,30 @@ def test_two_slices():
     assert links.per_host((0, 4)) == 1
 
 
+SLICES = """HloModule slices, is_scheduled=true, num_partitions=4
+
+ENTRY %main (x: f32[256,8,128]) -> f32[256,8,128] {
+  %x = f32[256,8,128]{2,1,0} parameter(0)
+  %after = token[] after-all()
+  %send = (f32[256,8,128]{2,1,0}, u32[], token[]) send(%x, %after), channel_id=2, is_host_transfer=true, \
+frontend_attributes={_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %sent = token[] send-done(%send), channel_id=2, is_host_transfer=true
+  ROOT %all = f32[256,8,128]{2,1,0} all-reduce(%x), channel_id=3, replica_groups={{0,1},{2,3}}
+}
+"""
+
+
+def test_a_tpus_transfers_between_slices():
+    """A slice's program counts its own devices, wherever they are in the mesh, and hands the rest to its host."""
+    mesh = mesh_of(fsdp=4, data=2)  # slices are the inner axis here
+    links = Links("tpu", tuple((i % 2, 0) for i in range(8)))
+    cost = Cost(parse(SLICES.replace("\\\n", "")), lambda *_: None)
+    over, within = find(cost, mesh, [], links)
+    assert (over.axis, over.kind, over.link) == ("data", "all-reduce", "network between slices")
+    assert over.bytes == 2 * 1 / 2 * 256 * 8 * 128 * 4
+    assert (within.axis, within.link, within.group) == ("fsdp", "ICI", (0, 2))
+
+
 def test_what_each_device_sends():
     sizes = {kind: sent_bytes(kind, 80, 4) for kind in ("all-gather", "reduce-scatter", "all-reduce", "all-to-all")}
     assert sizes == {"all-gather": 60, "reduce-scatter": 60, "all-reduce": 120, "all-to-all": 60}
