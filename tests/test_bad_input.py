@@ -386,6 +386,12 @@ sft | {tiny} --dataset {f}/chats.jsonl --lora-from {llama} | adapter_config.json
 # processes
 sft | --coordinator host:1 --processes 2 --process-id 5 | --process-id 5
 # what takes the command line of another program
+plan | | script
+plan | {f}/absent.py --topology cpu:8 | absent.py
+plan | {f}/none.py | --topology
+plan | {f}/none.py --topology v5q:4x4 | v5q:4x4
+plan | {f}/none.py --topology cpu:8 --tokens -1 | --tokens -1
+plan | {f}/none.py --topology cpu:8 --finalists 0 | --finalists 0
 verify-resume | | script
 verify-resume | {f}/absent.py | absent.py
 verify-resume | {f}/none.py --out x | --out
