@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,11 +47,12 @@ def attention(
     gives finite values.
 
     backend: one of BACKENDS. Where it does not support the arguments, xla computes the same. splash (Pallas, for TPU)
-    has no dropout and no branches, needs queries and keys to be the same tokens, their number to be a multiple of 128,
-    and `windows`, for it compiles a kernel for each. cudnn needs 16-bit inputs and has no dropout, no softcap, and no
-    rows above `LONG` tokens, as its mask is [B, T, S]. From `LONG` on, xla computes in blocks (`blockwise.py`). On
-    several devices splash needs the mesh to be set (`jax.set_mesh`); without, auto means xla. Where that mesh cuts the
-    sequence (context), `ring_attention` computes it, for every backend.
+    has no dropout and no branches, needs queries and keys to be the same tokens, at least 128 of them, and `windows`,
+    for it compiles a kernel for each. Its rows and those of cudnn are padded to a multiple of 128. cudnn needs 16-bit
+    inputs and has no dropout, no softcap, and no rows above `LONG` tokens, as its mask is [B, T, S]. From `LONG` on,
+    xla computes in blocks (`blockwise.py`). On several devices splash needs the mesh to be set (`jax.set_mesh`);
+    without, auto means xla. Where that mesh cuts the sequence (context), `ring_attention` computes it, for every
+    backend.
     """
     T, H = q_BTNH.shape[1], q_BTNH.shape[3]
     q_BTNH, k_BSKH, v_BSKH = name((q_BTNH, k_BSKH, v_BSKH), ATTENTION)
@@ -65,15 +67,18 @@ def attention(
         # The partitioner cannot cut a kernel, so without a mesh it runs on one device only.
         alone = jax.device_count() == 1 or not jax.sharding.get_abstract_mesh().empty
         backend = {"tpu": "splash" if alone else "xla", "gpu": "cudnn"}.get(planning.platform(), "xla")
-    can_splash = query is key and query.branches_BT is None and T % _LANES == 0 and (window is None or bool(windows))
+    can_splash = query is key and query.branches_BT is None and T >= _LANES and (window is None or bool(windows))
     if backend == "splash" and can_splash and not drops:
-        return _splash(q_BTNH * scale, k_BSKH, v_BSKH, query, causal, window, windows, softcap)
+        q_BTNH, k_BSKH, v_BSKH, query = _padded((q_BTNH * scale, k_BSKH, v_BSKH, query))
+        return _splash(q_BTNH, k_BSKH, v_BSKH, query, causal, window, windows, softcap)[:, :T]
     is_cudnn = backend == "cudnn" and not drops and not softcap and q_BTNH.dtype.itemsize == 2
     if is_cudnn and max(T, k_BSKH.shape[1]) <= LONG:
+        # Its backward pass gives what is not a number where half of 128 tokens are left over and no score is high.
+        q_BTNH, k_BSKH, v_BSKH, query, key = _padded((q_BTNH, k_BSKH, v_BSKH, query, key))
         seen_BTS = visible(query, key, causal=causal, window=window)
         return jax.nn.dot_product_attention(
             q_BTNH, k_BSKH, v_BSKH, mask=seen_BTS[:, None], scale=scale, implementation="cudnn"
-        )
+        )[:, :T]
     if T >= LONG and k_BSKH.shape[1] >= LONG:
         return blockwise_attention(
             q_BTNH, k_BSKH, v_BSKH, query, key, causal=causal, window=window,
@@ -105,7 +110,16 @@ def _xla(
 
 
 _LANES = 128
-"""The splash kernel takes a multiple of so many tokens."""
+"""Kernels take a multiple of so many tokens."""
+
+
+def _padded(tree: Any) -> Any:
+    """Arrays [B, T, ...] padded with zeros to a multiple of _LANES tokens, which as segments nobody sees."""
+
+    def pad(x: jax.Array) -> jax.Array:
+        return jnp.pad(x, [(0, 0), (0, -x.shape[1] % _LANES), *[(0, 0)] * (x.ndim - 2)])
+
+    return jax.tree.map(pad, tree)
 
 
 def _splash(

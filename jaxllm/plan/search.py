@@ -79,7 +79,7 @@ def candidates(
     """All configurations whose mesh divides rows and model."""
     config = config_of(bind(program.model.graphdef, program.model.graphdef.abstract))
     backends = {"tpu": ("splash", "xla"), "gpu": ("cudnn", "xla")}.get(target.platform, ("xla",))
-    if not hasattr(config, "backend") or length % 128:
+    if not hasattr(config, "backend") or length < 128:
         backends = ("auto",)
     for sizes in _meshes(devices, config, length):
         if rows % (sizes["data"] * sizes["fsdp"]):

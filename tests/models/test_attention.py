@@ -100,9 +100,9 @@ def test_dropout_keeps_the_mean():
 SPLASH_CASES = [(True, None), (True, 40), (False, None), (False, 40)]
 
 
-def splash_and_xla(causal, window, mesh=None):
-    q, k, v = draw(2, 256, 4, 2, 64)
-    where = tokens(256, [[(1, 100), (2, 90)], [(0, 30), (1, 226)]])
+def splash_and_xla(causal, window, length=256):
+    q, k, v = draw(2, length, 4, 2, 64)
+    where = tokens(length, [[(1, 100), (2, 90)], [(0, 30), (1, length - 30)]])
     real = (where.segments_BT > 0)[..., None, None]
 
     def run(backend):
@@ -119,9 +119,9 @@ def splash_and_xla(causal, window, mesh=None):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("causal", "window"), SPLASH_CASES)
-def test_splash_interpreted_equals_xla(causal, window):
-    real, (gradients, y), (expected_gradients, expected) = splash_and_xla(causal, window)
+@pytest.mark.parametrize(("causal", "window", "length"), [*((*case, 256) for case in SPLASH_CASES), (True, 40, 200)])
+def test_splash_interpreted_equals_xla(causal, window, length):
+    real, (gradients, y), (expected_gradients, expected) = splash_and_xla(causal, window, length)
     np.testing.assert_allclose(jnp.where(real, y, 0), jnp.where(real, expected, 0), atol=2e-6)
     for ours, theirs in zip(gradients, expected_gradients, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
@@ -161,12 +161,13 @@ def lowered_for_tpu(T=256, rate=0.0, windows=(), branches=None, **how):
 
 def test_splash_lowers_for_tpu():
     assert "tpu_custom_call" in lowered_for_tpu()
+    assert "tpu_custom_call" in lowered_for_tpu(T=200)
     assert "tpu_custom_call" in lowered_for_tpu(windows=(5, 40), window=jnp.int32(5))
 
 
 @pytest.mark.parametrize(
     "how",
-    [{"T": 200}, {"rate": 0.1}, {"branches": jnp.zeros((2, 256), jnp.int32)}, {"window": jnp.int32(5)}],
+    [{"T": 100}, {"rate": 0.1}, {"branches": jnp.zeros((2, 256), jnp.int32)}, {"window": jnp.int32(5)}],
     ids=["length", "dropout", "branches", "unlisted window"],
 )
 def test_what_splash_cannot_do_is_done_by_xla(how):
