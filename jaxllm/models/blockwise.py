@@ -116,6 +116,47 @@ def pull_block(
     return jax.lax.cond(jnp.any(seen_BTS), see, lambda *same: same, *totals)
 
 
+Keys = tuple[jax.Array, jax.Array, Tokens]
+"""Keys and values in blocks, [J, B, C, K, H], and their tokens."""
+
+
+def add_keys(
+    rule: Rule, q_BTKGH: jax.Array, query: Tokens, keys: Keys, window: Any, drops: Any, summed: Summed
+) -> Summed:
+    """Adds all blocks of keys to what a block of queries has seen. drops: the key of dropout for these, or None."""
+
+    def of_keys(summed: Summed, column: Any) -> tuple[Summed, None]:
+        k_BSKH, v_BSKH, key, j = column
+        seen_BTS = visible(query, key, causal=rule.causal, window=window)
+        return add_block(rule, q_BTKGH, k_BSKH, v_BSKH, seen_BTS, _key(drops, j), summed), None
+
+    return jax.lax.scan(of_keys, summed, (*keys, jnp.arange(len(keys[0]))))[0]
+
+
+def pull_keys(
+    rule: Rule, q_BTKGH: jax.Array, query: Tokens, keys: Keys, window: Any, drops: Any, above: Any, dq: Any, totals: Any
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """Adds the gradients of a block of queries with all blocks of keys to dq, and to `totals` of keys and values.
+
+    above: the gradient of the block's result, and `row_terms` of `pull_block`.
+    """
+
+    def of_keys(dq: jax.Array, column: Any) -> tuple[jax.Array, Any]:
+        k_BSKH, v_BSKH, key, j, dk, dv = column
+        seen_BTS = visible(query, key, causal=rule.causal, window=window)
+        dout_BTKGH, terms = above
+        blocks, pair = (q_BTKGH, k_BSKH, v_BSKH), _key(drops, j)
+        dq, dk, dv = pull_block(rule, blocks, seen_BTS, pair, dout_BTKGH, terms, (dq, dk, dv))
+        return dq, (dk, dv)
+
+    return jax.lax.scan(of_keys, dq, (*keys, jnp.arange(len(keys[0])), *totals))
+
+
+def _key(drops: Any, i: jax.Array) -> Any:
+    """The key of dropout of the i-th block."""
+    return None if drops is None else jax.random.fold_in(drops, i)
+
+
 def delta_of(dout_BTKGH: jax.Array, out_BTKGH: jax.Array) -> jax.Array:
     """The sum of dout * out over the features, float32 [B, K, G, T]."""
     return jnp.moveaxis(jnp.sum(dout_BTKGH.astype(jnp.float32) * out_BTKGH.astype(jnp.float32), axis=-1), 1, 3)
@@ -168,8 +209,8 @@ def blockwise_attention(
     def run(q: jax.Array, k: jax.Array, v: jax.Array, query: Tokens, key: Tokens, window: Any, drops: Any) -> jax.Array:
         (B, T, N, H), K = q.shape, k.shape[2]
         q_BTKGH = q.reshape(B, T, K, N // K, H)
-        q_IBCKGH, queries = _cut(q_BTKGH, block), _cut(query, block)
-        k_JBCKH, v_JBCKH, keys = _cut(k, block), _cut(v, block), _cut(key, block)
+        q_IBCKGH, queries = cut((q_BTKGH, query), block)
+        k_JBCKH, v_JBCKH, keys = cut((k, v, key), block)
         y_IBCKGH = _blockwise(rule, q_IBCKGH, k_JBCKH, v_JBCKH, queries, keys, window, drops)
         return jnp.moveaxis(y_IBCKGH, 0, 1).reshape(B, -1, N, H)[:, :T]
 
@@ -186,13 +227,14 @@ def blockwise_attention(
                 drops = jax.random.fold_in(drops, jax.lax.axis_index(axis))
         return run(q, k, v, query, key, window, drops)
 
-    whole, cut, rows = jax.P(), jax.P(ROWS[0], None, heads, None), jax.P(ROWS[0])
-    return jax.shard_map(run_here, in_specs=(cut, cut, cut, rows, rows, whole, whole), out_specs=cut, check_vma=False)(
+    whole, part, rows = jax.P(), jax.P(ROWS[0], None, heads, None), jax.P(ROWS[0])
+    specs = part, part, part, rows, rows, whole, whole
+    return jax.shard_map(run_here, in_specs=specs, out_specs=part, check_vma=False)(
         q_BTNH, k_BSKH, v_BSKH, query, key, window, drops
     )
 
 
-def _cut(tree: Any, block: int) -> Any:
+def cut(tree: Any, block: int) -> Any:
     """[B, T, ...] as blocks [I, B, C, ...]; the last is padded with zeros, which as segments nobody sees."""
 
     def one(x: jax.Array) -> jax.Array:
@@ -209,26 +251,16 @@ def _blockwise(rule: Rule, q: jax.Array, k: jax.Array, v: jax.Array, queries: An
     return _forward(rule, q, k, v, queries, keys, window, drops)[0]
 
 
-def _pair_key(drops: Any, i: jax.Array, j: jax.Array) -> Any:
-    return None if drops is None else jax.random.fold_in(jax.random.fold_in(drops, i), j)
-
-
 def _forward(
     rule: Rule, q: jax.Array, k: jax.Array, v: jax.Array, queries: Tokens, keys: Tokens, window: Any, drops: Any
 ) -> tuple[jax.Array, Any]:
-    J = jnp.arange(len(k))
     q, queries, keys, window = together((q, queries, keys, window))
 
     def of_queries(_: None, row: Any) -> tuple[None, Any]:
         q_BTKGH, query, i = row
-
-        def of_keys(summed: Summed, column: Any) -> tuple[Summed, None]:
-            k_BSKH, v_BSKH, key, j = column
-            seen_BTS = visible(query, key, causal=rule.causal, window=window)
-            return add_block(rule, q_BTKGH, k_BSKH, v_BSKH, seen_BTS, _pair_key(drops, i, j), summed), None
-
-        summed, _ = jax.lax.scan(of_keys, Summed.of(q_BTKGH), (k, v, keys, J))
-        return None, summed.done(v.dtype)
+        return None, add_keys(rule, q_BTKGH, query, (k, v, keys), window, _key(drops, i), Summed.of(q_BTKGH)).done(
+            v.dtype
+        )
 
     _, (out, log_z) = jax.lax.scan(of_queries, None, (q, queries, jnp.arange(len(q))))
     out, log_z = name((out, log_z), ATTENTION)
@@ -237,21 +269,13 @@ def _forward(
 
 def _backward(rule: Rule, kept: Any, dout: jax.Array) -> tuple[Any, ...]:
     q, k, v, queries, keys, window, drops, out, log_z = kept
-    J = jnp.arange(len(k))
     dout, queries, keys, window = together((dout, queries, keys, window))
 
     def of_queries(totals: Any, row: Any) -> tuple[Any, jax.Array]:
         q_BTKGH, query, i, dout_BTKGH, out_BTKGH, log_z_BKGT = row
-        terms = delta_of(dout_BTKGH, out_BTKGH), log_z_BKGT
-
-        def of_keys(dq: jax.Array, column: Any) -> tuple[jax.Array, Any]:
-            k_BSKH, v_BSKH, key, j, dk, dv = column
-            seen_BTS = visible(query, key, causal=rule.causal, window=window)
-            blocks, pair = (q_BTKGH, k_BSKH, v_BSKH), _pair_key(drops, i, j)
-            dq, dk, dv = pull_block(rule, blocks, seen_BTS, pair, dout_BTKGH, terms, (dq, dk, dv))
-            return dq, (dk, dv)
-
-        dq, totals = jax.lax.scan(of_keys, jnp.zeros(q_BTKGH.shape, jnp.float32), (k, v, keys, J, *totals))
+        above = dout_BTKGH, (delta_of(dout_BTKGH, out_BTKGH), log_z_BKGT)
+        dq = jnp.zeros(q_BTKGH.shape, jnp.float32)
+        dq, totals = pull_keys(rule, q_BTKGH, query, (k, v, keys), window, _key(drops, i), above, dq, totals)
         return totals, dq.astype(q.dtype)
 
     start = tuple(jnp.zeros(x.shape, jnp.float32) for x in (k, v))

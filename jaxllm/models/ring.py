@@ -2,7 +2,7 @@
 
 Each device keeps its queries. Blocks of keys and values pass from device to device, and the softmax is accumulated
 online (`blockwise.py`). The backward pass sends the blocks round once more, with their gradients, so a device never
-holds more than two blocks of keys, nor the scores of more than one.
+holds more than two devices' keys. A device's own part is cut into blocks again, and it holds the scores of one pair.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxllm.models.blockwise import Rule, Summed, add_block, delta_of, pull_block, together
+from jaxllm.models.blockwise import BLOCK, Rule, Summed, add_keys, cut, delta_of, pull_keys, together
 from jaxllm.models.remat import ATTENTION, name
-from jaxllm.models.visibility import Tokens, visible
+from jaxllm.models.visibility import Tokens
 
 
 def ring_attention(
@@ -45,23 +45,26 @@ def ring_attention(
         B, T, N, H = q.shape
         K = k.shape[2]
         q_BTKGH = q.reshape(B, T, K, N // K, H)
+        block = min(T, BLOCK)
+        q_IBCKGH, k_IBCKH, v_IBCKH, tokens = cut((q_BTKGH, k, v, tokens), block)
         if key is not None:
             for axis in ("data", "fsdp", "tensor", "context"):
                 key = jax.random.fold_in(key, jax.lax.axis_index(axis))
-        return _ring(rule, q_BTKGH, k, v, tokens, window, key).reshape(q.shape)
+        y_IBCKGH = _ring(rule, q_IBCKGH, k_IBCKH, v_IBCKH, tokens, window, key)
+        return jnp.moveaxis(y_IBCKGH, 0, 1).reshape(B, -1, N, H)[:, :T]
 
     rows, heads = ("data", "fsdp"), "tensor" if k_BTKH.shape[2] % mesh.shape["tensor"] == 0 else None
-    whole, cut, per_token = jax.P(), jax.P(rows, "context", heads, None), jax.P(rows, "context")
-    specs = (cut, cut, cut, per_token, whole, whole)
+    whole, part, per_token = jax.P(), jax.P(rows, "context", heads, None), jax.P(rows, "context")
+    specs = (part, part, part, per_token, whole, whole)
     key = dropout_key if rule.dropout_rate else None
-    return jax.shard_map(run, in_specs=specs, out_specs=cut, check_vma=False)(
+    return jax.shard_map(run, in_specs=specs, out_specs=part, check_vma=False)(
         q_BTNH, k_BTKH, v_BTKH, tokens, window, key
     )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _ring(rule: Rule, q: jax.Array, k: jax.Array, v: jax.Array, tokens: Tokens, window: Any, key: Any) -> jax.Array:
-    """[B, T, K, G, H] queries of this device against the keys of all -> the same shape."""
+    """[I, B, C, K, G, H] blocks of this device's queries against the keys of all -> the same shape."""
     return _forward(rule, q, k, v, tokens, window, key)[0]
 
 
@@ -69,28 +72,40 @@ def _forward(
     rule: Rule, q: jax.Array, k: jax.Array, v: jax.Array, tokens: Tokens, window: Any, key: Any
 ) -> tuple[jax.Array, Any]:
     q, tokens, window = together((q, tokens, window))
+    I = jnp.arange(len(q))  # noqa: E741
 
-    def step(carry: Any, i: jax.Array) -> tuple[Any, None]:
-        summed, (k, v, theirs) = carry
-        seen_BTS = visible(tokens, theirs, causal=rule.causal, window=window)
-        summed = add_block(rule, q, k, v, seen_BTS, _block_key(key, i), summed)
-        return (summed, _pass_on((k, v, theirs))), None
+    def step(carry: Any, turn: jax.Array) -> tuple[Any, None]:
+        summed, theirs = carry
 
-    (summed, _), _ = jax.lax.scan(step, (Summed.of(q), (k, v, tokens)), jnp.arange(jax.lax.axis_size("context")))
-    out, log_z = name(summed.done(v.dtype), ATTENTION)
+        def of_queries(_: None, row: Any) -> tuple[None, Summed]:
+            q_BTKGH, own, i, summed = row
+            return None, add_keys(rule, q_BTKGH, own, theirs, window, _block_key(key, turn, i), summed)
+
+        _, summed = jax.lax.scan(of_queries, None, (q, tokens, I, summed))
+        return (summed, _pass_on(theirs)), None
+
+    start = jax.vmap(Summed.of)(q), (k, v, tokens)
+    (summed, _), _ = jax.lax.scan(step, start, jnp.arange(jax.lax.axis_size("context")))
+    out, log_z = name(jax.vmap(lambda summed: summed.done(v.dtype))(summed), ATTENTION)
     return out, (q, k, v, tokens, window, key, out, log_z)
 
 
 def _backward(rule: Rule, kept: Any, dout: jax.Array) -> tuple[Any, ...]:
     q, k, v, tokens, window, key, out, log_z = kept
     dout, tokens, window = together((dout, tokens, window))
-    terms = delta_of(dout, out), log_z
+    delta, I = jax.vmap(delta_of)(dout, out), jnp.arange(len(q))  # noqa: E741
 
-    def step(carry: Any, i: jax.Array) -> tuple[Any, None]:
-        dq, (k, v, theirs, dk, dv) = carry
-        seen_BTS = visible(tokens, theirs, causal=rule.causal, window=window)
-        dq, dk, dv = pull_block(rule, (q, k, v), seen_BTS, _block_key(key, i), dout, terms, (dq, dk, dv))
-        return (dq, _pass_on((k, v, theirs, dk, dv))), None
+    def step(carry: Any, turn: jax.Array) -> tuple[Any, None]:
+        dq, (k, v, theirs, *totals) = carry
+
+        def of_queries(totals: Any, row: Any) -> tuple[Any, jax.Array]:
+            q_BTKGH, own, i, dq, dout_BTKGH, *terms = row
+            pair, above = _block_key(key, turn, i), (dout_BTKGH, tuple(terms))
+            dq, totals = pull_keys(rule, q_BTKGH, own, (k, v, theirs), window, pair, above, dq, totals)
+            return totals, dq
+
+        totals, dq = jax.lax.scan(of_queries, tuple(totals), (q, tokens, I, dq, dout, delta, log_z))
+        return (dq, _pass_on((k, v, theirs, *totals))), None
 
     dq, dk, dv = (jnp.zeros(x.shape, jnp.float32) for x in (q, k, v))
     start: Any = dq, (k, v, tokens, dk, dv)
@@ -101,9 +116,9 @@ def _backward(rule: Rule, kept: Any, dout: jax.Array) -> tuple[Any, ...]:
 _ring.defvjp(_forward, _backward)
 
 
-def _block_key(key: Any, i: jax.Array) -> Any:
-    """Of dropout on the block that this device meets in turn i."""
-    return None if key is None else jax.random.fold_in(key, i)
+def _block_key(key: Any, turn: jax.Array, i: jax.Array) -> Any:
+    """Of dropout on this device's i-th block of queries with the keys that it meets in this turn."""
+    return None if key is None else jax.random.fold_in(jax.random.fold_in(key, turn), i)
 
 
 def _pass_on(block: Any) -> Any:

@@ -9,6 +9,7 @@ from jax.sharding import NamedSharding
 
 from jaxllm.axes import TOKENS, cuts
 from jaxllm.distributed.mesh import make_mesh
+from jaxllm.models import ring
 from jaxllm.models.attention import Tokens, attention
 
 
@@ -49,6 +50,15 @@ def test_as_on_one_device(case, text):
         assert float(jnp.abs(expected).max()) > 0.5
         np.testing.assert_allclose(found, expected, atol=1e-5, err_msg=name)
         assert {s.data.shape[1] for s in found.addressable_shards} == {T // make_mesh(text).shape["context"]}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_device_cuts_its_own_part_into_blocks(case, monkeypatch):
+    monkeypatch.setattr(ring, "BLOCK", 5)  # of 12 tokens, the last block padded
+    ((_, y), gradients), ((_, found_y), found_gradients) = both(case, make_mesh("data=4,context=2"))
+    np.testing.assert_allclose(found_y, y, atol=1e-5)
+    for name, found, expected in zip("qkv", found_gradients, gradients, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5, err_msg=name)
 
 
 def test_padding_is_finite_and_without_gradient():
@@ -112,6 +122,22 @@ def test_dropout_drops_its_share_and_its_gradient_is_that_of_what_it_did():
     halves = np.asarray(y[..., 0]).reshape(2, -1)
     assert not (halves[0] == halves[1]).all(), "other rows draw other numbers"
     np.testing.assert_allclose(jnp.sum(gradients[0] * direction), along, rtol=2e-3)
+
+
+def test_the_scores_of_a_devices_part_are_never_held_whole():
+    length, heads = 4096, 2
+    shape, whole = (1, length, heads, 8), jax.ShapeDtypeStruct((1, length), jnp.int32)
+    q = jax.ShapeDtypeStruct(shape, jnp.float32)
+    mesh = make_mesh("expert=4,context=2")
+
+    def value(q, tokens):
+        return jnp.sum(attention(q, q, q, tokens, tokens, causal=True))
+
+    with jax.set_mesh(mesh):
+        at = NamedSharding(mesh, TOKENS)
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), (q, Tokens(whole, whole)))
+        compiled = jax.jit(jax.grad(value)).lower(*shapes).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < heads * (length // 2) ** 2 * 4
 
 
 def test_memory_of_a_device_falls_with_the_axis():
