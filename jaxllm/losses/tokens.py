@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from jaxllm import planning
 from jaxllm.axes import cuts
 from jaxllm.losses.arguments import Fraction, NonNegative, Positive, parameters
 from jaxllm.losses.chunks import device_rows, over_chunks, reorder, sum_over_chunks
@@ -23,6 +24,9 @@ from jaxllm.types import Batch, InputError, LossFn, Mean, Metrics
 
 LOGITS_BYTES = 64 * 2**20
 """Most bytes of float32 logits that one chunk may take on a device. A batch that fits is one chunk."""
+
+ON_GPU = 4
+"""Times as many on a GPU, which has the memory: a head that is sharded is gathered once for each chunk."""
 
 
 def over_tokens(
@@ -87,7 +91,8 @@ def over_hidden(
 
     position = jax.tree.map(lambda x: jax.ShapeDtypeStruct((device_rows(B), *x.shape[2:]), x.dtype), hidden)
     size = sum(-(-x.size // cuts("tensor")) for x in jax.tree.leaves(jax.eval_shape(lambda h: head(h), position)))
-    length = max(1, LOGITS_BYTES // (4 * size))  # positions of a chunk, for all rows of a device
+    budget = LOGITS_BYTES * (ON_GPU if planning.platform() == "gpu" else 1)
+    length = parts * max(1, budget // (4 * size))  # positions of a chunk, for all rows of a device
     if length >= T or parts > 1:
         return through(compute, hidden, batch.targets_BT, batch.weights_BT, length)
     # What is learned comes first in each row, so that the last chunks have nothing to learn and are skipped.

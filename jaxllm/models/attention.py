@@ -49,10 +49,9 @@ def attention(
     backend: one of BACKENDS. Where it does not support the arguments, xla computes the same. splash (Pallas, for TPU)
     has no dropout and no branches, needs queries and keys to be the same tokens, at least 128 of them, and `windows`,
     for it compiles a kernel for each. Its rows and those of cudnn are padded to a multiple of 128. cudnn needs 16-bit
-    inputs and has no dropout, no softcap, and no rows above `LONG` tokens, as its mask is [B, T, S]. From `LONG` on,
-    xla computes in blocks (`blockwise.py`). On several devices splash needs the mesh to be set (`jax.set_mesh`);
-    without, auto means xla. Where that mesh cuts the sequence (context), `ring_attention` computes it, for every
-    backend.
+    inputs and has no dropout and no softcap; its mask is [B, T, S]. From `LONG` on, xla computes in blocks
+    (`blockwise.py`). On several devices splash needs the mesh to be set (`jax.set_mesh`); without, auto means xla.
+    Where that mesh cuts the sequence (context), `ring_attention` computes it, for every backend.
     """
     T, H = q_BTNH.shape[1], q_BTNH.shape[3]
     q_BTNH, k_BSKH, v_BSKH = name((q_BTNH, k_BSKH, v_BSKH), ATTENTION)
@@ -71,8 +70,7 @@ def attention(
     if backend == "splash" and can_splash and not drops:
         q_BTNH, k_BSKH, v_BSKH, query = _padded((q_BTNH * scale, k_BSKH, v_BSKH, query))
         return _splash(q_BTNH, k_BSKH, v_BSKH, query, causal, window, windows, softcap)[:, :T]
-    is_cudnn = backend == "cudnn" and not drops and not softcap and q_BTNH.dtype.itemsize == 2
-    if is_cudnn and max(T, k_BSKH.shape[1]) <= LONG:
+    if backend == "cudnn" and not drops and not softcap and q_BTNH.dtype.itemsize == 2:
         # Its backward pass gives what is not a number where half of 128 tokens are left over and no score is high.
         q_BTNH, k_BSKH, v_BSKH, query, key = _padded((q_BTNH, k_BSKH, v_BSKH, query, key))
         seen_BTS = visible(query, key, causal=causal, window=window)
