@@ -2,15 +2,16 @@
 
 import json
 
+import jax
 import pytest
-from drawn import drawn
+from jax.sharding import SingleDeviceSharding
 
 import pretrain
 import three_stages as script
 from jaxllm import hf
 from jaxllm.data.tokenizers import bpe
 from jaxllm.models import decoder
-from jaxllm.params import describe
+from jaxllm.params import describe, materialize
 from jaxllm.recipes.script import input_errors, parse
 
 WORDS = ("red", "green", "blue", "round", "flat", "long")
@@ -34,7 +35,8 @@ def place(tmp_path_factory):
         vocab_size=len(tokenizer), width=32, depth=1, heads=2, mlp_width=48, max_positions=128, tied=True
     )
     spec = describe(lambda rngs: decoder.Decoder(shape, rngs), decoder.SHARDING)
-    hf.export(folder / "base", drawn(spec), shape, tokenizer)
+    at = dict.fromkeys(spec.graphdef.abstract, SingleDeviceSharding(jax.devices()[0]))
+    hf.export(folder / "base", materialize(spec, at, 0), shape, tokenizer)
     return folder
 
 

@@ -108,6 +108,7 @@ def test_a_library_call_saves_and_raises_a_keyboard_interrupt(tmp_path):
     for line in (f"saved at step {0}; the same command goes on", "Interrupted"):
         heard = process.stderr.readline()
         assert heard.replace(str(newest(tmp_path)), "0").strip() == line.replace(str(newest(tmp_path)), "0")
+    time.sleep(0.5)  # until it sleeps
     process.send_signal(signal.SIGINT)  # the handler from before `fit` is back
     _, errors = process.communicate(timeout=PATIENCE_S)
     assert errors == "as before\n"
