@@ -97,9 +97,10 @@ def over_hidden(
         return through(compute, hidden, batch.targets_BT, batch.weights_BT, length)
     # What is learned comes first in each row, so that the last chunks have nothing to learn and are skipped.
     order_BT = jnp.argsort(batch.weights_BT == 0, axis=1, stable=True)
-    hidden, targets_BT, weights_BT = reorder((hidden, batch.targets_BT, batch.weights_BT), order_BT)
+    back_BT = jnp.argsort(order_BT, axis=1)
+    hidden, targets_BT, weights_BT = reorder((hidden, batch.targets_BT, batch.weights_BT), order_BT, back_BT)
     values = through(compute, hidden, targets_BT, weights_BT, length)
-    return values if through is sum_over_chunks else reorder(values, jnp.argsort(order_BT, axis=1))
+    return values if through is sum_over_chunks else reorder(values, back_BT, order_BT)
 
 
 def token_logprobs(logits_NV: jax.Array, targets_N: jax.Array) -> jax.Array:

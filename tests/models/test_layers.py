@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
+from jaxllm.distributed.mesh import make_mesh
 from jaxllm.models import layers
 from jaxllm.models.remat import REMAT
 
@@ -141,3 +143,18 @@ def test_a_stack_is_its_blocks_in_turn(remat, unroll):
     for layer in range(4):
         expected = np.sin(expected @ kernel[layer] + bias[layer] + layer)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_a_heads_gradient_in_pieces_is_that_of_the_product(monkeypatch):
+    draw = np.random.default_rng(0)
+    x, kernel, dy = (jnp.asarray(draw.normal(size=shape), jnp.float32) for shape in ((4, 6, 32), (32, 40), (4, 6, 40)))
+    expected = jax.vjp(lambda x, kernel: x @ kernel, x, kernel)[1](dy)
+    monkeypatch.setattr(layers, "PIECE_BYTES", 32 * 40 * 4 // 2 // 4)  # four pieces of each part of two
+    pull = jax.jit(lambda x, kernel, dy: jax.vjp(layers.matmul_in_pieces, x, kernel)[1](dy))
+    with jax.set_mesh(make_mesh("fsdp=4,tensor=2")):
+        at = (P("fsdp"), P("fsdp", "tensor"), P("fsdp", None, "tensor"))
+        placed = [jax.device_put(array, spec) for array, spec in zip((x, kernel, dy), at, strict=True)]
+        assert "scan" in str(jax.make_jaxpr(pull)(*placed))
+        found = pull(*placed)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
