@@ -30,10 +30,12 @@ def kernel_flops(model: ModelSpec, batch: Any) -> Kernels:
     def flops(name: str, given: list[Array], results: tuple[Array, ...]) -> float | None:
         if "ragged" in name:
             return _ragged([x for x in (*given, *results) if x.dtype not in ("s32", "pred")])
-        found = re.search(r"dkv|dq|bwd|backward|fwd|forward", name)
+        found = re.search(r"dkv|dq|bwd|backward|fwd|forward", name.lower())
         if not reaches or not re.search(r"splash|fmha|attention|mha|mqa", name, re.I):
             return None
-        wide = max((x.shape for x in given if len(x.shape) >= 3), key=math.prod)
+        shapes = [x.shape for x in given if len(x.shape) >= 3]
+        # cuDNN's first argument is the queries; its mask may be the largest.
+        wide = shapes[0] if "fmha" in name else max(shapes, key=math.prod)
         products = _PRODUCTS[found[0] if found else "fwd"]
         layout_TH = wide[-2:] if "fmha" not in name else (wide[1], wide[-1])
         T, H = layout_TH
