@@ -34,6 +34,8 @@ class Planning:
     """What stands in for every tokenizer."""
     script: str = ""
     """The script, while it runs up to its call of `fit`."""
+    within: float = 0.0
+    """Seconds that it may take until then; 0 for as long as it likes."""
 
 
 class Planned(BaseException):
