@@ -70,7 +70,7 @@ def look_up(table_ND: jax.Array, ids_BT: jax.Array, features: tuple[str, ...]) -
     if cuts("fsdp") == 1:
         return table_ND[ids_BT]
     ids_BT = _cut(ids_BT, ("data", "context"), whole=True)
-    if planning.platform() == "tpu":  # or the table as a lookup reads it is kept up to the optimizer, which it suits too
+    if planning.platform() == "tpu":  # or its copy in the layout of a lookup is kept for the optimizer, which it suits
         table_ND = jax.lax.optimization_barrier(table_ND)
     looked_up = _cut(table_ND[ids_BT], ("data", "context", features))
     return _cut(looked_up, (*TOKENS, tuple(axis for axis in features if axis != "fsdp")))
@@ -91,7 +91,7 @@ def scatter(x_BTD: jax.Array) -> jax.Array:
     """A result of a matrix product over tensor as `cut_as_residual`; its gradient is gathered. See `gather`."""
     if cuts("tensor") == 1:
         return x_BTD
-    # XLA:TPU would make a ring of the product, which holds and passes on sums for each kernel apart, the first of zeros.
+    # XLA:TPU would make a ring of each product, which holds and passes on sums for each kernel, the first of zeros.
     return cut_as_residual(cut_as_batch(x_BTD) if planning.platform() == "tpu" else x_BTD)
 
 

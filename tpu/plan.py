@@ -30,8 +30,8 @@ def topology(kind: str) -> str:
     kind, _, slices = kind.partition("*")
     if found := re.fullmatch(r"(v4|v5p|v5litepod|v6e)-(\d+)", kind):
         name, count = found[1].replace("v5litepod", "v5e"), int(found[2])
-        dims = 3 if name in ("v4", "v5p") else 2
-        sides = SIDES[dims].get(count // 2 if dims == 3 else count, "")  # v4 and v5p count cores, of which a chip has two
+        dims, cores = (3, 2) if name in ("v4", "v5p") else (2, 1)  # the former count cores, of which a chip has two
+        sides = SIDES[dims].get(count // cores, "")
         kind = f"{name}:{sides}" if sides else ""
     return f"{kind}*{slices}" if kind and slices not in ("", "1") else kind
 

@@ -142,7 +142,8 @@ class OnEach:
     def lower(self, state: TrainState, batch: Any, frozen: Any = None) -> jax.stages.Lowered:
         """The step for arguments given as shapes, to be compiled."""
         # pmap has a mesh of its own, in whose shardings it states what each device holds.
-        return self.mapped.lower(*jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (state, batch, frozen)))
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (state, batch, frozen))
+        return self.mapped.lower(*shapes)
 
 
 @dataclasses.dataclass(frozen=True)

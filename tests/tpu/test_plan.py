@@ -118,6 +118,6 @@ def test_without_the_extra_it_says_how_to_get_it(tmp_path, monkeypatch):
 def test_a_real_plan(monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
-    words = "python experiments/pretrain.py --model tiny --max-length 64 --batch-size 8".split()
+    words = ["python", "experiments/pretrain.py", "--model", "tiny", "--max-length", "64", "--batch-size", "8"]
     assert plan.line("cpu:8", words).startswith("plan: cpu:8: ")
     assert plan.line("cpu:8", [*words, "--mesh", "fsdp=3"]).startswith("no plan: --mesh fsdp=3 wants 3 devices")
