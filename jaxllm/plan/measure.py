@@ -11,10 +11,9 @@ from typing import Any
 
 import jax
 
-from jaxllm.distributed.mesh import put_batch
 from jaxllm.params import materialize
 from jaxllm.plan.report import Report, gib
-from jaxllm.train.setup import init_state
+from jaxllm.train.setup import init_state, put
 from jaxllm.types import InputError
 
 STEPS = 10
@@ -45,7 +44,8 @@ def measure(report: Report, steps: int = STEPS) -> Measured:
     program, layout, batch = step.program, step.program.layout, step.batch
     state = init_state(dataclasses.replace(program.model, load=None), program.optimizer, layout)
     frozen = materialize(dataclasses.replace(program.model, load=None), layout.frozen, 0)
-    rows = put_batch(batch, step.mesh, jax.tree.leaves(batch)[0].shape[0])
+    count = jax.tree.leaves(batch)[0].shape[0]
+    rows = put(batch, step.mesh, count, range(count), program.strategy)
     jax.block_until_ready((state, frozen, rows))
     before, times = None, list[float]()
     for n in range(steps + 1):  # the first brings in code and threads, and is not counted
