@@ -64,7 +64,7 @@ class Config:
     size: str = "small"
     """Size of the model and its rows: small or large."""
     against: tuple[str, ...] = ("torch", "hf", "trl")
-    """Libraries to measure beside: any of torch, hf and trl, or none; those that a stage has, and that are installed."""
+    """Libraries to measure beside: any of torch, hf and trl, or none; those of a stage that are installed."""
     rounds: int = 3
     """Number of times that each side runs."""
     dataset: tuple[str, ...] = ()
@@ -238,7 +238,7 @@ def check(config: Config) -> Sequence[str]:
 
 def main(config: Config) -> None:
     """Measures each stage."""
-    stages, out = check(config), Console(soft_wrap=True, highlight=False)
+    stages, out = check(config), Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     if config.check:
         out.print(f"largest difference {compare_losses(config, config.stage, out):.1e}")
         return

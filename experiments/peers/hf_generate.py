@@ -15,11 +15,12 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import measured
 import torch
 import tyro
 from transformers import AutoModelForCausalLM
 from transformers.generation import StoppingCriteria, StoppingCriteriaList
+
+import measured
 
 
 @dataclasses.dataclass(frozen=True)

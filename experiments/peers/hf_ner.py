@@ -25,7 +25,6 @@ import tempfile
 from pathlib import Path
 from typing import Any, NoReturn
 
-import measured
 import numpy as np
 import torch
 import transformers
@@ -42,6 +41,8 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+
+import measured
 
 Sentence = tuple[list[str], list[str]]
 """Words, and one IOB2 tag for each."""

@@ -20,12 +20,13 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-import measured
 import numpy as np
 import torch
 import torch.nn.functional as F
 import tyro
 from torch import Tensor, nn
+
+import measured
 
 
 @dataclasses.dataclass(frozen=True)

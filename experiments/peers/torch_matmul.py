@@ -1,5 +1,6 @@
 """The peer of experiments/matmul.py: how fast the best large matrix product of PyTorch is on this device.
 
+Each shape is multiplied again and again for a while; the fastest call counts.
     python experiments/peers/torch_matmul.py --dtype bfloat16
 """
 
@@ -11,9 +12,10 @@ import sys
 import time
 from pathlib import Path
 
-import measured
 import torch
 import tyro
+
+import measured
 
 
 @dataclasses.dataclass(frozen=True)

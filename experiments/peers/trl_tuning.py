@@ -22,7 +22,6 @@ from typing import Any, Literal
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
 
-import measured
 import torch
 import tyro
 from datasets import Dataset
@@ -33,6 +32,8 @@ from transformers import (
     TrainerCallback,
 )
 from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
+
+import measured
 
 TRAINERS = {
     "sft": (SFTConfig, SFTTrainer), "dpo": (DPOConfig, DPOTrainer), "reward": (RewardConfig, RewardTrainer),

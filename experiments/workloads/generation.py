@@ -96,7 +96,7 @@ def prepare(asked: Asked, folder: Path) -> Work:
     `--steps` of rounds."""
     shape, batch_size = of_size(asked, SIZES), asked.batch_size or BATCH_SIZE
     tokens, rounds = asked.max_length or TOKENS, asked.steps or 3
-    asked_rows = [row["messages"][0]["content"] for row in questions.sft()["train"]]
+    asked_rows = [row["question"] for row in questions.sft()["train"]]
     model = Path(asked.model).absolute() if asked.model else folder / "model"
     if asked.model:
         tokenizer = hf.load_tokenizer(str(model))

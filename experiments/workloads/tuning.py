@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,19 @@ from jaxllm.data.chat import examples
 from jaxllm.data.chat import rows as instructions
 from jaxllm.data.chat.rows import Dialogue
 from jaxllm.data.chat.templates import give_pad, give_template
+from jaxllm.data.files import Part
 from jaxllm.data.loader import lengths
 from jaxllm.data.packing import make_plan
 from jaxllm.data.preference.answers import AnswerRows, Layout
 from jaxllm.data.preference.pairs import Comparison, comparisons, encode
 from jaxllm.data.report import Report
+from jaxllm.data.sources import Rows
 from jaxllm.models.decoder import SHARDING, Decoder
 from jaxllm.models.decoder import Config as Shape
 from jaxllm.params import describe
 from jaxllm.recipes import dialogues, pairs
 from jaxllm.recipes.rows import Split
+from jaxllm.types import InputError
 from workloads.work import Asked, Peer, Work, first_of, of_size, peer, script
 
 SIZES = {
@@ -75,12 +78,12 @@ def write(stage: str, asked: Asked, folder: Path, shape: Shape) -> Prepared:
     """A model with its tokenizer, and the rows as plain text: TRL's in the order of our steps without packing."""
     batch_size, max_length = asked.batch_size or BATCH_SIZE, asked.max_length or MAX_LENGTH
     if stage == "sft":
-        rows = sources.load(asked.dataset)["train"] if asked.dataset else questions.sft()["train"]
+        rows = rows_of(asked.dataset, questions.sft)
         asked_rows = plain_dialogues(instructions.dialogues(rows, report=Report())[0])
         texts = [{"prompt": one.prompt, "completion": one.completion} for one in asked_rows]
         spoken = dialogues.texts_of(Split(asked_rows, []))
     else:
-        rows = sources.load(asked.dataset)["train"] if asked.dataset else questions.preference()["train"]
+        rows = rows_of(asked.dataset, questions.preference)
         found = plain_comparisons(comparisons(rows)[0])
         texts = [dict(zip(("prompt", "chosen", "rejected"), (one.prompt, *one.answers), strict=True)) for one in found]
         spoken = pairs.texts_of(Split(found, []))
@@ -108,6 +111,14 @@ def write(stage: str, asked: Asked, folder: Path, shape: Shape) -> Prepared:
     for name, numbers in (("ours", range(len(texts))), ("theirs", order)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(texts[i]) + "\n" for i in numbers))
     return Prepared(model, folder, float(np.mean(sizes)))
+
+
+def rows_of(dataset: str, embedded: Callable[[], Mapping[str, Any]]) -> Rows:
+    """The rows to train on of a data set, or of what comes with the package. Raises InputError."""
+    splits = sources.load(dataset) if dataset else {"train": Rows([Part("builtin", embedded()["train"])])}
+    if "train" not in splits:
+        raise InputError(f"--dataset {dataset}: no train split; name a file")
+    return splits["train"]
 
 
 def plain_dialogues(found: list[Dialogue]) -> list[Dialogue]:

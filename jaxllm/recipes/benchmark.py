@@ -112,7 +112,7 @@ def table_of(
     table = Table(title=title, title_justify="left", header_style="bold")
     for name in ("", "real tokens/s", "ms a step", "ratio", "compile s", "start s (CPU s)", "peak GiB", "GFLOP/s",
                  "of best matmul"):  # fmt: skip
-        table.add_column(name, justify="right" if name else "left", overflow="fold")
+        table.add_column(name, justify="right" if name else "left")
     for side in dict.fromkeys(side for one in rounds for side in one):
         runs = [(one[side], matmul) for one, matmul in zip(rounds, best, strict=True) if side in one]
         library = "jax" if side == ours else "torch"
