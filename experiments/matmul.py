@@ -1,7 +1,7 @@
 """How fast the best large matrix product of JAX is on this device: what a benchmark holds a train step against.
 
     python experiments/matmul.py
-    python experiments/matmul.py --dtype bfloat16 --shapes 4096x4096x4096
+    python experiments/matmul.py --dtype bfloat16 --shapes 512x512x512
 
 Each shape is multiplied again and again for a while, a call at a time; the fastest call counts, for others may have
 been disturbed. experiments/peers/torch_matmul.py does the same in PyTorch. Expected: experiments/README.md.

@@ -3,7 +3,7 @@
 The likeliest token each time, a fixed number of them, with the cache that transformers has by default. It imports
 neither jax nor this project.
 
-    python experiments/peers/hf_generate.py --model MODEL --prompts prompts.json --json out.json
+    python experiments/peers/hf_generate.py --model path/to/llama --prompts prompts.json --json out.json
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The peer of experiments/matmul.py: how fast the best large matrix product of PyTorch is on this device.
 
 Each shape is multiplied again and again for a while; the fastest call counts.
+
     python experiments/peers/torch_matmul.py --dtype bfloat16
 """
 
