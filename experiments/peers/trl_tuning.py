@@ -7,7 +7,8 @@ is on GPUs. It imports neither jax nor this project, so that its memory is TRL's
 
 DPO: Rafailov et al. 2023, arXiv:2305.18290. TRL: von Werra et al. 2020, github.com/huggingface/trl.
 
-    python experiments/peers/trl_tuning.py --stage dpo --model path/to/llama --data pairs.jsonl --steps 60 --json out.json
+    python experiments/peers/trl_tuning.py --stage dpo --model path/to/llama --data pairs.jsonl \
+        --steps 60 --json out.json
 """
 
 from __future__ import annotations
