@@ -1,7 +1,7 @@
 """Masked-language-model pretraining of an encoder, from scratch or continued on text of your own.
 
     python experiments/mlm.py
-    python experiments/mlm.py --model bert-base-cased --dataset notes.jsonl --whole-words
+    python experiments/mlm.py --model bert-base-cased --dataset books.jsonl --whole-words
 
 Paper: Devlin et al. 2018, BERT, section 3.1. `experiments/ner.py --model runs/mlm-...` goes on from the result.
 Expected: see experiments/README.md.

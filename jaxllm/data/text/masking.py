@@ -78,7 +78,7 @@ def masking_of(
         raise InputError(f"--mask-rate {rate}: give a share above 0 and below 1")
     if min(replace, random) < 0 or replace + random > 1:
         raise InputError(
-            f"--mask-replace-prob {replace} --random-replace-prob {random}: give shares of 0 or more, at most 1 together"
+            f"--mask-replace-prob {replace} --random-replace-prob {random}: give shares that are at most 1 together"
         )
     if tokenizer.mask_token_id is None:
         raise InputError(

@@ -91,7 +91,7 @@ def test_bad_rates(rate):
 
 
 def test_other_bad_input():
-    with pytest.raises(InputError, match="--mask-replace-prob 0.9 --random-replace-prob 0.2"):
+    with pytest.raises(InputError, match=r"--mask-replace-prob 0\.9 --random-replace-prob 0\.2"):
         masking_of(builtin.wordpiece(["a"], 600), replace=0.9, random=0.2)
     with pytest.raises(InputError, match="has no mask token"):
         masking_of(tokenizers.bpe(["a b"], 260))
