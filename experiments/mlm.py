@@ -4,7 +4,7 @@
     python experiments/mlm.py --model bert-base-cased --dataset books.jsonl --whole-words
 
 Paper: Devlin et al. 2018, BERT, section 3.1. `experiments/ner.py --model runs/mlm-...` goes on from the result.
-Expected: see experiments/README.md.
+
 
 Of each text a share of the tokens (--mask-rate) is to be predicted: 80% of them are replaced by the mask token, 10% by
 random ones, 10% stay; special tokens never. The masks of a piece of text follow from seed, epoch and piece alone.
@@ -77,7 +77,7 @@ class Config(Common):
     """Vocabulary of the tokenizer that is trained for a preset, in sub-words."""
     max_length: int = 128
     epochs: float = 0.0
-    """Length of the run in passes over the data; 0 for one, or of the embedded corpus for two minutes' worth."""
+    """Length of the run in passes over the data; 0 for one, or on the embedded corpus for 400 steps."""
     batch_size: int = 16
     """Rows of --max-length tokens per optimizer step, over all devices."""
     learning_rate: float | None = None  # type: ignore[assignment]
