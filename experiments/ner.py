@@ -32,6 +32,7 @@ from jaxllm.evals import ner as ner_eval
 from jaxllm.evals.tag import show, tag_words
 from jaxllm.models import encoder
 from jaxllm.models.heads import TaggerConfig, describe_model
+from jaxllm.recipes.encoders import MODERN, PRESETS
 from jaxllm.recipes.flags import fit_arguments, optim_config, token_loss
 from jaxllm.recipes.help import DATA, MODEL, OPTIMISATION, flag
 from jaxllm.recipes.recipe import fill_in
@@ -42,21 +43,6 @@ from jaxllm.recipes.start import Start
 from jaxllm.recipes.tagged import Tagged, TaggedFlags, read_tagged
 from jaxllm.recipes.weights import open_weights
 from jaxllm.train.fit import fit
-
-PRESETS: dict[str, dict[str, int]] = {
-    "tiny": {"width": 128, "depth": 4, "heads": 4, "mlp_width": 384, "max_positions": 256},
-    "small": {"width": 384, "depth": 6, "heads": 6, "mlp_width": 1152, "max_positions": 512},
-}
-"""Encoders to train from scratch, in ModernBERT's shape, with a tokenizer trained on the spot."""
-
-MODERN: dict[str, Any] = {
-    "rope_base": 10_000.0, "local_rope_base": 10_000.0, "pre_norm": True, "gated": True, "token_types": 0,
-    "attention_bias": False, "mlp_bias": False, "norm_bias": False, "norm_eps": 1e-5,
-    "embedding_dropout": 0.1, "mlp_dropout": 0.1,
-    "attention_dropout": 0.0, "attention_output_dropout": 0.0, "mlp_output_dropout": 0.0,
-}  # fmt: skip
-"""Pre-norm and rotary positions learn in a fraction of the steps that BERT's own shape needs from scratch."""
-
 
 RECIPES: dict[str, dict[str, Any]] = {
     "pretrained": {

@@ -50,6 +50,7 @@ NOT_RUN = {
 TINY = {"--model": "model.json", "--vocab-size": "300"}
 SHORT: dict[str, tuple[dict[str, str], str]] = {
     "ner.py": ({"--dataset": "wnut17"}, "--steps 2 --vocab-size 300"),
+    "mlm.py": ({"--dataset": "books.jsonl"}, "--steps 2 --vocab-size 300"),
     "pretrain.py": ({**TINY, "--dataset": "books.jsonl"}, "--steps 2 --warmup 0 --sample-tokens 2"),
     "sft.py": ({**TINY, "--dataset": "chats.jsonl"}, "--steps 2 --samples 2 --sample-tokens 2"),
     "preference.py": ({**TINY, "--dataset": "pairs.jsonl"}, "--steps 2 --samples 2 --sample-tokens 2"),

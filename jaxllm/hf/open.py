@@ -16,6 +16,7 @@ from jaxllm.hf import files, table
 from jaxllm.hf.config import Fields, read_description
 from jaxllm.hf.families import TASKS, task_in
 from jaxllm.hf.hub import fetch, load_tokenizer
+from jaxllm.hf.masked_files import read_as_found
 from jaxllm.hf.ties import read_head_as_table, untie
 from jaxllm.models.heads import TaggerConfig, describe_model, with_trunk
 from jaxllm.params import Abstract, Load, ModelSpec
@@ -31,9 +32,9 @@ class PretrainedModel(Generic[C]):
     spec: ModelSpec
     """`spec.load` reads the weights; `params.materialize` also initialises a head that the files lack."""
     config: C
-    """TaggerConfig, decoder Config or ScorerConfig."""
+    """TaggerConfig, MaskedConfig, decoder Config or ScorerConfig."""
     task: str
-    """tagger, lm or scorer."""
+    """tagger, lm, scorer or masked."""
     family: str
     """The model_type of config.json."""
     hf_config: dict[str, Any]
@@ -85,11 +86,11 @@ def open_model(
 ) -> PretrainedModel[Any]:
     """A model from a folder in Hugging Face's format, a run's export, or a hub id.
 
-    task: "tagger", "lm" or "scorer"; by default what the checkpoint was saved as. A tagger is made of any encoder of
-    families.TAGGERS (BERT, RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA, ALBERT, DeBERTa-v2 and v3, DistilBERT,
-    ModernBERT), a scorer of any language model: a head that the files lack, or one for other labels, is initialised,
-    and a note says so. labels: of a tagger, in the order of
-    its logits; those of the file by default. The file's classifier is reordered if they are the same in another order.
+    task: "tagger", "lm", "scorer" or "masked"; by default what the checkpoint was saved as. A tagger, and a masked
+    language model, is made of any encoder of families.TAGGERS (BERT, RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA, ALBERT,
+    DeBERTa-v2 and v3, DistilBERT, ModernBERT), a scorer of any language model: a head that the files lack, or one for
+    other labels, is initialised, and a note says so. labels: of a tagger, in the order of its logits; those of the file
+    by default. The file's classifier is reordered if they are the same in another order.
     overrides: fields of the encoder's or decoder's configuration that do not change its parameters, such as dtype,
     remat and dropout rates.
 
@@ -105,6 +106,8 @@ def open_model(
         )
     if (task or task_in(raw)) == "lm":
         raw, notes = untie(raw, str(path), folder)
+    if (task or task_in(raw)) == "masked":
+        raw, notes = read_as_found(raw, str(path), files.open_folder(folder))
 
     def find(names: table.Table, abstract: Abstract, skip: Mapping[str, str]) -> Found:
         return _find_in_files(folder, names, abstract, skip)
@@ -170,6 +173,10 @@ def assemble(
     if task is None and wanted == "scorer" and found.initialised:
         raise InputError(
             f"{folder} has no head for one number ({reason}), which a reward model has; name a reward model"
+        )
+    if task is None and wanted == "masked" and found.initialised:
+        raise InputError(
+            f"{folder} has no head for masked tokens ({reason}), which its config.json says; name a model that has one"
         )
     notes += found.notes
     return PretrainedModel(spec, config, wanted, raw["model_type"], raw, folder, found.dtypes, notes, found.initialised)

@@ -10,9 +10,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
-from jaxllm.models import deberta, decoder, encoder
+from jaxllm.models import deberta, decoder, encoder, mlm_head
 from jaxllm.models.decoder_config import Config as DecoderConfig
-from jaxllm.models.layers import ACTIVATIONS, Dense, LayerNorm, dropout
+from jaxllm.models.encoders import Transform, build_encoder
+from jaxllm.models.layers import Dense, dropout
+from jaxllm.models.mlm_head import MaskedConfig, MaskedLM
 from jaxllm.params import Limits, ModelSpec, Rules, describe
 from jaxllm.types import Batch, Metrics
 
@@ -36,24 +38,6 @@ class TaggerConfig:
     def head_parameters(self) -> tuple[str, ...]:
         """Patterns of the parameters that are not the encoder's."""
         return ("classifier.*", "transform.*") if self.transform else ("classifier.*",)
-
-
-def build_encoder(config: encoder.Config, rngs: nnx.Rngs) -> encoder.Encoder | deberta.Encoder:
-    """The encoder of this configuration."""
-    return deberta.Encoder(config, rngs) if isinstance(config, deberta.Config) else encoder.Encoder(config, rngs)
-
-
-class Transform(nnx.Module):
-    """Dense, activation, norm."""
-
-    def __init__(self, c: TaggerConfig, rngs: nnx.Rngs):
-        e = c.encoder
-        self.dense = Dense(e.width, e.width, bias=c.transform_bias, std=e.init_std, rngs=rngs)
-        self.norm = LayerNorm(e.width, bias=e.norm_bias, eps=e.norm_eps)
-        self.config = c
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return self.norm(ACTIVATIONS[self.config.transform_activation](self.dense(x)))
 
 
 class Tagger(nnx.Module):
@@ -138,10 +122,12 @@ class Scorer(nnx.Module):
 SCORER_SHARDING: Rules = (*decoder.SHARDING, (r"score\.kernel", P("fsdp", None)))
 
 
-def describe_model(config: TaggerConfig | DecoderConfig | ScorerConfig) -> ModelSpec:
-    """The model of a configuration: a tagger, a causal language model or a scorer, to be initialised from scratch."""
+def describe_model(config: TaggerConfig | MaskedConfig | DecoderConfig | ScorerConfig) -> ModelSpec:
+    """The model of a configuration, to be initialised: a tagger, a masked or causal language model, or a scorer."""
     if isinstance(config, TaggerConfig):
         return describe(lambda rngs: Tagger(config, rngs), SHARDING)
+    if isinstance(config, MaskedConfig):
+        return describe(lambda rngs: MaskedLM(config, rngs), mlm_head.SHARDING)
     if isinstance(config, ScorerConfig):
         return describe(lambda rngs: Scorer(config, rngs), SCORER_SHARDING)
     return describe(lambda rngs: decoder.Decoder(config, rngs), decoder.SHARDING)

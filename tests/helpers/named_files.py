@@ -59,6 +59,7 @@ RUNS = {
     "runs/sft-1a2b3c4d": "sft.py --model runs/pretrain-1a2b3c4d --dataset chats.jsonl --lora-rank 2 --samples 0",
     "runs/reward-1a2b3c4d": "reward.py --model runs/pretrain-1a2b3c4d --dataset pairs.jsonl",
     "runs/ner-1a2b3c4d": "ner.py --dataset wnut17 --vocab-size 300",
+    "runs/mlm-1a2b3c4d": "mlm.py --dataset books.jsonl --vocab-size 300",
 }
 """Runs that commands name, and how they are made."""
 
