@@ -30,13 +30,15 @@ def predict(model: Any, batch: Batch) -> dict[str, jax.Array]:
     return {"label": logps_BTV.argmax(-1).astype(jnp.int32), "score": jnp.exp(logps_BTV.max(-1)), "nll": nll_BT}
 
 
-def outputs(model: Any, windows: Windows, batches: Batches) -> dict[str, list[np.ndarray]]:
-    """The arrays of `predict` for each window, over its positions, by name.
+def outputs(
+    model: Any, windows: Windows, batches: Batches, compute: Callable[[Any, Batch], dict[str, jax.Array]] = predict
+) -> dict[str, list[np.ndarray]]:
+    """The arrays [B, T, ...] that `compute` gives of a model and a batch for each window, over its positions, by name.
 
     Raises ValueError where the batches do not hold every window.
     """
     lengths = [len(example.tokens) for example in windows.examples]
-    found: dict[str, list[Any]] = {name: [None] * len(lengths) for name in ("label", "score", "nll")}
+    found: collections.defaultdict[str, list[Any]] = collections.defaultdict(lambda: [None] * len(lengths))
     waiting: collections.deque[list[Location]] = collections.deque()
 
     def only_batches() -> Iterator[Batch]:
@@ -44,11 +46,11 @@ def outputs(model: Any, windows: Windows, batches: Batches) -> dict[str, list[np
             waiting.append(locations)
             yield batch
 
-    for arrays in model.map(predict, only_batches()):
+    for arrays in model.map(compute, only_batches()):
         for example, row, start in waiting.popleft():
             for name, array_BT in arrays.items():
                 found[name][example] = np.asarray(array_BT[row, start : start + lengths[example]])
-    if missing := sum(array is None for array in found["label"]):
+    if missing := max((sum(array is None for array in one) for one in found.values()), default=len(lengths)):
         raise ValueError(f"the batches lack {missing} of {len(lengths)} windows")
     return found
 
