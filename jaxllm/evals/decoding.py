@@ -23,13 +23,18 @@ def find_chain(params: Any, labels: Sequence[str], scheme: str, decode: str = ""
 
     params: of the model, by name. decode: of DECODE, or "" for what fits the model. Raises InputError for another.
     """
-    if decode and decode not in DECODE:
-        raise InputError(f"--decode {decode}: {nearest(decode, DECODE)}")
+    check_decode(decode)
     learned = crf_of(params)
     if decode == "viterbi":
         valid = chains.valid_chain(labels, scheme)
         return valid + learned if learned else valid
     return None if decode == "argmax" else learned
+
+
+def check_decode(decode: str) -> None:
+    """Raises InputError for what is neither of DECODE nor empty."""
+    if decode and decode not in DECODE:
+        raise InputError(f"--decode {decode}: {nearest(decode, DECODE)}")
 
 
 def crf_of(params: Any) -> Chain | None:

@@ -17,6 +17,7 @@ from rich.table import Table
 from jaxllm.data.packing import Location
 from jaxllm.data.tagging import schemes
 from jaxllm.data.tagging.examples import Sentence, Windows, stitch
+from jaxllm.evals.decoding import crf_losses, crf_of, decide, find_chain, words_of
 from jaxllm.types import Batch, InputError, Numbers
 
 Batches = Iterable[tuple[Batch, list[Location]]]
@@ -28,6 +29,13 @@ def predict(model: Any, batch: Batch) -> dict[str, jax.Array]:
     logps_BTV = jax.nn.log_softmax(model.head(hidden_BTD).astype(jnp.float32))
     nll_BT = -jnp.take_along_axis(logps_BTV, batch.targets_BT[..., None], -1)[..., 0]
     return {"label": logps_BTV.argmax(-1).astype(jnp.int32), "score": jnp.exp(logps_BTV.max(-1)), "nll": nll_BT}
+
+
+def predict_all(model: Any, batch: Batch) -> dict[str, jax.Array]:
+    """log p of each label in nats, [B, T, V], and `predict`'s nll, [B, T]."""
+    hidden_BTD, _ = model.hidden(batch)
+    logps_BTV = jax.nn.log_softmax(model.head(hidden_BTD).astype(jnp.float32))
+    return {"logps": logps_BTV, "nll": -jnp.take_along_axis(logps_BTV, batch.targets_BT[..., None], -1)[..., 0]}
 
 
 def outputs(
@@ -62,12 +70,14 @@ def evaluator(
     scheme: str,
     *,
     predictions: Path | None = None,
+    decode: str = "",
 ) -> Callable[[Any, Batches], dict[str, float]]:
     """A function of model and batches that scores the model's tags of `sentences`, which `windows` encode.
 
     It returns f1, precision, recall (micro, over entities) and accuracy (over words) as fractions of 1, loss (nats per
     word that has tokens), and per entity type `<type>/f1`, `<type>/precision`, `<type>/recall`, `<type>/support`.
-    A word without tokens counts as predicted "O". predictions: a file to write each time, a JSON line per sentence with
+    A word without tokens counts as predicted "O". decode: as for `decoding.find_chain`; where it gives a chain, tags are
+    its best paths, and the loss of a model with a CRF is the CRF's. predictions: a file to write each time, a JSON line per sentence with
     tokens, tags, predicted and scores (the probability of what was predicted, 0 for a word without tokens).
     Raises InputError for sentences without tags.
     """
@@ -76,16 +86,26 @@ def evaluator(
             raise InputError(f"{sentence.where}: no tags; give them as 'ner_tags' to evaluate")
     true = [list(sentence.tags or ()) for sentence in sentences]
     types = schemes.entity_types(labels)
+    number_of = {label: number for number, label in enumerate(labels)}
 
     def evaluate(model: Any, batches: Batches) -> dict[str, float]:
-        found = outputs(model, windows, batches)
-        predicted = [[labels[i] for i in numbers] for numbers in stitch(windows, found["label"])]
+        chain = find_chain(getattr(model, "params", {}), labels, scheme, decode)
+        found = outputs(model, windows, batches, predict if chain is None else predict_all)
+        if chain is None:
+            labelled, scores = stitch(windows, found["label"]), stitch(windows, found["score"])
+        else:
+            whole, there = words_of(windows, found["logps"], len(labels))
+            labelled, scores = decide(whole, there, chain)
+        predicted = [[labels[i] for i in numbers] for numbers in labelled]
         numbers = schemes.score(true, predicted, scheme, types)
         weights = [example.weights for example in windows.examples]
         total = sum(float(nll @ weight) for nll, weight in zip(found["nll"], weights, strict=True))
+        if chain is not None and (learned := crf_of(model.params)):
+            targets = [np.array([number_of[tag] for tag in tags], np.int64) for tags in true]
+            total = float(crf_losses(whole, there, targets, learned).sum())
         numbers["loss"] = total / max(1.0, sum(float(weight.sum()) for weight in weights))
         if predictions is not None and jax.process_index() == 0:
-            _write(predictions, sentences, predicted, stitch(windows, found["score"]))
+            _write(predictions, sentences, predicted, scores)
         return numbers
 
     kinds = tuple(f"{kind}/{name}" for kind in types for name in ("f1", "precision", "recall", "support"))

@@ -14,7 +14,6 @@ from jaxllm.models.decoder_config import Config
 from jaxllm.models.heads import ScorerConfig, TaggerConfig
 
 
-
 def _tagger(family: Family[TaggerConfig]) -> Family[TaggerConfig]:
     """A family's token classifiers, with the CRF of ours: `crf` in config.json, and tensors in a file of their own."""
 

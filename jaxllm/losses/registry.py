@@ -64,7 +64,7 @@ class Loss:
 
     @property
     def kind(self) -> str:
-        """tokens, sentences, pairs, "pairs alone", answers, rewards or completions; "" for a function without decorator."""
+        """tokens, sentences, pairs, "pairs alone", answers, rewards or completions; "" for a bare function."""
         return getattr(self.function, "kind", "")
 
     @property

@@ -58,7 +58,7 @@ def written(found, length, scheme):
             spell = letters[scheme]
         else:
             begin, inside, end, single = {"IOBES": "BIES", "BILOU": "BILU", "BMES": "BMES"}[scheme]
-            spell = lambda j: (  # noqa: E731
+            spell = lambda j: (
                 single if stop - first == 1 else begin if j == first else end if j == stop - 1 else inside  # noqa: B023
             )
         for j in range(first, stop):
