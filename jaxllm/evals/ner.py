@@ -76,9 +76,10 @@ def evaluator(
 
     It returns f1, precision, recall (micro, over entities) and accuracy (over words) as fractions of 1, loss (nats per
     word that has tokens), and per entity type `<type>/f1`, `<type>/precision`, `<type>/recall`, `<type>/support`.
-    A word without tokens counts as predicted "O". decode: as for `decoding.find_chain`; where it gives a chain, tags are
-    its best paths, and the loss of a model with a CRF is the CRF's. predictions: a file to write each time, a JSON line per sentence with
-    tokens, tags, predicted and scores (the probability of what was predicted, 0 for a word without tokens).
+    A word without tokens counts as predicted "O". decode: as for `decoding.find_chain`; where it gives a chain, tags
+    are its best path, and the loss is the CRF's where there is one. predictions: a file to write each time, a JSON line
+    per sentence with tokens, tags, predicted and scores (the probability of what was predicted, 0 for a word without
+    tokens).
     Raises InputError for sentences without tags.
     """
     for sentence in sentences:

@@ -53,7 +53,8 @@ def unigram():
 
 
 TOKENIZERS = {
-    "WordPiece": lambda: word_piece(False), "uncased": lambda: word_piece(True), "bytes": byte_level, "Unigram": unigram,
+    "WordPiece": lambda: word_piece(False), "uncased": lambda: word_piece(True),
+    "bytes": byte_level, "Unigram": unigram,
 }  # fmt: skip
 
 
