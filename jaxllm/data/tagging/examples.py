@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxllm.data.report import BadRow, Report, check_text, convert_each
 from jaxllm.data.sources import Row, Rows
+from jaxllm.data.tagging.spans import has_spans, read_spans
 from jaxllm.data.tagging.windows import Body, Windows, cut, stitch, tokenize
 from jaxllm.types import InputError
 
@@ -64,10 +65,13 @@ def usable_sentences(rows: Rows, report: Report) -> list[Sentence]:
 
 
 def _sentence(row: Row, i: int, rows: Rows) -> Sentence:
+    if has_spans(row):
+        read, named = read_spans(row, rows.where(i))
+        return Sentence(read, named, rows.where(i), functools.partial(rows.where, i))
     words = row.get("tokens")
     if not isinstance(words, list) or not all(isinstance(word, str | None) for word in words):
-        fault = "'tokens' must be a list of strings" if "tokens" in row else f"no 'tokens' among {', '.join(row)}"
-        raise InputError(f"{rows.where(i)}: {fault}; give the words of the sentence, or the name as --word-column")
+        fault = "'tokens' must be a list of strings; give the words of the sentence, or the name as --word-column"
+        raise InputError(f"{rows.where(i)}: {fault}")
     if None in words:
         fault = f"{rows.where(i, words.index(None))}: no word (null); give each tag a word"
         raise BadRow(fault, "with a word that is null")

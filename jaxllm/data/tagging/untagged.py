@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import re
 from collections.abc import Iterable, Iterator
 
 from jaxllm.data.tagging.choice import RANGE, find_words, is_header
 from jaxllm.data.tagging.columns import looks_like_columns, split_lines, width_of
 from jaxllm.data.tagging.examples import Sentence
+from jaxllm.data.tagging.spans import WORD
 from jaxllm.types import InputError
-
-WORD = re.compile(r"\w+|[^\w\s]")
-"""How running text is cut into words."""
 
 FORMATS = ("lines", "conll")
 """A sentence on each line; columns with a word on each line, and an empty line after each sentence."""

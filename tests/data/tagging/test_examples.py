@@ -86,7 +86,7 @@ def test_sentences():
         ({"tokens": ["a", "b"], "ner_tags": "O O"}, None, "no list for 2 tokens"),
         ({"tokens": "a b"}, None, "f, row 2: 'tokens' must be a list of strings"),
         ({"text": "a", "id": 3}, None, "f, row 2: no 'tokens' among text, id"),
-        ({"text": "a", "spans": [{"start": 0, "end": 1, "label": "x"}]}, None, "no 'tokens' among text, spans"),
+        ({"text": "a", "words": ["a"]}, None, "no 'tokens' among text, words"),
     ],
 )
 def test_bad_rows_are_named(row, names, message):
