@@ -18,6 +18,7 @@ from jaxllm.data.packing import Location
 from jaxllm.data.tagging import schemes
 from jaxllm.data.tagging.examples import Sentence, Windows, stitch
 from jaxllm.evals.decoding import crf_losses, crf_of, decide, find_chain, words_of
+from jaxllm.evals.ner_report import write_report
 from jaxllm.types import Batch, InputError, Numbers
 
 Batches = Iterable[tuple[Batch, list[Location]]]
@@ -79,7 +80,7 @@ def evaluator(
     A word without tokens counts as predicted "O". decode: as for `decoding.find_chain`; where it gives a chain, tags
     are its best path, and the loss is the CRF's where there is one. predictions: a file to write each time, a JSON line
     per sentence with tokens, tags, predicted and scores (the probability of what was predicted, 0 for a word without
-    tokens).
+    tokens); and beside it report.md (for predictions-dev.jsonl, report-dev.md), with what was wrong.
     Raises InputError for sentences without tags.
     """
     for sentence in sentences:
@@ -107,6 +108,8 @@ def evaluator(
         numbers["loss"] = total / max(1.0, sum(float(weight.sum()) for weight in weights))
         if predictions is not None and jax.process_index() == 0:
             _write(predictions, sentences, predicted, scores)
+            page = write_report([sentence.words for sentence in sentences], true, predicted, scheme)
+            predictions.with_name(predictions.stem.replace("predictions", "report") + ".md").write_text(page, "utf-8")
         return numbers
 
     kinds = tuple(f"{kind}/{name}" for kind in types for name in ("f1", "precision", "recall", "support"))
