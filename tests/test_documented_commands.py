@@ -39,7 +39,7 @@ HUB = {
 """Names that the documents give of models and data sets on the hub."""
 
 NOT_RUN = {
-    r"bench_(ner|pretrain|trl)\.py": "needs torch, of the extra `bench`",
+    r"bench_(ner|pretrain|tag|trl)\.py": "needs torch, of the extra `bench`",
     r"peers/": "needs torch, and no jaxllm",
     r"jaxllm plan .*--topology [^c]": "needs a compiler of the extra `plan`, which tests of plans run",
     r"bench_compiled\.py --topology": "needs a compiler of the extra `plan`",
