@@ -25,7 +25,7 @@ def test_a_crf_is_trained_evaluated_and_goes_on(tmp_path, capsys):
                  for row in rows if {*row["ner_tags"]} <= known)  # fmt: skip
         (tmp_path / f"{name}.conll").write_text("\n\n".join(lines) + "\n")
     fast = ["--dataset", str(tmp_path), "--steps", "2", "--eval-every", "0", "--log-to", "none", "--loss", "crf"]
-    with mock.patch.dict(script.PRESETS["tiny"], depth=1):
+    with mock.patch.dict(script.PRESETS["tiny"], depth=2):
         script.main(parse(script.Config, [*fast, "--vocab-size", "400", "--out", str(tmp_path / "a")]))
     tensors = load_file(tmp_path / "a" / "hf" / "crf.safetensors")
     assert sorted(tensors) == ["crf.end", "crf.pairs", "crf.start"]
