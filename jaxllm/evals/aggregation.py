@@ -56,7 +56,7 @@ def group_entities(
     inside = np.array([name != "O" for name in names])[label[first]]
     for low, high in zip(first[inside].tolist(), after[inside].tolist(), strict=True):
         text = texts[owner[starts[low]]]
-        words = []
+        words: list[str] = []
         for item in range(low, high):
             pieces = _pieces(text, ids, offsets, range(starts[item], stops[item]), tokenizer)
             words += pieces if strategy == "simple" else [tokenizer.convert_tokens_to_string(pieces)]

@@ -129,10 +129,10 @@ def _matrix(counts: Counter[tuple[str, str]], types: Sequence[str]) -> str:
 def _worst(words: Sequence[Sequence[str]], a: Found, b: Found) -> list[str]:
     """The sentences with most wrong entities, each with what was missed and what was found instead."""
     wrong = [len({*x} ^ {*y}) for x, y in zip(a, b, strict=True)]
-    found = []
+    found: list[str] = []
     for i in sorted(range(len(wrong)), key=lambda i: -wrong[i])[:WORST]:
         if wrong[i]:
-            spell = lambda es, i=i: ", ".join(f"{k} {' '.join(words[i][s:e])!r}" for k, s, e in sorted(es)) or "none"  # type: ignore[misc] # noqa: E731
+            spell = lambda es, i=i: ", ".join(f"{k} {' '.join(words[i][s:e])!r}" for k, s, e in sorted(es)) or "none"  # noqa: E731
             found.append(f"{len(found) + 1}. {' '.join(words[i])}\n   * missed: {spell({*a[i]} - {*b[i]})}\n"
                          f"   * wrong: {spell({*b[i]} - {*a[i]})}")  # fmt: skip
     return found
