@@ -40,6 +40,7 @@ HUB = {
 
 NOT_RUN = {
     r"benchmark\.py": "needs torch, of the extra `bench`, or takes minutes; its own test runs it",
+    r"bench_tag\.py": "needs torch, of the extra `bench`",
     r"peers/": "needs torch, and no jaxllm",
     r"jaxllm plan .*--topology [^c]": "needs a compiler of the extra `plan`, which tests of plans run",
     r"bench_compiled\.py --topology": "needs a compiler of the extra `plan`",

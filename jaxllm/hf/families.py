@@ -7,21 +7,38 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxllm.hf import albert, bert, deberta, distilbert, electra, gemma, gpt2, llama, mixture, modernbert, roberta
+from jaxllm.hf.config import Fields
 from jaxllm.hf.family import Family
 from jaxllm.hf.masked import masked_family
-from jaxllm.hf.table import Table, linear
+from jaxllm.hf.table import Rule, Table, linear
 from jaxllm.models.decoder_config import Config
 from jaxllm.models.heads import ScorerConfig, TaggerConfig
 from jaxllm.models.mlm_head import MaskedConfig
 
+
+def _tagger(family: Family[TaggerConfig]) -> Family[TaggerConfig]:
+    """A family's token classifiers, with the CRF of ours: `crf` in config.json, and tensors in a file of their own."""
+
+    def read(fields: Fields) -> TaggerConfig:
+        return dataclasses.replace(family.read(fields), crf=fields.get_or("crf", False, bool))
+
+    def write(config: TaggerConfig) -> dict[str, Any]:
+        return {**family.write(config), **({"crf": True} if config.crf else {})}
+
+    def table(config: TaggerConfig) -> Table:
+        base = family.table(config)
+        if not config.crf:
+            return dataclasses.replace(base, ignore=(*base.ignore, r"crf\..*"))
+        rules = tuple(Rule(name, (name,)) for name in ("crf.start", "crf.pairs", "crf.end"))
+        return dataclasses.replace(base, rules=(*base.rules, *rules), heads=(*base.heads, "crf"))
+
+    return dataclasses.replace(family, read=read, write=write, table=table)
+
+
+_ENCODERS = (bert, roberta, distilbert, modernbert, electra, albert, deberta)
+
 TAGGERS: dict[str, Family[TaggerConfig]] = {
-    **bert.FAMILIES,
-    **roberta.FAMILIES,
-    **distilbert.FAMILIES,
-    **modernbert.FAMILIES,
-    **electra.FAMILIES,
-    **albert.FAMILIES,
-    **deberta.FAMILIES,
+    kind: _tagger(family) for module in _ENCODERS for kind, family in module.FAMILIES.items()
 }
 """Token classifiers: BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, ModernBERT, ELECTRA, ALBERT, DeBERTa-v2 and v3.
 """

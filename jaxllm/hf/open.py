@@ -92,7 +92,7 @@ def open_model(
     other labels, is initialised, and a note says so. labels: of a tagger, in the order of its logits; those of the file
     by default. The file's classifier is reordered if they are the same in another order.
     overrides: fields of the encoder's or decoder's configuration that do not change its parameters, such as dtype,
-    remat and dropout rates.
+    remat and dropout rates; and of a tagger `crf`, whether it has a CRF, by default what the checkpoint has.
 
     Raises InputError, one line that lists everything that does not fit.
     """
@@ -147,12 +147,14 @@ def assemble(
     """
     wanted = task or task_in(raw)
     config, notes = read_config(raw, where, wanted)
-    config, skip, own = with_trunk(config, **overrides), {}, ()
+    head = {name: x for name, x in overrides.items() if name == "crf"}
+    config = with_trunk(config, **{name: x for name, x in overrides.items() if name not in head})
+    skip, own = dict[str, str](), ()
     if wanted == "tagger":
         own = config.labels
-        config = config if labels is None else dataclasses.replace(config, labels=tuple(labels))
+        config = dataclasses.replace(config, **({} if labels is None else {"labels": tuple(labels)}), **head)
         if set(config.labels) != set(own):
-            skip = {"classifier": f"the file's labels are {', '.join(own)}"}
+            skip = dict.fromkeys(("classifier", "crf"), f"the file's labels are {', '.join(own)}")
     spec = describe_model(config)
     found = find(TASKS[wanted][raw["model_type"]].table(config), spec.graphdef.abstract, skip)
     spec = dataclasses.replace(spec, load=found.load)
@@ -280,12 +282,14 @@ def place(
 
 
 def _reorder(spec: ModelSpec, order: list[int]) -> ModelSpec:
-    """The same model, with the columns of its classifier in another order."""
+    """The same model, with the columns of its classifier, and the labels of its CRF, in another order."""
 
     def load(shardings: Mapping[str, jax.sharding.Sharding]) -> Params:
         params = spec.load_own(shardings)
-        for name in [name for name in params if name.startswith("classifier.")]:
-            params[name] = jax.device_put(jnp.take(params[name], jnp.array(order), axis=-1), shardings[name])
+        for name in [name for name in params if name.startswith(("classifier.", "crf."))]:
+            ordered = jnp.take(params[name], jnp.array(order), axis=-1)
+            ordered = jnp.take(ordered, jnp.array(order), axis=0) if name == "crf.pairs" else ordered
+            params[name] = jax.device_put(ordered, shardings[name])
         return params
 
     return dataclasses.replace(spec, load=load)

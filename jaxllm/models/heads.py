@@ -33,11 +33,21 @@ class TaggerConfig:
     """Dense, activation, norm before the classifier."""
     transform_bias: bool = False
     transform_activation: str = "gelu"
+    crf: bool = False
+    """Scores of neighbouring labels beside the classifier, which `losses/crf.py` trains."""
 
     @property
     def head_parameters(self) -> tuple[str, ...]:
         """Patterns of the parameters that are not the encoder's."""
-        return ("classifier.*", "transform.*") if self.transform else ("classifier.*",)
+        return ("classifier.*", *["transform.*"] * self.transform, *["crf.*"] * self.crf)
+
+
+class Transitions(nnx.Module):
+    """A CRF's scores in nats of the first label, of a label after another (from, to), and of the last; 0 at first."""
+
+    def __init__(self, labels: int):
+        self.start, self.end = nnx.Param(jnp.zeros(labels)), nnx.Param(jnp.zeros(labels))
+        self.pairs = nnx.Param(jnp.zeros((labels, labels)))
 
 
 class Tagger(nnx.Module):
@@ -48,12 +58,17 @@ class Tagger(nnx.Module):
         self.transform = Transform(config, rngs) if config.transform else None
         width, std = config.encoder.width, config.encoder.init_std
         self.classifier = Dense(width, len(config.labels), bias=config.classifier_bias, std=std, rngs=rngs)
+        self.crf = Transitions(len(config.labels)) if config.crf else None
         self.config = config
 
     @property
     def limits(self) -> Limits:
         """The encoder's."""
         return self.body.limits
+
+    def transitions(self) -> tuple[jax.Array, jax.Array, jax.Array] | None:
+        """The CRF's scores: start_V, pairs_VV (from, to) and end_V; None for a tagger without one."""
+        return None if self.crf is None else (self.crf.start[...], self.crf.pairs[...], self.crf.end[...])
 
     def hidden(self, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, Metrics]:
         """The input of the classifier, [B, T, D], and no metrics. key: for dropout; None for none."""
@@ -75,6 +90,7 @@ SHARDING: Rules = (
     (r"transform\.(dense\.bias|norm\.(scale|bias))", P("fsdp")),
     (r"classifier\.kernel", P("fsdp", None)),
     (r"classifier\.bias", P()),
+    (r"crf\.(start|pairs|end)", P()),
 )
 
 
