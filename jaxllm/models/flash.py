@@ -24,11 +24,6 @@ from jaxllm.models.flash_kernels import Rule
 from jaxllm.models.remat import ATTENTION, name
 from jaxllm.models.visibility import Tokens
 
-__all__ = ["FEWEST", "flash_attention", "widest"]
-
-FEWEST = 64
-"""Queries from which a kernel is worth its blocks; fewer are a step of generation."""
-
 
 class Blocks(NamedTuple):
     """Tokens of a block of queries and of keys, and the warps and loads in flight of a program."""
@@ -51,11 +46,6 @@ def blocks_of(H: int, dtype: Any) -> tuple[Blocks, Blocks]:
     if H <= 128:
         return Blocks(64, 32, 4, 2), Blocks(32, 32, 4, 2)
     return Blocks(32, 32, 4, 2), Blocks(32, 32, 4, 2)
-
-
-def widest(dtype: Any) -> int:
-    """The most features of a head whose blocks fit a GPU."""
-    return 256 if jnp.dtype(dtype).itemsize == 2 else 128
 
 
 def flash_attention(
