@@ -170,7 +170,7 @@ def backward_dkv(
     """dk and dv [C, H] of a block of keys, from q and dout [T, G, H] of all heads that share them. C: of queries."""
     block, whole = pl.program_id(0), slice(None)
     k_SH, v_SH, S, G = k[...], v[...], k.shape[0], q.shape[1]
-    tokens = _tokens(key, whole, rule)
+    tokens, first = _tokens(key, whole, rule), _head(G)
     window, seeds = numbers[0], _seeds(numbers)
 
     def of_head(g: jax.Array, totals: Any) -> Any:
@@ -185,7 +185,7 @@ def backward_dkv(
             p_ST = jnp.exp2(s_ST - log_z[g, at][None, :])
             dp_ST, kept_ST = _dot(v_SH, dout_TH, turn=True), p_ST
             if rule.dropout_rate:
-                factor_ST = keep(rule.dropout_rate, seeds, _head(G) + g, _numbers(i, C), _numbers(block, S), True)
+                factor_ST = keep(rule.dropout_rate, seeds, first + g, _numbers(i, C), _numbers(block, S), True)
                 dp_ST, kept_ST = dp_ST * factor_ST, p_ST * factor_ST
             ds_ST = p_ST * (dp_ST - delta[g, at][None, :]) * slope
             dv_SH = dv_SH + _dot(kept_ST.astype(dout.dtype), dout_TH)
