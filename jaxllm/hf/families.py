@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxllm.hf import albert, bert, deberta, distilbert, electra, gemma, gpt2, llama, mixture, modernbert, roberta
+from jaxllm.hf.classifiers import HEADS, classifier
 from jaxllm.hf.family import Family
 from jaxllm.hf.table import Table, linear
 from jaxllm.models.decoder_config import Config
-from jaxllm.models.heads import ScorerConfig, TaggerConfig
+from jaxllm.models.heads import ClassifierConfig, ScorerConfig, TaggerConfig
+from jaxllm.types import InputError
 
 TAGGERS: dict[str, Family[TaggerConfig]] = {
     **bert.FAMILIES,
@@ -34,7 +36,7 @@ LANGUAGE_MODELS: dict[str, Family[Config]] = {
 
 
 def _scorer(family: Family[Config]) -> Family[ScorerConfig]:
-    """A decoder family's reward models: sequence classifiers whose head `score` gives one number."""
+    """A decoder family's sequence classifiers, whose head is `score`; those with one label are reward models."""
 
     def table(config: ScorerConfig) -> Table:
         base = family.table(config.trunk)
@@ -42,29 +44,43 @@ def _scorer(family: Family[Config]) -> Family[ScorerConfig]:
         # The head of the language model that training started from is not used.
         return dataclasses.replace(base, rules=rules, ignore=(*base.ignore, r"lm_head\..*"), heads=("score",))
 
+    def write(config: Any) -> dict[str, Any]:
+        if not isinstance(config, ScorerConfig):
+            raise InputError(f"config.json of {family.architecture} describes a decoder; name a family of encoders")
+        return family.write(config.decoder)
+
     name = family.architecture.replace("ForCausalLM", "").replace("LMHeadModel", "")
-    return Family(
-        f"{name}ForSequenceClassification",
-        lambda fields: ScorerConfig(family.read(fields)),
-        lambda config: family.write(config.decoder),
-        table,
-    )
+    return Family(f"{name}ForSequenceClassification", lambda fields: ScorerConfig(family.read(fields)), write, table)
 
 
 SCORERS: dict[str, Family[ScorerConfig]] = {kind: _scorer(family) for kind, family in LANGUAGE_MODELS.items()}
 """Reward models, of the same families."""
 
-TASKS: dict[str, Mapping[str, Family[Any]]] = {"tagger": TAGGERS, "lm": LANGUAGE_MODELS, "scorer": SCORERS}
+CLASSIFIERS: dict[str, Family[Any]] = {
+    **{kind: classifier(TAGGERS[kind], head) for kind, head in HEADS.items()},
+    **SCORERS,
+}
+"""Classifiers of whole texts, of all families."""
+
+TASKS: dict[str, Mapping[str, Family[Any]]] = {
+    "tagger": TAGGERS, "lm": LANGUAGE_MODELS, "scorer": SCORERS, "classifier": CLASSIFIERS,
+}  # fmt: skip
 """What a model's head is for -> the families that have one."""
 
 
 def task_of(config: Any) -> str:
-    """The task of a model of this configuration: tagger, lm or scorer."""
-    return {TaggerConfig: "tagger", ScorerConfig: "scorer"}.get(type(config), "lm")
+    """The task of a model of this configuration: tagger, lm, scorer or, on an encoder or with several labels,
+    classifier."""
+    if isinstance(config, ScorerConfig):
+        return "scorer" if len(config.labels) == 1 else "classifier"
+    return {TaggerConfig: "tagger", ClassifierConfig: "classifier"}.get(type(config), "lm")
 
 
 def task_in(config_json: Mapping[str, Any]) -> str:
     """The task of the model that a config.json describes."""
+    whole = "ForSequenceClassification" in str(config_json.get("architectures"))
     if config_json.get("model_type") in TAGGERS:
-        return "tagger"
-    return "scorer" if "ForSequenceClassification" in str(config_json.get("architectures")) else "lm"
+        return "classifier" if whole else "tagger"
+    # Two labels are what transformers takes for granted where config.json names none.
+    labels = len(config_json.get("id2label") or ()) or config_json.get("num_labels", 2)
+    return "lm" if not whole else "scorer" if labels == 1 else "classifier"
