@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxllm.losses import policy, preference, reference_free, reward, tokens, unpaired
+from jaxllm.losses import policy, preference, reference_free, reward, texts, tokens, unpaired
 from jaxllm.losses.arguments import bind, parameters, suggestion
 from jaxllm.losses.decorated import Decorated
 from jaxllm.losses.objective import PreferenceLoss, evaluate
@@ -27,6 +27,9 @@ _LOSSES: dict[str, LossFunction] = {
     "focal": tokens.focal,
     "unlikelihood": tokens.unlikelihood,
     "jsd": tokens.jsd,
+    "binary_cross_entropy": texts.binary_cross_entropy,
+    "mse": texts.mse,
+    "huber": texts.huber,
     "dpo": dataclasses.replace(preference.sigmoid, name="dpo"),
 }
 for _module in (preference, reference_free, unpaired, reward, policy):
@@ -63,7 +66,7 @@ class Loss:
 
     @property
     def kind(self) -> str:
-        """tokens, pairs, "pairs alone", answers, rewards or completions; "" for a function without decorator."""
+        """tokens, texts, pairs, "pairs alone", answers, rewards or completions; "" for a function without decorator."""
         return getattr(self.function, "kind", "")
 
     @property
