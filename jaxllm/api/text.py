@@ -136,7 +136,7 @@ def _check_task(model: Model, *tasks: str) -> None:
     """Raises InputError for a model of another task than these, and for a head that has not been trained."""
     names = {
         "lm": "a language model", "tagger": "a token classifier", "scorer": "a reward model",
-        "classifier": "a classifier of texts",
+        "classifier": "a classifier of texts", "masked": "a masked language model",
     }  # fmt: skip
     task = task_of(model.config)
     if task not in tasks:

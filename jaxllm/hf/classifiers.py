@@ -1,4 +1,4 @@
-"""Classifiers of whole texts on encoders: names of their heads and fields on disk, as `ForSequenceClassification` has them.
+"""Classifiers of whole texts on encoders: their heads and fields on disk, as `ForSequenceClassification` has them.
 
 Each head is a dense layer with an activation, which some families call a pooler, and a classifier of its output at the
 first token. The tables are those of the families' token classifiers with another head.

@@ -8,23 +8,45 @@ from typing import Any
 
 from jaxllm.hf import albert, bert, deberta, distilbert, electra, gemma, gpt2, llama, mixture, modernbert, roberta
 from jaxllm.hf.classifiers import HEADS, classifier
+from jaxllm.hf.config import Fields
 from jaxllm.hf.family import Family
-from jaxllm.hf.table import Table, linear
+from jaxllm.hf.masked import masked_family
+from jaxllm.hf.table import Rule, Table, linear
 from jaxllm.models.decoder_config import Config
 from jaxllm.models.heads import ClassifierConfig, ScorerConfig, TaggerConfig
+from jaxllm.models.mlm_head import MaskedConfig
 from jaxllm.types import InputError
 
+
+def _tagger(family: Family[TaggerConfig]) -> Family[TaggerConfig]:
+    """A family's token classifiers, with the CRF of ours: `crf` in config.json, and tensors in a file of their own."""
+
+    def read(fields: Fields) -> TaggerConfig:
+        return dataclasses.replace(family.read(fields), crf=fields.get_or("crf", False, bool))
+
+    def write(config: TaggerConfig) -> dict[str, Any]:
+        return {**family.write(config), **({"crf": True} if config.crf else {})}
+
+    def table(config: TaggerConfig) -> Table:
+        base = family.table(config)
+        if not config.crf:
+            return dataclasses.replace(base, ignore=(*base.ignore, r"crf\..*"))
+        rules = tuple(Rule(name, (name,)) for name in ("crf.start", "crf.pairs", "crf.end"))
+        return dataclasses.replace(base, rules=(*base.rules, *rules), heads=(*base.heads, "crf"))
+
+    return dataclasses.replace(family, read=read, write=write, table=table)
+
+
+_ENCODERS = (bert, roberta, distilbert, modernbert, electra, albert, deberta)
+
 TAGGERS: dict[str, Family[TaggerConfig]] = {
-    **bert.FAMILIES,
-    **roberta.FAMILIES,
-    **distilbert.FAMILIES,
-    **modernbert.FAMILIES,
-    **electra.FAMILIES,
-    **albert.FAMILIES,
-    **deberta.FAMILIES,
+    kind: _tagger(family) for module in _ENCODERS for kind, family in module.FAMILIES.items()
 }
 """Token classifiers: BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, ModernBERT, ELECTRA, ALBERT, DeBERTa-v2 and v3.
 """
+
+MASKED: dict[str, Family[MaskedConfig]] = {kind: masked_family(kind, family) for kind, family in TAGGERS.items()}
+"""Masked language models, of the same families."""
 
 LANGUAGE_MODELS: dict[str, Family[Config]] = {
     **gpt2.FAMILIES,
@@ -63,24 +85,26 @@ CLASSIFIERS: dict[str, Family[Any]] = {
 """Classifiers of whole texts, of all families."""
 
 TASKS: dict[str, Mapping[str, Family[Any]]] = {
-    "tagger": TAGGERS, "lm": LANGUAGE_MODELS, "scorer": SCORERS, "classifier": CLASSIFIERS,
+    "tagger": TAGGERS, "lm": LANGUAGE_MODELS, "scorer": SCORERS, "masked": MASKED, "classifier": CLASSIFIERS,
 }  # fmt: skip
 """What a model's head is for -> the families that have one."""
 
 
 def task_of(config: Any) -> str:
-    """The task of a model of this configuration: tagger, lm, scorer or, on an encoder or with several labels,
+    """The task of a model of this configuration: tagger, lm, scorer, masked or, on an encoder or with several labels,
     classifier."""
     if isinstance(config, ScorerConfig):
         return "scorer" if len(config.labels) == 1 else "classifier"
-    return {TaggerConfig: "tagger", ClassifierConfig: "classifier"}.get(type(config), "lm")
+    known = {TaggerConfig: "tagger", MaskedConfig: "masked", ClassifierConfig: "classifier"}
+    return known.get(type(config), "lm")
 
 
 def task_in(config_json: Mapping[str, Any]) -> str:
     """The task of the model that a config.json describes."""
     whole = "ForSequenceClassification" in str(config_json.get("architectures"))
     if config_json.get("model_type") in TAGGERS:
-        return "classifier" if whole else "tagger"
+        masked = "ForMaskedLM" in str(config_json.get("architectures"))
+        return "classifier" if whole else "masked" if masked else "tagger"
     # Two labels are what transformers takes for granted where config.json names none.
     labels = len(config_json.get("id2label") or ()) or config_json.get("num_labels", 2)
     return "lm" if not whole else "scorer" if labels == 1 else "classifier"

@@ -21,7 +21,7 @@ from jaxllm.hf.open import PretrainedModel
 from jaxllm.models.heads import PROBLEMS
 from jaxllm.types import InputError
 
-_COMPUTING = ("dtype", "remat", "unroll", "backend", "labels", "problem")
+_COMPUTING = ("dtype", "remat", "unroll", "backend", "labels", "problem", "learned")
 """Fields of ours that do not change the function computed, or that `export` writes itself."""
 
 MAX_SHARD_BYTES = 5_000_000_000
@@ -134,8 +134,8 @@ def _write_texts(
 def _config(config: Any, tokenizer: Any, source: PretrainedModel[Any] | None) -> tuple[Family[Any], dict[str, Any]]:
     """The family to write, and the fields of config.json."""
     task = task_of(config)
-    families, labels = TASKS[task], {}
-    if task != "lm":
+    families, labels = TASKS[task], dict[str, Any]()
+    if task not in ("lm", "masked"):
         labels["id2label"] = {str(i): label for i, label in enumerate(config.labels)}
         labels["label2id"] = {label: i for i, label in enumerate(config.labels)}
     if task == "classifier" or (task == "scorer" and config.labels != ("reward",)):

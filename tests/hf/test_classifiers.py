@@ -1,4 +1,4 @@
-"""Classifiers of whole texts of every family against `transformers`: logits and gradients, packed rows, files both ways."""
+"""Classifiers of texts of every family against `transformers`: logits, gradients, packed rows, files both ways."""
 
 import jax
 import jax.numpy as jnp
@@ -174,7 +174,7 @@ def test_what_the_labels_say_the_model_is():
 
 def test_a_classifier_without_its_head_is_one_line(tmp_path):
     transformers.BertForMaskedLM(transformers.BertConfig(**ENCODER)).save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="has no classifier for its labels .*; name a fine-tuned checkpoint"):
+    with pytest.raises(InputError, match=r"has no classifier for its labels .*; name a fine-tuned checkpoint"):
         open_model(str(tmp_path), "classifier")
     saved("llama", tmp_path / "llama")
     with pytest.raises(InputError, match="describes a classifier, which generates no text"):
