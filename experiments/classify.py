@@ -8,8 +8,8 @@ Paper: Devlin et al. 2018, BERT, section 4.1; scored by scikit-learn and SciPy.
 Expected: see experiments/README.md, which has the numbers and the time they took.
 
 A row has one text or two, and one label, any number of labels, or a number; the label column tells which. The head is
-that of the model's family in `transformers`, read at an encoder's first token or a decoder's last. Texts are packed, and
-the target stands at the token that is read, with weight 1 there and 0 elsewhere: so every loss of tokens trains one
+that of the model's family in `transformers`, read at an encoder's first token or a decoder's last. Texts are packed,
+and the target stands at the token that is read, with weight 1 there and 0 elsewhere: so every loss of tokens trains one
 label. Several labels, and numbers, are vectors beside the batch, for losses of texts.
 """
 
@@ -50,7 +50,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "weight_decay": 0.01, "beta2": 0.999,
     },
     "scratch": {
-        "epochs": 6.0, "batch_size": 32, "learning_rate": 1e-3, "schedule": "cosine", "warmup": 0.05,
+        "epochs": 5.0, "batch_size": 32, "learning_rate": 1e-3, "schedule": "cosine", "warmup": 0.05,
         "weight_decay": 0.05, "beta2": 0.98,
     },
 }  # fmt: skip
@@ -64,7 +64,8 @@ class Config(LabelledFlags):
     RECIPES = RECIPES
 
     model: str = "tiny"
-    """Hugging Face id or folder of an encoder or decoder, a run folder, or a preset trained from scratch: tiny, small."""
+    """Hugging Face id or folder of an encoder or decoder, a run folder, or a preset trained from scratch: tiny or
+    small."""
     epochs: float | None = None  # type: ignore[assignment]
     batch_size: int | None = None  # type: ignore[assignment]
     """Texts per optimizer step, over all devices; the number of rows follows from packing."""
@@ -150,7 +151,7 @@ def main(config: Config) -> None:
         finals |= {f"{split}/{name}": x for name, x in numbers.items()}
         console.print(f"\n{split}, step {fitted.position}")
         console.print(evaluation.table(numbers, data.problem, data.labels))
-        if data.problem == "single":
+        if data.problem == "single" and path.is_file():  # the first process writes it
             confused[split] = evaluation.confusion(path, data.labels)
             console.print(evaluation.confusion_table(confused[split]))
     if config.dataset == "builtin":

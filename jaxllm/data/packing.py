@@ -189,7 +189,7 @@ def collate(rows: Sequence[Sequence[Example]], row_length: int, count: int, *, t
             span = slice(start, start + len(example.tokens))
             tokens[r, span], targets[r, span], weights[r, span] = example.tokens, example.targets, example.weights
             segments[r, span], positions[r, span] = segment, np.arange(len(example.tokens))
-            if typed:
+            if example.types is not None:
                 types[r, span] = example.types
             start = span.stop
     kinds = types if typed else None

@@ -196,11 +196,10 @@ class Embeddings(nnx.Module):
 
     def __call__(self, batch: Batch, key: jax.Array | None) -> jax.Array:
         x_BTD = self.tokens(batch.tokens_BT, _FEATURES)
-        if self.types is not None:
-            one = batch.types_BT is None
-            x_BTD += (
-                jnp.broadcast_to(self.types.embedding[0], x_BTD.shape) if one else self.types(batch.types_BT, _FEATURES)
-            )
+        if self.types is not None and batch.types_BT is not None:
+            x_BTD += self.types(batch.types_BT, _FEATURES)
+        elif self.types is not None:
+            x_BTD += jnp.broadcast_to(self.types.embedding[0], x_BTD.shape)
         if self.positions is not None:
             x_BTD += self.positions(position_rows(batch, self.config.position_offset), _FEATURES)
         x_BTD = dropout(self.norm(x_BTD).astype(self.config.dtype), self.config.embedding_dropout, key)

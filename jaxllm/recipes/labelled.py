@@ -32,11 +32,11 @@ class LabelledFlags(Common):
     TOPIC = DATA
 
     dataset: str = "builtin"
-    """Hub id, folder or file of rows with a text (`text`, `sentence` ...) or two (`premise` and `hypothesis`, `question1`
-    and `question2` ...) and a label; or `builtin` for an embedded corpus."""
+    """Hub id, folder or file of rows with a text (`text`, `sentence` ...) or two (`premise` and `hypothesis`,
+    `question1` and `question2` ...) and a label; or `builtin` for an embedded corpus."""
     columns: str = ""
-    """Names for columns that are not recognised, as in text=body,pair=answer,label=stars; label=a+b+c for one column of 0
-    and 1 per label. By default none."""
+    """Names for columns that are not recognised, as in text=body,pair=answer,label=stars; label=a+b+c for one column of
+    0 and 1 per label. By default none."""
     problem: str = ""
     """single (one label), multi (any number of labels) or regression (a number); by default told by the labels."""
     holdout: float = 0.1
@@ -45,8 +45,8 @@ class LabelledFlags(Common):
     """Name of a loss of tokens for one label, of texts for others, or FILE.py:FUNCTION; by default cross_entropy,
     binary_cross_entropy or mse, by the problem."""
     class_weights: tuple[str, ...] = flag((), LOSS)
-    """Weights of the classes in the loss as LABEL=WEIGHT, 1 for those not named; or balanced, inversely to how often they
-    occur in training. By default all 1."""
+    """Weights of the classes in the loss as LABEL=WEIGHT, 1 for those not named; or balanced, inversely to how often
+    they occur in training. By default all 1."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 from jaxllm.data.builtin import tables
 from jaxllm.data.builtin.ner import split_of
 
-SIZES: Mapping[str, int] = {"train": 4000, "dev": 400, "test": 400}
+SIZES: Mapping[str, int] = {"train": 3200, "dev": 400, "test": 400}
 """The number of texts in each split."""
 
 DEMO: tuple[str, ...] = (
@@ -91,18 +91,34 @@ SENTENCES: dict[str, tuple[str, ...]] = {
 }
 """What a text of each class says; the last two of each class are for dev and test alone."""
 
-BEFORE = ("Hello,", "Good morning.", "Dear all,", "Hello {given},", "My name is {given} {surname}.", "A word from {town}.")
+BEFORE = (
+    "Hello,",
+    "Good morning.",
+    "Dear all,",
+    "Hello {given},",
+    "My name is {given} {surname}.",
+    "A word from {town}.",
+)
 AFTER = (
     "Yours, {given} {surname}.", "My number is {digits}.", "I bought a {other} from you in {month}.",
     "It is for a {job}.", "See you on {weekday}.", "{given} from your shop knows me.",
 )  # fmt: skip
 """Sentences of no class, which any text may have around it."""
 
+QUOTES = (
+    'In {month} I wrote: "{quoted}" This is another matter.', 'My {kin} wrote to you: "{quoted}" But I write this:',
+    'You have my letter that says "{quoted}", forget it.',
+)  # fmt: skip
+QUOTED = 0.3
+"""The probability that a text begins with a quotation of another class, which does not count."""
+
 _GOODS = (
-    "phone camera laptop printer speaker scooter drill clock tablet router blender headset lamp kettle toaster fan heater "
-    "bicycle helmet tent lantern radio keyboard mixer iron vacuum mirror chair desk shelf carpet pillow blanket jacket "
-    "boot glove scarf backpack suitcase umbrella telescope guitar violin drum flute easel saddle kayak ladder hammer"
-).split()
+    "phone", "camera", "laptop", "printer", "speaker", "scooter", "drill", "clock", "tablet", "router", "blender",
+    "headset", "lamp", "kettle", "toaster", "fan", "heater", "bicycle", "helmet", "tent", "lantern", "radio",
+    "keyboard", "mixer", "iron", "vacuum", "mirror", "chair", "desk", "shelf", "carpet", "pillow", "blanket",
+    "jacket", "boot", "glove", "scarf", "backpack", "suitcase", "umbrella", "telescope", "guitar", "violin", "drum",
+    "flute", "easel", "saddle", "kayak", "ladder", "hammer",
+)  # fmt: skip
 _SLOTS: dict[str, Sequence[str]] = {
     "good": tables.WORDS["good"], "number": tables.WORDS["number"], "kin": tables.WORDS["kin"],
     "job": tables.WORDS["job"], "weekday": tables.PARTS["weekday"], "month": tables.PARTS["month"],
@@ -134,9 +150,10 @@ def _rows(split: str, size: int, seed: int) -> list[dict[str, Any]]:
         label = rng.choice(tuple(SENTENCES))
         *shared, dev, test = SENTENCES[label]
         core = {"train": rng.choice(shared), "dev": dev, "test": test}[split]
-        if split != "train" and rng.random() < 0.5:  # a sentence of train with other goods and names
-            core = rng.choice(shared)
         parts = [rng.choice(BEFORE)] * (rng.random() < 0.4) + [core] + [rng.choice(AFTER)] * (rng.random() < 0.4)
+        if rng.random() < QUOTED:
+            other = rng.choice([name for name in SENTENCES if name != label])
+            parts.insert(0, rng.choice(QUOTES).replace("{quoted}", rng.choice(SENTENCES[other][:-2])))
         rows.setdefault(_fill(" ".join(parts), slots, rng), label)
     return [{"text": text, "label": label} for text, label in rows.items()]
 

@@ -62,7 +62,7 @@ def encode(
             report.shorten("texts")
             report.cut_rows += 1
         weights = np.zeros(len(tokens), np.float32)
-        real = np.flatnonzero(tokens != tokenizer.pad_token_id) if last else ()
+        real = np.flatnonzero(tokens != tokenizer.pad_token_id) if last else np.zeros(0, np.int64)
         weights[real[-1] if len(real) else 0] = 1
         kinds = np.asarray(encoding.type_ids, np.int32) if typed else None
         examples.append(Example(tokens, np.zeros(len(tokens), np.int32), weights, kinds))
@@ -87,11 +87,11 @@ def labelled_loader(examples: Sequence[Example], targets: np.ndarray, plan: Plan
     plain = loader(examples, plan)
     if targets.ndim == 1:
         return plain
-    slots = max(len(row) for row in plan.layout)
+    slots, width = max(len(row) for row in plan.layout), targets.shape[-1]
 
     def build(rows: list[list[int]], count: int) -> Labelled:
         batch = plain.build(rows, count)
-        found = np.zeros((count, slots, targets.shape[1]), np.float32)
+        found = np.zeros((count, slots, width), np.float32)
         for r, row in enumerate(rows):
             found[r, : len(row)] = targets[row]
         which = np.where(batch.weights_BT != 0, batch.segments_BT - 1, 0).astype(np.int32)

@@ -46,31 +46,36 @@ class Reader:
         values = [x for x in map(_as_list, (row.get(columns.labels[0]) for row in rows)) if isinstance(x, list)]
         return cls(columns, problem, names, problem == "multi" and bool(values) and is_multi_hot(values, names))
 
-    def read(self, rows: Rows, report: Report, *, labelled: bool = True) -> list[Text]:
+    def read(self, rows: Rows, report: Report) -> list[Text]:
         """The texts of rows, without those that are bad in their content, which the report counts.
 
-        labelled: whether a row without a label is bad. Raises InputError for a row of the wrong structure, and where
-        too many are bad.
+        Raises InputError for a row of the wrong structure, and where too many are bad.
         """
         read = {self.columns.text, self.columns.pair, *self.columns.labels}
         report.unread |= dict.fromkeys(name for name in (rows[0] if len(rows) else {}) if name not in read)
 
         def one(row: Row, where: str) -> Text:
-            text = _text(row, self.columns.text, where)
-            pair = _text(row, self.columns.pair, where, other=self.columns.text) if self.columns.pair else None
-            label = self.label(row, where)
-            if label is None and labelled:
+            text, label = self.text(row, where), self.label(row, where)
+            if label is None:
                 raise BadRow(f"{where}: no label in {', '.join(self.columns.labels)}; give the row one", NONE)
-            return Text(text, pair, label, where)
+            return dataclasses.replace(text, label=label)
 
         return convert_each(rows, one, rows.where, report)[0]
+
+    def text(self, row: Row, where: str) -> Text:
+        """The text of a row, or its two, without the label. Raises BadRow, and InputError for what is no text."""
+        text = _text(row, self.columns.text, where)
+        pair = _text(row, self.columns.pair, where, other=self.columns.text) if self.columns.pair else None
+        return Text(text, pair, None, where)
 
     def label(self, row: Row, where: str) -> Label | None:
         """The label of a row; None where it has none. Raises BadRow."""
         if len(self.columns.labels) > 1:
             marks = {name: str(row.get(name)).lower() for name in self.columns.labels}
             if wrong := next((name for name, mark in marks.items() if mark not in (*ON, *OFF)), None):
-                raise BadRow(f"{where}: {wrong} is {row.get(wrong)!r}, wanted 0 or 1", "with a label that is not 0 or 1")
+                raise BadRow(
+                    f"{where}: {wrong} is {row.get(wrong)!r}, wanted 0 or 1", "with a label that is not 0 or 1"
+                )
             return tuple(name for name, mark in marks.items() if mark in ON)
         column = self.columns.labels[0] if self.columns.labels else ""
         value = row.get(column)
@@ -78,7 +83,9 @@ class Reader:
             return None
         if self.problem == "regression":
             if (found := number(value)) is None:
-                raise BadRow(f"{where}: {column} {value!r} is no number; mend the row", "with a label that is no number")
+                raise BadRow(
+                    f"{where}: {column} {value!r} is no number; mend the row", "with a label that is no number"
+                )
             return found
         if self.problem == "multi":
             return self._several(_as_list(value), column, where)
@@ -94,7 +101,9 @@ class Reader:
         if self.multi_hot:
             names = self.names or tuple(map(str, range(len(value))))
             if len(value) != len(names) or not all(x in (0, 1) for x in value):
-                raise BadRow(f"{where}: {column} is {value!r}, wanted {len(names)} of 0 and 1", "with labels not 0 or 1")
+                raise BadRow(
+                    f"{where}: {column} is {value!r}, wanted {len(names)} of 0 and 1", "with labels not 0 or 1"
+                )
             return tuple(name for name, x in zip(names, value, strict=True) if x == 1)
         found = [self._name(x, column, where) for x in value]
         if None in found:
@@ -138,7 +147,9 @@ def _text(row: Row, column: str, where: str, other: str = "") -> str:
 def names_in(texts: Sequence[Text]) -> list[str]:
     """The names of classes that texts have, those that are whole numbers in the order of numbers."""
     found = {name for text in texts for name in _names(text.label)}
-    return sorted(found, key=lambda name: (not name.lstrip("-").isdigit(), int(name) if name.lstrip("-").isdigit() else 0, name))
+    return sorted(
+        found, key=lambda name: (not name.lstrip("-").isdigit(), int(name) if name.lstrip("-").isdigit() else 0, name)
+    )
 
 
 def _names(label: Label | None) -> tuple[str, ...]:
