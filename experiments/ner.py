@@ -29,11 +29,14 @@ from jaxllm.data.packing import make_plan
 from jaxllm.data.tagging import examples as ner
 from jaxllm.distributed.mesh import row_multiple
 from jaxllm.evals import ner as ner_eval
+from jaxllm.evals.decoding import check_decode, find_chain
 from jaxllm.evals.tag import show, tag_words
+from jaxllm.losses import Loss, resolve
 from jaxllm.models import encoder
 from jaxllm.models.heads import TaggerConfig, describe_model
-from jaxllm.recipes.flags import fit_arguments, optim_config, token_loss
-from jaxllm.recipes.help import DATA, MODEL, OPTIMISATION, flag
+from jaxllm.recipes.encoders import MODERN, PRESETS
+from jaxllm.recipes.flags import fit_arguments, loss_arguments, optim_config, token_loss
+from jaxllm.recipes.help import DATA, EVALUATION, MODEL, OPTIMISATION, flag
 from jaxllm.recipes.recipe import fill_in
 from jaxllm.recipes.rows import summary_of
 from jaxllm.recipes.script import run as run_script
@@ -42,21 +45,6 @@ from jaxllm.recipes.start import Start
 from jaxllm.recipes.tagged import Tagged, TaggedFlags, read_tagged
 from jaxllm.recipes.weights import open_weights
 from jaxllm.train.fit import fit
-
-PRESETS: dict[str, dict[str, int]] = {
-    "tiny": {"width": 128, "depth": 4, "heads": 4, "mlp_width": 384, "max_positions": 256},
-    "small": {"width": 384, "depth": 6, "heads": 6, "mlp_width": 1152, "max_positions": 512},
-}
-"""Encoders to train from scratch, in ModernBERT's shape, with a tokenizer trained on the spot."""
-
-MODERN: dict[str, Any] = {
-    "rope_base": 10_000.0, "local_rope_base": 10_000.0, "pre_norm": True, "gated": True, "token_types": 0,
-    "attention_bias": False, "mlp_bias": False, "norm_bias": False, "norm_eps": 1e-5,
-    "embedding_dropout": 0.1, "mlp_dropout": 0.1,
-    "attention_dropout": 0.0, "attention_output_dropout": 0.0, "mlp_output_dropout": 0.0,
-}  # fmt: skip
-"""Pre-norm and rotary positions learn in a fraction of the steps that BERT's own shape needs from scratch."""
-
 
 RECIPES: dict[str, dict[str, Any]] = {
     "pretrained": {
@@ -91,15 +79,24 @@ class Config(TaggedFlags):
     beta2: float | None = None  # type: ignore[assignment]
     token_dropout: float | None = flag(None, DATA)
     """Share of the training tokens that are replaced by the unknown token, drawn anew at each step."""
+    decode: str = flag("", EVALUATION)
+    """argmax: each word's own likeliest label. viterbi: the likeliest tags that the scheme allows. By default the
+    likeliest path for --loss crf, and argmax for others."""
     vocab_size: int = flag(2048, MODEL)
     """Vocabulary of the tokenizer that is trained for a preset, in sub-words."""
 
 
-def start(config: Config, data: Tagged) -> Start:
+def find_loss(config: Config) -> Loss:
+    """The loss that --loss names: of tokens, or of whole tag sequences."""
+    loss = resolve(config.loss, **loss_arguments(config.loss_args))
+    return loss if loss.kind == "sentences" else token_loss(config)
+
+
+def start(config: Config, data: Tagged, crf: bool = False) -> Start:
     """A pretrained encoder, or a preset with a tokenizer trained on the words of the training split."""
-    computing = {"dtype": config.dtype, "remat": config.remat}
+    computing: dict[str, Any] = {"dtype": config.dtype, "remat": config.remat}
     if config.model not in PRESETS:
-        opened = open_weights(config.model, "tagger", labels=data.labels, **computing)
+        opened = open_weights(config.model, "tagger", labels=data.labels, crf=crf, **computing)
         tokenizer = hf.load_tokenizer(config.tokenizer or str(opened.folder))
         return Start(opened.spec, opened.config, tokenizer, opened, tuple(opened.notes))
     if config.tokenizer:
@@ -108,7 +105,7 @@ def start(config: Config, data: Tagged) -> Start:
         texts = (" ".join(sentence.words) for sentence in data.splits["train"].rows)
         tokenizer = builtin.wordpiece(texts, config.vocab_size, PRESETS[config.model]["max_positions"])
     shape = encoder.Config(vocab_size=len(tokenizer), **PRESETS[config.model], **MODERN, **computing)
-    tagger = TaggerConfig(shape, data.labels, transform=True)
+    tagger = TaggerConfig(shape, data.labels, transform=True, crf=crf)
     return Start(describe_model(tagger), tagger, tokenizer, None, ())
 
 
@@ -120,11 +117,12 @@ def settle(config: Config) -> Config:
 def main(config: Config) -> None:
     """Reads, trains, evaluates, shows and exports."""
     config = settle(config)
-    loss = token_loss(config)
+    loss = find_loss(config)
+    check_decode(config.decode)
     session = open_session("ner", config)
     run, console, mesh = session.run, session.console, session.mesh
     data = read_tagged(config)
-    begin = start(config, data)
+    begin = start(config, data, crf=loss.kind == "sentences")
     limit = min(config.max_length, begin.config.encoder.max_positions)
     encode = functools.partial(ner.encode, tokenizer=begin.tokenizer, labels=data.labels, max_length=limit)
     windows = {name: encode(split.rows) for name, split in data.splits.items()}
@@ -148,8 +146,9 @@ def main(config: Config) -> None:
         size = min(config.eval_batch_size, len(examples))
         batches = EvalBatches(examples, make_plan(lengths(examples), batch_size=size, multiple=multiple))
         score = ner_eval.evaluator(
-            windows[split], data.splits[split].rows, data.labels, data.scheme, predictions=predictions
-        )
+            windows[split], data.splits[split].rows, data.labels, data.scheme,
+            predictions=predictions, decode=config.decode,
+        )  # fmt: skip
         scored = functools.partial(score, batches=batches)
         scored.numbers = score.numbers  # type: ignore[attr-defined] # what --best may name
         return scored
@@ -174,11 +173,9 @@ def main(config: Config) -> None:
         console.print(ner_eval.table(numbers))
     if config.dataset == "builtin":
         console.print("\nsentences it never saw")
-        for text, entities in zip(
-            builtin.NER_DEMO,
-            tag_words(fitted.model, begin.tokenizer, data.labels, builtin.NER_DEMO, limit),
-            strict=True,
-        ):
+        chain = find_chain(fitted.model.params, data.labels, data.scheme, config.decode)
+        shown = tag_words(fitted.model, begin.tokenizer, data.labels, builtin.NER_DEMO, limit, chain)
+        for text, entities in zip(builtin.NER_DEMO, shown, strict=True):
             console.print("  " + show(text, entities))
     session.finish(begin, fitted, arguments["steps"], finals, **summary_of(data.splits))
 

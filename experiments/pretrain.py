@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from jaxllm.data.report import check_argument
-from jaxllm.data.text.documents import Documents, open_documents, parse_weight
+from jaxllm.data.text.documents import Documents
 from jaxllm.data.text.rows import Concatenated, Packed, Rows, TextBatches, text_loader
 from jaxllm.data.text.token_cache import Corpus, open_corpus
 from jaxllm.distributed.mesh import row_multiple
@@ -38,6 +38,7 @@ from jaxllm.recipes.help import DATA, OPTIMISATION, SAMPLING, flag
 from jaxllm.recipes.script import run as run_script
 from jaxllm.recipes.session import open_session
 from jaxllm.recipes.start import DecoderFlags, Start, start_decoder
+from jaxllm.recipes.texts import read_texts
 from jaxllm.run.folder import operational
 from jaxllm.train.fit import fit
 from jaxllm.types import InputError, Numbers
@@ -76,31 +77,6 @@ class Config(DecoderFlags):
     checkpoint_every: str = operational("500")
 
 
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """Documents by data set, and the weights of those to train on."""
-
-    train: list[Documents]
-    weights: list[float]
-    dev: list[Documents]
-
-
-def read(config: Config) -> Data:
-    """Finds the data sets; no text is read yet. Raises InputError."""
-    if not 0 <= config.holdout < 1:
-        raise InputError(f"--holdout {config.holdout}: give a share from 0 to below 1")
-    if not config.dataset:
-        raise InputError("--dataset is empty: name a file, folder or hub id, or builtin")
-    named = [parse_weight(dataset) for dataset in config.dataset]
-    holdout = 0.0 if config.eval_dataset else config.holdout
-    opened = [open_documents(name, holdout, config.max_bad_rows, config.split) for name, _ in named]
-    held_out = [open_documents(config.eval_dataset, 0.0, config.max_bad_rows)] if config.eval_dataset else opened
-    dev = [splits["dev"] for splits in held_out if "dev" in splits]
-    if config.eval_dataset and not dev:  # a lone file
-        dev = [held_out[0]["train"]]
-    return Data([splits["train"] for splits in opened], [weight for _, weight in named], dev)
-
-
 def settle(config: Config) -> Config:
     """Fills in the length of the run."""
     if config.steps or config.epochs:
@@ -136,7 +112,7 @@ def main(config: Config) -> None:
     loss = token_loss(config)
     session = open_session("pretrain", config)
     console, mesh = session.console, session.mesh
-    data = read(config)
+    data = read_texts(config)
     texts = (text for documents in data.train for text in documents.texts())
     begin = start_decoder(config, texts, " ".join(documents.key for documents in data.train))
 

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
+from jaxllm import planning
+
 AXES = ("data", "fsdp", "tensor", "context", "expert")
 """Replicas; parameters and rows; heads, MLP columns, vocabulary; positions of a row; experts."""
 
@@ -58,6 +60,11 @@ def cut_as_residual(x_BTD: jax.Array) -> jax.Array:
     return _cut(x_BTD, RESIDUAL if x_BTD.shape[1] % parts == 0 else TOKENS)
 
 
+def cut_as_cache(x_LBSKH: jax.Array) -> jax.Array:
+    """Keys or values of all layers, with rows sharded as those of the batch, and heads over tensor."""
+    return _cut(x_LBSKH, (None, ("data", "fsdp"), None, "tensor"))
+
+
 def look_up(table_ND: jax.Array, ids_BT: jax.Array, features: tuple[str, ...]) -> jax.Array:
     """The rows of a table whose features lie along these axes, for ids that are sharded as the batch -> [B, T, D].
 
@@ -68,6 +75,8 @@ def look_up(table_ND: jax.Array, ids_BT: jax.Array, features: tuple[str, ...]) -
     if cuts("fsdp") == 1:
         return table_ND[ids_BT]
     ids_BT = _cut(ids_BT, ("data", "context"), whole=True)
+    if planning.platform() == "tpu":  # or its copy in the layout of a lookup is kept for the optimizer, which it suits
+        table_ND = jax.lax.optimization_barrier(table_ND)
     looked_up = _cut(table_ND[ids_BT], ("data", "context", features))
     return _cut(looked_up, (*TOKENS, tuple(axis for axis in features if axis != "fsdp")))
 
@@ -85,7 +94,10 @@ def gather(x_BTD: jax.Array) -> jax.Array:
 @jax.custom_vjp
 def scatter(x_BTD: jax.Array) -> jax.Array:
     """A result of a matrix product over tensor as `cut_as_residual`; its gradient is gathered. See `gather`."""
-    return cut_as_residual(x_BTD) if cuts("tensor") > 1 else x_BTD
+    if cuts("tensor") == 1:
+        return x_BTD
+    # XLA:TPU would make a ring of each product, which holds and passes on sums for each kernel, the first of zeros.
+    return cut_as_residual(cut_as_batch(x_BTD) if planning.platform() == "tpu" else x_BTD)
 
 
 gather.defvjp(lambda x_BTD: (gather(x_BTD), None), lambda _, dx_BTD: (scatter(dx_BTD),))

@@ -26,7 +26,8 @@ from typing import IO
 from jaxllm.recipes.script import input_errors, parse
 from jaxllm.types import InputError
 
-NOISE = re.compile(r"\[Gloo\] Rank \d+ is connected")
+# Gloo's threads print their greetings a piece at a time, so that two of them may share a line or break one.
+NOISE = re.compile(r"\[Gloo\] Rank| is connected to |peer ranks")
 _PR_SET_PDEATHSIG = 1
 
 

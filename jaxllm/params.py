@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec
 
+from jaxllm import planning
 from jaxllm.types import InputError, Params
 
 Rules = tuple[tuple[str, PartitionSpec], ...]
@@ -170,6 +171,7 @@ def materialize(spec: ModelSpec, shardings: Mapping[str, jax.sharding.Sharding],
 
     Each array is made directly in its sharding. `shardings` need not name all parameters.
     """
+    planning.refuse_a_run("makes a model's parameters")
     loaded = spec.load_own(shardings)
     rest = [name for name in shardings if name not in loaded]
     if rest:

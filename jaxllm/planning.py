@@ -13,6 +13,8 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+from jaxllm.types import InputError
+
 
 @dataclasses.dataclass
 class Planning:
@@ -30,6 +32,10 @@ class Planning:
     """The script's flags, once it has parsed them."""
     tokenizer: Any = None
     """What stands in for every tokenizer."""
+    script: str = ""
+    """The script, while it runs up to its call of `fit`."""
+    within: float = 0.0
+    """Seconds that it may take until then; 0 for as long as it likes."""
 
 
 class Planned(BaseException):
@@ -59,6 +65,13 @@ def planned(planning: Planning) -> Iterator[Planning]:
         yield planning
     finally:
         _CURRENT.reset(token)
+
+
+def refuse_a_run(what: str) -> None:
+    """Raises InputError where a script that is planned goes past `fit`, to `what` only a run does."""
+    planning = current()
+    if planning is not None and planning.script:
+        raise InputError(f"{planning.script} {what} without jaxllm.train.fit.fit, whose step a plan is made of")
 
 
 def platform() -> str:

@@ -39,7 +39,8 @@ HUB = {
 """Names that the documents give of models and data sets on the hub."""
 
 NOT_RUN = {
-    r"bench_(ner|pretrain|trl)\.py": "needs torch, of the extra `bench`",
+    r"benchmark\.py": "needs torch, of the extra `bench`, or takes minutes; its own test runs it",
+    r"bench_tag\.py": "needs torch, of the extra `bench`",
     r"peers/": "needs torch, and no jaxllm",
     r"jaxllm plan .*--topology [^c]": "needs a compiler of the extra `plan`, which tests of plans run",
     r"bench_compiled\.py --topology": "needs a compiler of the extra `plan`",
@@ -50,6 +51,7 @@ NOT_RUN = {
 TINY = {"--model": "model.json", "--vocab-size": "300"}
 SHORT: dict[str, tuple[dict[str, str], str]] = {
     "ner.py": ({"--dataset": "wnut17"}, "--steps 2 --vocab-size 300"),
+    "mlm.py": ({"--dataset": "books.jsonl"}, "--steps 2 --vocab-size 300"),
     "pretrain.py": ({**TINY, "--dataset": "books.jsonl"}, "--steps 2 --warmup 0 --sample-tokens 2"),
     "sft.py": ({**TINY, "--dataset": "chats.jsonl"}, "--steps 2 --samples 2 --sample-tokens 2"),
     "preference.py": ({**TINY, "--dataset": "pairs.jsonl"}, "--steps 2 --samples 2 --sample-tokens 2"),
@@ -63,6 +65,8 @@ SHORT: dict[str, tuple[dict[str, str], str]] = {
         "--seeds 0 1 --steps 2 --samples 2 --sample-tokens 2",
     ),
     "custom_loss.py": ({"--losses": "confident"}, ""),
+    "matmul.py": ({"--shapes": "64x32x16"}, "--seconds 0.1"),
+    "decode.py": ({}, "--tokens 2 --rounds 1"),
     "bench_compile.py": ({}, "--rounds 1 --depths 1 2"),
     "bench_head.py": ({}, "--rounds 1 --rows 2 --length 32 --width 16 --vocab 500 --others 600"),
     "bench_long_rows.py": ({}, "--width 128 --vocabulary 64 --steps 1 --lengths 64 128"),

@@ -38,7 +38,8 @@ def test_what_a_process_finds():
 
 def test_an_error_of_several_is_shown_once_and_noise_never():
     printer, target = Printer(), io.StringIO()
-    printer.copy(io.StringIO("a\nerror: no\n[Gloo] Rank 0 is connected to 1 peer ranks.\nb"), target, 0)
+    greetings = "[Gloo] Rank 0 is connected to 1 peer ranks.\n7 peer ranks. Expected\n"
+    printer.copy(io.StringIO(f"a\nerror: no\n{greetings}b"), target, 0)
     printer.copy(io.StringIO("a\nerror: no\nerror: other\n"), target, 1)
     assert target.getvalue() == "[0] a\n[0] error: no\n[0] b\n[1] a\n[1] error: other\n"
 

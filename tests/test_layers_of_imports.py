@@ -42,11 +42,14 @@ FILES = {
 
 
 SCRIPTS = {path.stem for path in (ROOT / "experiments").glob("*.py")}
+SHARED = {path.parent.name for path in (ROOT / "experiments").glob("*/__init__.py")}
+"""Folders of the scripts whose modules they import."""
 
 
 def whole(name: str, folder: str) -> str:
     """The module that a name means in a file of a folder: scripts import one another by their bare names."""
-    return f"experiments.{name}" if folder == "experiments" and name.split(".")[0] in SCRIPTS else name
+    inside = folder == "experiments" and name.split(".")[0] in SCRIPTS | SHARED
+    return f"experiments.{name}" if inside else name
 
 
 def imports(source: str, folder: str = "jaxllm") -> set[str]:
@@ -74,6 +77,7 @@ def test_there_is_something_to_look_at():
     assert imports("import sft\nfrom ner import main", "experiments") == {"experiments.sft", "experiments.ner"}
     assert imports("import sft") == set()
     assert "experiments.preference" in GRAPH["experiments.compare_losses"]
+    assert {"experiments.workloads.tuning", "experiments.workloads.work"} <= GRAPH["experiments.benchmark"]
 
 
 @pytest.mark.parametrize("module", FILES)

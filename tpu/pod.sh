@@ -167,6 +167,13 @@ launch() {
   [ ${#words[@]} -gt 0 ] || die 2 "launch: give the command after --, such as -- python experiments/pretrain.py"
   on_all "bash jaxllm/tpu/worker.sh start $(quote "${words[@]}")"
   keep_words command "${words[@]}"
+  if [ "$dry" = yes ] && [ "$verb" = launch ]; then
+    if command -v python >/dev/null; then
+      python "$(dirname "${BASH_SOURCE[0]}")/plan.py" "${type:-}*$slices" "${words[@]}"
+    else
+      echo "# no plan: pip install -e '.[plan]' in an environment whose python is on the PATH, for memory and time"
+    fi
+  fi
 }
 
 again() { # after a preemption: the same pod, revision and command

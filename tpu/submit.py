@@ -23,6 +23,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import plan
+
 HERE = Path(__file__).parent
 PORT = 8476
 """Of the coordinator, where the environment does not tell."""
@@ -130,6 +132,21 @@ def sky(args: argparse.Namespace) -> str:
     )  # fmt: skip
 
 
+def hardware(args: argparse.Namespace) -> str:
+    """What it is launched on, as `python -m jaxllm plan` names it; "" where that is not known."""
+    if args.kind == "sky":
+        kind, _, count = args.accelerators.partition(":")
+        if kind.lower().startswith("tpu-"):
+            return plan.topology(kind.lower().removeprefix("tpu-"))
+        return f"{plan.gpu(kind)}:1x{args.nodes}x{count or 1}" if plan.gpu(kind) else ""
+    if args.tpu:
+        kind, sides, _ = args.tpu.split(":")
+        name = {"tpu-v5-lite-podslice": "v5e", "tpu-v4-podslice": "v4", "tpu-v5p-slice": "v5p", "tpu-v6e-slice": "v6e",
+                "tpu7x": "v7x"}.get(kind)  # fmt: skip
+        return plan.topology(f"{name}:{sides}*{args.slices}") if name else ""
+    return f"{plan.gpu(args.gpu_type)}:1x{args.hosts}x{args.gpus}" if plan.gpu(args.gpu_type) else ""
+
+
 def positive(text: str) -> int:
     """The value of a flag that counts something."""
     if not re.fullmatch(r"[1-9]\d*", text):
@@ -181,6 +198,7 @@ def main(argv: list[str]) -> int:
     }[args.kind]
     if args.dry_run:
         print(f"{text}# {shell(*launch, args.name + '.yaml')}")
+        print(f"# {plan.line(hardware(args), args.command)}")
         return 0
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, args.name + ".yaml")

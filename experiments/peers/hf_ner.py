@@ -20,10 +20,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import resource
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -43,6 +41,8 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+
+import measured
 
 Sentence = tuple[list[str], list[str]]
 """Words, and one IOB2 tag for each."""
@@ -71,6 +71,8 @@ class Config:
     """One training each: the seed sets the classifier, the order and dropout."""
     group_by_length: bool = False
     """Make batches of sentences of like length instead of at random."""
+    dtype: str = "float32"
+    """That the model computes in: float32, or bfloat16 by autocast."""
     max_steps: int | None = None
     """Train for this many steps instead of whole epochs, and do not evaluate: for timing."""
     untimed_steps: int = 0
@@ -88,7 +90,7 @@ class Meter(TrainerCallback):
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.pad = DataCollatorForTokenClassification(tokenizer)
-        self.times_s: list[float] = []
+        self.clock = measured.Steps()
         self.batches: list[tuple[int, int, int]] = []
 
     def collate(self, features: list[dict[str, Any]]) -> Any:
@@ -99,19 +101,19 @@ class Meter(TrainerCallback):
         return batch
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self.times_s.append(time.perf_counter())
+        self.clock.begin()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.times_s.append(time.perf_counter())
+        self.clock.step()
 
     def rates(self, untimed_steps: int) -> dict[str, float]:
         """Rates per second over the steps after the untimed ones; seconds of all steps."""
-        steps = len(self.times_s) - 1
-        seconds = self.times_s[-1] - self.times_s[untimed_steps]
+        steps = len(self.clock.times_s) - 1
+        seconds = self.clock.seconds(untimed_steps)
         sentences, real, padded = np.sum(self.batches[untimed_steps:steps], axis=0).tolist()
         return {
             "steps": steps,
-            "train_seconds": self.times_s[-1] - self.times_s[0],
+            "train_seconds": self.clock.seconds(0),
             "real_tokens_per_s": real / seconds,
             "padded_tokens_per_s": padded / seconds,
             "sentences_per_s": sentences / seconds,
@@ -172,8 +174,11 @@ def entity_scores(prediction: EvalPrediction, labels: list[str]) -> dict[str, fl
     return {name: float(score(true, predicted, zero_division=0)) for name, score in scores.items()}
 
 
-def run(config: Config, seed: int, train: list[Sentence], dev: list[Sentence]) -> dict[str, float]:
-    """Train with one seed; its rates, its peak memory and, unless `max_steps` cuts it short, its dev scores."""
+def run(
+    config: Config, seed: int, train: list[Sentence], dev: list[Sentence]
+) -> tuple[dict[str, float], dict[str, float | None]]:
+    """Train with one seed: its rates and, unless `max_steps` cuts it short, its dev scores; and what it took, as
+    `measured` has it."""
     labels = sorted({tag for _, tags in train + dev for tag in tags})
     label_ids = {label: i for i, label in enumerate(labels)}
     set_seed(seed)  # before the model is made: the classifier is initialised from it
@@ -200,7 +205,8 @@ def run(config: Config, seed: int, train: list[Sentence], dev: list[Sentence]) -
             max_grad_norm=1.0,
             train_sampling_strategy="group_by_length" if config.group_by_length else "random",
             seed=seed,
-            use_cpu=True,
+            use_cpu=measured.device().type == "cpu",
+            bf16=config.dtype == "bfloat16",
             save_strategy="no",
             logging_strategy="no",
             report_to="none",
@@ -216,13 +222,13 @@ def run(config: Config, seed: int, train: list[Sentence], dev: list[Sentence]) -
             callbacks=[meter],
         )
         loss = trainer.train().training_loss
-        # Linux counts ru_maxrss in KiB. It is the process's peak so far: a later seed cannot lower it.
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        result = {"train_loss": loss, "peak_rss_gib": peak, **meter.rates(config.untimed_steps)}
+        rates = meter.rates(config.untimed_steps)
+        took = meter.clock.report(config.untimed_steps, tokens_per_s=rates["real_tokens_per_s"])
+        result = {"train_loss": loss, **rates}
         if config.max_steps is None:
             scores = trainer.evaluate(metric_key_prefix="dev")
             result |= {f"dev/{name}": scores[f"dev_{name}"] for name in ("f1", "precision", "recall", "loss")}
-    return result
+    return result, took
 
 
 def main(config: Config) -> None:
@@ -244,12 +250,13 @@ def main(config: Config) -> None:
     }
     results: list[dict[str, float]] = []
     for seed in config.seeds:
-        results.append({"seed": seed, **run(config, seed, train, dev)})
+        result, took = run(config, seed, train, dev)
+        results.append({"seed": seed, **result})
         print(*(f"{name} {value:.4g}" for name, value in results[-1].items()), sep="  ", flush=True)
         means = {name: float(np.mean([result[name] for result in results])) for name in results[0] if name != "seed"}
         if config.json is not None:  # after each seed, so that a run cut short keeps the seeds it finished
             config.json.parent.mkdir(parents=True, exist_ok=True)
-            report = {**setting, "seeds": results, "mean": means}
+            report = {**setting, "seeds": results, "mean": means, "measured": took}
             config.json.write_text(json.dumps(report, indent=2, default=str) + "\n")
     print("mean", *(f"{name} {value:.4g}" for name, value in means.items()), sep="  ")
 

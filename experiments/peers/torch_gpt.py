@@ -1,13 +1,14 @@
-"""The peer of this project's pretraining: GPT-2 in plain eager PyTorch, on the characters of one text.
+"""The peer of this project's pretraining: GPT-2 in plain PyTorch, eager or compiled, on the characters of one text.
 
 The model, its initialisation and the recipe are those that nanoGPT publishes for Shakespeare on a CPU: rows of text
 from random offsets of the first nine tenths, AdamW with decay on matrices and embeddings, warm-up and a cosine.
-Nothing is compiled and nothing is cleverer than it has to be. It imports neither jax nor this project.
+Nothing is cleverer than it has to be; --compile hands the model to torch.compile. It imports neither jax nor this
+project.
 
 GPT-2: Radford et al. 2019, Language Models are Unsupervised Multitask Learners.
 
     python experiments/peers/torch_gpt.py --data shakespeare.txt --seeds 0 1 2
-    python experiments/peers/torch_gpt.py --data shakespeare.txt --steps 300 --untimed-steps 50 --no-evaluate
+    python experiments/peers/torch_gpt.py --data shakespeare.txt --steps 300 --untimed-steps 50 --no-evaluate --compile
 """
 
 from __future__ import annotations
@@ -15,11 +16,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import resource
 import sys
-import time
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -27,10 +26,12 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor, nn
 
+import measured
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """GPT-2 in eager PyTorch on characters: validation loss and speed."""
+    """GPT-2 in PyTorch on characters: validation loss and speed."""
 
     data: Path
     """A text: its first nine tenths are for training, the rest for validation."""
@@ -54,12 +55,18 @@ class Config:
     """AdamW's decay of the second moment."""
     weight_decay: float = 0.1
     """On matrices and embeddings."""
+    vocab_size: int = 0
+    """Rows of the token embedding, at least as many as the text has characters; 0 for as many."""
     bias: bool = True
     """Biases in the linear layers, as GPT-2 has them."""
     seeds: tuple[int, ...] = (0,)
     """One training each."""
     untimed_steps: int = 50
     """First steps that the rate leaves out: warming up."""
+    compile: bool = False
+    """Hand the model to torch.compile, which needs a C++ compiler on a CPU."""
+    dtype: str = "float32"
+    """That the model computes in: float32, or bfloat16 by autocast."""
     evaluate: bool = True
     """Measure the loss on all of the validation text, at the end."""
     json: Path | None = None
@@ -104,7 +111,7 @@ class GPT(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
-        x_BTD = self.tokens(tokens_BT) + self.positions(torch.arange(tokens_BT.shape[1]))
+        x_BTD = self.tokens(tokens_BT) + self.positions(torch.arange(tokens_BT.shape[1], device=tokens_BT.device))
         for block in self.blocks:
             x_BTD = block(x_BTD)
         return F.linear(self.norm(x_BTD), self.tokens.weight)
@@ -124,10 +131,11 @@ def rate_at(config: Config, step: int) -> float:
     return config.learning_rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def cross_entropy(model: GPT, tokens_BT: Tensor) -> Tensor:
+def cross_entropy(model: nn.Module, tokens_BT: Tensor, dtype: str = "float32") -> Tensor:
     """Nats per token, of each token but the first of every row."""
-    logits_BTV = model(tokens_BT[:, :-1])
-    return F.cross_entropy(logits_BTV.reshape(-1, logits_BTV.shape[-1]), tokens_BT[:, 1:].reshape(-1))
+    with torch.autocast(tokens_BT.device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
+        logits_BTV = model(tokens_BT[:, :-1])
+    return F.cross_entropy(logits_BTV.reshape(-1, logits_BTV.shape[-1]).float(), tokens_BT[:, 1:].reshape(-1))
 
 
 @torch.no_grad()
@@ -145,11 +153,13 @@ def validate(model: GPT, text_N: Tensor, length: int) -> float:
     return total / count
 
 
-def run(config: Config, seed: int, text_N: Tensor, vocab_size: int) -> dict[str, float]:
-    """Trains with one seed: training tokens per second, the last losses, the validation loss."""
+def run(config: Config, seed: int, text_N: Tensor, vocab_size: int) -> tuple[dict[str, float], dict[str, Any]]:
+    """Trains with one seed: the last losses, the validation loss; and what it took, as `measured` has it."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    model = GPT(config, vocab_size)
+    model = GPT(config, vocab_size).to(measured.device())
+    text_N = text_N.to(measured.device())
+    trained = torch.compile(model) if config.compile else model
     decayed = [p for p in model.parameters() if p.ndim == 2]
     spared = [p for p in model.parameters() if p.ndim < 2]
     optimizer = torch.optim.AdamW(
@@ -159,30 +169,25 @@ def run(config: Config, seed: int, text_N: Tensor, vocab_size: int) -> dict[str,
     )
     cut = int(len(text_N) * 0.9)
     train_N, dev_N = text_N[:cut], text_N[cut:]
-    began = timed = time.perf_counter()
     losses: list[Tensor] = []
+    clock = measured.Steps()
+    clock.begin()
     for step in range(config.steps):
-        if step == config.untimed_steps:
-            timed = time.perf_counter()
         for group in optimizer.param_groups:
             group["lr"] = rate_at(config, step)
         starts = rng.integers(0, len(train_N) - config.length, config.batch_size)
-        loss = cross_entropy(model, torch.stack([train_N[i : i + config.length + 1] for i in starts]))
+        rows_BT = torch.stack([train_N[i : i + config.length + 1] for i in starts])
+        loss = cross_entropy(trained, rows_BT, config.dtype)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         losses.append(loss.detach())
-    ended = time.perf_counter()
+        clock.step()
     tokens = (config.steps - config.untimed_steps) * config.batch_size * config.length
-    result = {
-        "train_loss": float(torch.stack(losses[-100:]).mean()),
-        "tokens_per_s": tokens / (ended - timed),
-        "train_seconds": ended - began,
-        # Linux counts ru_maxrss in KiB.
-        "peak_rss_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-    }
-    return result | ({"dev_loss": validate(model, dev_N, config.length)} if config.evaluate else {})
+    took = clock.report(config.untimed_steps, tokens_per_s=tokens / clock.seconds(config.untimed_steps))
+    result = {"train_loss": float(torch.stack(losses[-100:]).mean())}
+    return result | ({"dev_loss": validate(model, dev_N, config.length)} if config.evaluate else {}), took
 
 
 def main(config: Config) -> None:
@@ -198,13 +203,15 @@ def main(config: Config) -> None:
         fail(f"{config.data}: {len(text_N)} characters are too few for rows of {config.length}")
     results = []
     for seed in config.seeds:
-        results.append(run(config, seed, text_N, len(alphabet)))
+        result, took = run(config, seed, text_N, max(config.vocab_size, len(alphabet)))
+        results.append({**result, "tokens_per_s": took["tokens_per_s"]})
         print(f"seed {seed}", *(f"{name} {x:.4g}" for name, x in results[-1].items()), sep="  ", flush=True)
     means = {name: float(np.mean([result[name] for result in results])) for name in results[0]}
     print("mean", *(f"{name} {x:.4g}" for name, x in means.items()), sep="  ")
     if config.json is not None:
         versions = {"torch": torch.__version__, "threads": torch.get_num_threads()}
-        report = {"config": dataclasses.asdict(config), "versions": versions, "seeds": results, "mean": means}
+        report = {"config": dataclasses.asdict(config), "versions": versions, "seeds": results, "mean": means,
+                  "measured": took}  # fmt: skip
         config.json.write_text(json.dumps(report, indent=2, default=str) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""The peer of this project's SFT and preference tuning: TRL's SFTTrainer and DPOTrainer, on the same rows in order.
+"""The peer of this project's SFT, preference tuning and reward models: TRL's trainers, on the same rows in order.
 
 It is TRL as its documentation has it: rows padded to the longest of the batch, AdamW, float32; for DPO the reference's
 log-probabilities are computed before training. Gradient checkpointing and bfloat16, which TRL turns on by itself, are
@@ -7,7 +7,8 @@ is on GPUs. It imports neither jax nor this project, so that its memory is TRL's
 
 DPO: Rafailov et al. 2023, arXiv:2305.18290. TRL: von Werra et al. 2020, github.com/huggingface/trl.
 
-    python experiments/peers/trl_tuning.py --stage dpo --model MODEL --data pairs.jsonl --steps 60 --json out.json
+    python experiments/peers/trl_tuning.py --stage dpo --model path/to/llama --data pairs.jsonl \
+        --steps 60 --json out.json
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import dataclasses
 import json
 import os
 import tempfile
-import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,8 +26,19 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 import torch
 import tyro
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
-from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    TrainerCallback,
+)
+from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
+
+import measured
+
+TRAINERS = {
+    "sft": (SFTConfig, SFTTrainer), "dpo": (DPOConfig, DPOTrainer), "reward": (RewardConfig, RewardTrainer),
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,44 +48,49 @@ class Config:
     model: Path
     """Folder of a causal language model with its tokenizer."""
     data: Path
-    """JSON lines, taken in their order: prompt and completion for SFT; prompt, chosen and rejected for DPO."""
+    """JSON lines, taken in their order: prompt and completion for SFT; prompt, chosen and rejected for others."""
     json: Path
     """File to write the results to."""
-    stage: Literal["sft", "dpo"] = "dpo"
+    stage: Literal["sft", "dpo", "reward"] = "dpo"
     """Which trainer."""
     steps: int = 60
     """Optimizer steps."""
     untimed_steps: int = 0
     """First steps that the rate leaves out."""
     batch_size: int = 16
-    """Rows a step: pairs, for DPO."""
+    """Rows a step: pairs, for DPO and reward models."""
     learning_rate: float = 1e-3
     """Constant."""
     beta: float = 0.1
     """Of DPO."""
     max_length: int = 256
     """Tokens of prompt and answer together."""
+    dtype: str = "float32"
+    """That the model computes in: float32, or bfloat16 by autocast."""
 
 
 class Meter(TrainerCallback):
     """When each step ended."""
 
     def __init__(self) -> None:
-        self.times_s: list[float] = []
+        self.clock = measured.Steps()
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self.times_s.append(time.perf_counter())
+        self.clock.begin()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.times_s.append(time.perf_counter())
+        self.clock.step()
 
 
 def tune(config: Config) -> dict[str, Any]:
     """Trains: the loss of each step, and rows per second."""
     rows = [json.loads(line) for line in config.data.read_text(encoding="utf-8").splitlines()]
-    model = AutoModelForCausalLM.from_pretrained(config.model, dtype=torch.float32)
+    if config.stage == "reward":
+        model = AutoModelForSequenceClassification.from_pretrained(config.model, dtype=torch.float32, num_labels=1)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(config.model, dtype=torch.float32)
     own = {"beta": config.beta, "precompute_ref_log_probs": True} if config.stage == "dpo" else {}
-    settings, trainer_class = (DPOConfig, DPOTrainer) if config.stage == "dpo" else (SFTConfig, SFTTrainer)
+    settings, trainer_class = TRAINERS[config.stage]
     with tempfile.TemporaryDirectory() as folder:
         arguments = settings(
             output_dir=folder,
@@ -88,8 +104,8 @@ def tune(config: Config) -> dict[str, Any]:
             max_grad_norm=1.0,
             train_sampling_strategy="sequential",
             gradient_checkpointing=False,
-            bf16=False,
-            use_cpu=True,
+            bf16=config.dtype == "bfloat16",
+            use_cpu=measured.device().type == "cpu",
             logging_steps=1,
             save_strategy="no",
             report_to="none",
@@ -105,10 +121,11 @@ def tune(config: Config) -> dict[str, Any]:
             callbacks=[meter],
         )
         trainer.train()
-    seconds = meter.times_s[-1] - meter.times_s[config.untimed_steps]
+    examples = (config.steps - config.untimed_steps) * config.batch_size
+    speed = examples / meter.clock.seconds(config.untimed_steps)
     return {
         "losses": [line["loss"] for line in trainer.state.log_history if "loss" in line],
-        "rows_per_s": (config.steps - config.untimed_steps) * config.batch_size / seconds,
+        "measured": meter.clock.report(config.untimed_steps, examples_per_s=speed),
         "threads": torch.get_num_threads(),
     }
 
@@ -117,7 +134,7 @@ def main(config: Config) -> None:
     """Trains and writes the results."""
     results = tune(config)
     config.json.write_text(json.dumps(results))
-    print(f"{results['rows_per_s']:.1f} rows/s, first losses {results['losses'][:5]}")
+    print(f"{results['measured']['examples_per_s']:.1f} rows/s, first losses {results['losses'][:5]}")
 
 
 if __name__ == "__main__":

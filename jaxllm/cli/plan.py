@@ -15,9 +15,12 @@ import dataclasses
 import io
 import json
 import os
+import re
 import runpy
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +32,7 @@ from jaxllm.distributed.topology import parse_mesh
 from jaxllm.models.remat import REMAT
 from jaxllm.plan import measure as measuring
 from jaxllm.plan import search as searching
-from jaxllm.plan.report import Report, make_report, text_of
+from jaxllm.plan.report import Report, make_report, summary_of, text_of
 from jaxllm.plan.step import compile_step, rows_of
 from jaxllm.plan.target import Target, devices_of, parse_target, prepare
 from jaxllm.recipes.script import parse
@@ -59,6 +62,10 @@ class Config:
     """Number of configurations that --search compiles, after it has estimated all by formula."""
     buffers: int = 10
     """Number of the largest buffers to list."""
+    within: float = 600.0
+    """Seconds after which a script that has not called `fit` is stopped; 0 for never."""
+    summary: bool = False
+    """Print memory, time and what bounds it, in one line."""
     command: tyro.conf.Suppress[tuple[str, ...]] = ()
     """The script and its flags."""
 
@@ -82,8 +89,9 @@ def flags(argv: Sequence[str]) -> Config:
         raise InputError(
             "--topology is missing: name the hardware, such as v5e:16x16, h100:1x1x8 or cpu:8 (see --help)"
         )
-    if not 0 <= config.tokens < float("inf"):
-        raise InputError(f"--tokens {config.tokens}: give a finite number, 0 or more")
+    for name in ("tokens", "within"):
+        if not 0 <= getattr(config, name) < float("inf"):
+            raise InputError(f"--{name} {getattr(config, name)}: give a finite number, 0 or more")
     for name in ("finalists", "buffers"):
         if getattr(config, name) < 1:
             raise InputError(f"--{name} {getattr(config, name)}: at least 1 is needed")
@@ -118,13 +126,15 @@ def main(config: Config) -> None:
     target = parse_target(config.topology)
     with contextlib.ExitStack() as stack:
         planned = stack.enter_context(_planning(target))
+        planned.within = config.within
         if config.search:
             found, tried = _search(config, target, planned)
             values: Any = {"topology": config.topology, "tried": tried, "candidates": searching.json_of(found)}
             text = searching.text_of(found, tried)
         else:
             report = plan(config.command, target, planned, config.buffers)
-            values, text = report.json(), text_of(report, config.tokens)
+            values = report.json()
+            text = summary_of(report) if config.summary else text_of(report, config.tokens)
             if config.measure:
                 measured = measuring.measure(report)
                 values["measured"] = measuring.json_of(report, measured)
@@ -136,7 +146,7 @@ def plan(
     command: Sequence[str], target: Target, planned: planning.Planning, buffers: int = 10, notes: Sequence[str] = ()
 ) -> Report:
     """The report of a script's step. Raises InputError."""
-    program = take(command, planned)
+    program = take(command, planned, planned.within)
     step = compile_step(program, target, rows_of(program, planned))
     return make_report(step, [*notes, *_notes(planned, target)], buffers)
 
@@ -179,24 +189,72 @@ def _any_program(command: Sequence[str], planned: planning.Planning, devices: in
     for size in sorted({n for n in range(1, devices + 1) if devices % n == 0}, reverse=True):
         heard = io.StringIO()
         with contextlib.suppress(SystemExit), contextlib.redirect_stderr(heard):
-            return take([*command, "--mesh", f"fsdp={size},tensor={devices // size}"], planned)
+            return take([*command, "--mesh", f"fsdp={size},tensor={devices // size}"], planned,
+                        planned.within)  # fmt: skip
     raise InputError(heard.getvalue().strip().removeprefix("error: ") or "the script stopped before its step")
 
 
-def take(command: Sequence[str], planned: planning.Planning) -> Program:
-    """Runs a script up to the step that its call of `fit` would compile. Raises InputError where it never calls it."""
+def take(command: Sequence[str], planned: planning.Planning, seconds: float = 0.0) -> Program:
+    """Runs a script up to the step that its call of `fit` would compile.
+
+    seconds: what it may take until then, 0 for as long as it likes. Raises InputError where it never calls it: at once
+    where it reads nothing of jaxllm, and else when it makes parameters or steps of its own, ends, or takes too long.
+    """
     script, *flags = command
+    why = "never called jaxllm.train.fit.fit, whose step a plan is made of"
+    if not _can_call_fit(Path(script)):
+        raise InputError(f"{script} imports nothing of jaxllm, so it {why}")
     argv, sys.argv = sys.argv, [script, *flags]
     path = [*sys.path]
     sys.path.insert(0, str(Path(script).resolve().parent))
+    planned.script = script
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), _within(seconds):
             runpy.run_path(script, run_name="__main__")
     except planning.Planned as stop:
         return stop.program
+    except _Late:
+        raise InputError(f"{script} {why}, within {seconds:g} s; --within gives it longer") from None
     finally:
+        planned.script = ""
         sys.argv, sys.path = argv, path
-    raise InputError(f"{script} ended and never called jaxllm.train.fit.fit, whose step a plan is made of")
+    raise InputError(f"{script} ended and {why}")
+
+
+def _can_call_fit(script: Path) -> bool:
+    """Whether a script, or a file beside it, speaks of jaxllm, or imports in a way that its text does not tell."""
+    files = [script, *script.parent.glob("*.py"), *script.parent.glob("*/*.py")]
+    text = "\n".join(file.read_text(errors="replace") for file in files if file == script or _named(file, script))
+    return bool(re.search(r"jaxllm|importlib|__import__|runpy|exec\(", text))
+
+
+def _named(file: Path, script: Path) -> bool:
+    """Whether the script names this file's module, or its folder."""
+    words = set(re.findall(r"\w+", script.read_text(errors="replace")))
+    return file.stem in words or file.parent.name in words
+
+
+class _Late(BaseException):
+    """No Exception, so that no script takes it for an error."""
+
+
+@contextlib.contextmanager
+def _within(seconds: float) -> Iterator[None]:
+    """Raises _Late in the main thread after so many seconds; 0 for never."""
+    if not seconds or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise _Late
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @contextlib.contextmanager

@@ -1,66 +1,233 @@
-"""`python -m jaxllm tag`: prints the entities in texts, found by a trained token classifier."""
+"""`python -m jaxllm tag`: the entities in texts, files or standard input, found by a trained token classifier."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import json
-from typing import Annotated
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Annotated, Any
 
 import tyro
 
+from jaxllm.data import files
+from jaxllm.data.remote import path_of
 from jaxllm.data.report import check_argument
-from jaxllm.evals.tag import show, tag, tag_words
+from jaxllm.data.tagging import chains, untagged
+from jaxllm.data.tagging.schemes import SCHEMES
+from jaxllm.data.tagging.untagged import FORMATS, Line
+from jaxllm.evals.aggregation import STRATEGIES
+from jaxllm.evals.decoding import DECODE, find_chain
+from jaxllm.evals.tag import join_words, label_words, show, tag
+from jaxllm.run.folder import check_folder
 from jaxllm.train.forward import Runner
 from jaxllm.types import InputError, nearest
+
+CHUNK = 4096
+"""Sentences that are read, packed and tagged at a time."""
+
+WORDS = "words"
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Finds the entities of each text, with character offsets and scores."""
+    """Finds the entities of texts, of files or of standard input, with character offsets and scores."""
 
     model: Annotated[str, tyro.conf.Positional]
     """Run folder, or Hugging Face folder or id, of a token classifier."""
-    text: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Texts to tag."""
+    text: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Texts to tag; without any, and without --input, standard input is read."""
+    input: tuple[str, ...] = ()
+    """Files to tag, - for standard input: a sentence on each line, or columns as CoNLL's, as the contents tell."""
+    input_format: str = ""
+    """lines or conll; by default told by the contents, and by the file's suffix."""
+    word_column: str = ""
+    """Column of the words in CoNLL's format: a number from 1, or from the end, or a name; by default found."""
+    output: str = ""
+    """File to write; by default standard output."""
+    output_format: str = ""
+    """json (a line per sentence), conll (the columns that were read, or words, with the tag as one more), or text; by
+    default text for texts on the command line and json for files."""
     json: bool = False
-    """Print a JSON line per text instead."""
-    aggregation: str = "first"
-    """As transformers' aggregation_strategy. first: whole words, by the label of the first sub-word, which is what
-    training teaches; simple: each sub-word by its own label."""
+    """The same as --output-format json."""
+    aggregation: str = WORDS
+    """words: each word of the text, or of the columns, by the label of its first sub-word, which is what training
+    teaches. simple, first, max, average: transformers' aggregation_strategy of this name."""
     words: bool = False
-    """The same as --aggregation first."""
+    """The same as --aggregation words."""
+    decode: str = ""
+    """argmax: each word's own likeliest label. viterbi: the likeliest tags that the scheme allows. By default the
+    likeliest path of a model with a CRF, and argmax for others. With --aggregation words."""
+    scheme: str = ""
+    """Scheme of the model's labels, for --decode viterbi; by default told by the labels."""
     max_length: int = 512
     """Length of a window in tokens; longer texts are cut into overlapping windows."""
 
 
-def main(config: Config) -> None:
-    """Loads the model, tags, prints."""
-    from rich.console import Console
+def check(config: Config) -> str:
+    """Raises InputError for flags that do not go together; returns the format to write."""
+    for flag, given, known in (
+        ("--aggregation", config.aggregation, (WORDS, *STRATEGIES)), ("--input-format", config.input_format, FORMATS),
+        ("--output-format", config.output_format, ("json", "conll", "text")), ("--decode", config.decode, DECODE),
+        ("--scheme", config.scheme, SCHEMES),
+    ):  # fmt: skip
+        if given and given not in known:
+            raise InputError(f"{flag} {given}: {nearest(given, known)}")
+    by_words = config.aggregation == WORDS
+    if config.words and not by_words:
+        raise InputError(f"--words means --aggregation words; leave it out for --aggregation {config.aggregation}")
+    if config.json and config.output_format not in ("", "json"):
+        raise InputError(f"--json means --output-format json; leave it out for --output-format {config.output_format}")
+    if config.decode == "viterbi" and not by_words:
+        raise InputError(f"--decode viterbi is of whole words; leave out --aggregation {config.aggregation}")
+    if config.text and config.input:
+        raise InputError("texts are given, and --input too; give one of them")
+    if config.max_length < 3:
+        raise InputError(f"--max-length {config.max_length}: at least 3 is needed")
+    if config.output:
+        check_folder(Path(config.output).parent, "--output")
+    kind = config.output_format or ("json" if config.json or not config.text else "text")
+    if kind == "conll" and not by_words:
+        raise InputError(f"--output-format conll has a tag for each word; leave out --aggregation {config.aggregation}")
+    return kind
 
+
+def main(config: Config) -> None:
+    """Loads the model, tags, writes."""
+    kind = check(config)
+    for text in config.text:
+        check_argument(text, "the text")
+    source = _read(config)
+    first = next(source, None)
+    if first is None:
+        raise InputError("no text to tag: give one or more after the model, or --input, or standard input")
+    find = _finder(config)
+    with _opened(config.output) as file, _progress(hidden=bool(config.text)) as advance:
+        write = {"json": _write_json, "conll": _write_conll, "text": _write_text}[kind]
+        for chunk in _chunks(itertools.chain([first], source)):
+            for line, entities, tags in zip(chunk, *find(chunk), strict=True):
+                write(file, config, line, entities, tags)
+            file.flush()
+            advance(len(chunk))
+
+
+Find = Callable[[Sequence[Line]], tuple[list[list[dict[str, Any]]], list[list[str]]]]
+"""The entities of each sentence, and the tags of its words, of which there are none for a pipeline's strategy."""
+
+
+def _finder(config: Config) -> Find:
     from jaxllm.distributed import mesh as meshes
     from jaxllm.recipes.weights import load_params, open_weights
 
-    if config.aggregation not in ("first", "simple"):
-        raise InputError(f"--aggregation {config.aggregation}: {nearest(config.aggregation, ('first', 'simple'))}")
-    if config.words and config.aggregation != "first":
-        raise InputError(f"--words means --aggregation first; leave it out for --aggregation {config.aggregation}")
-    if not config.text:
-        raise InputError("no text to tag: give one or more after the model")
-    for text in config.text:
-        check_argument(text, "the text")
     opened = open_weights(config.model, "tagger")
-    tokenizer = opened.load_tokenizer()
+    tokenizer, labels = opened.load_tokenizer(), opened.config.labels
     mesh = meshes.make_mesh()
     runner = Runner(opened.spec.graphdef, load_params(opened.spec, mesh), mesh)
     limit = min(config.max_length, opened.config.encoder.max_positions)
-    console = Console(soft_wrap=True, highlight=False)
-    find = tag_words if config.aggregation == "first" else tag
-    found = find(runner, tokenizer, opened.config.labels, config.text, limit)
-    for text, entities in zip(config.text, found, strict=True):
-        if config.json:
-            line = {"text": text, "aggregation": config.aggregation, "entities": [dict(e) for e in entities]}
-            print(json.dumps(line, ensure_ascii=False))
+    chain = find_chain(runner.params, labels, config.scheme or chains.scheme_of(labels), config.decode)
+
+    def find(chunk: Sequence[Line]) -> tuple[list[list[dict[str, Any]]], list[list[str]]]:
+        if config.aggregation != WORDS:
+            found = tag(runner, tokenizer, labels, [line.text for line in chunk], limit, config.aggregation)
+            return found, [[]] * len(chunk)
+        sentences = [line.sentence("the input") for line in chunk]
+        tagged = label_words(runner, tokenizer, labels, sentences, limit, chain)
+        joined = [join_words(line.text, line.spans, *one) for line, one in zip(chunk, tagged, strict=True)]
+        return joined, [tags for tags, _ in tagged]
+
+    return find
+
+
+def _read(config: Config) -> Iterator[Line]:
+    """The sentences to tag, one by one."""
+    if config.text:
+        yield from map(untagged.running, config.text)
+        return
+    for name in config.input or ("-",):
+        if name == "-":
+            if not config.input and sys.stdin.isatty():
+                return
+            yield from untagged.read_lines("standard input", sys.stdin.buffer, config.input_format, config.word_column)
             continue
-        console.print(show(text, entities))
-        for e in entities:
-            console.print(f"  {e['start']:>4}-{e['end']:<4} {e['entity_group']:<14} {e['score']:.4f}  {e['word']}")
+        path = path_of(name)
+        if not path.is_file():
+            raise InputError(f"--input {name}: no such file; check the path")
+        kind = config.input_format or ("conll" if files.suffix_of(path) in files.COLUMN_SUFFIXES else "")
+        with files.open_bytes(path) as file:
+            yield from untagged.read_lines(name, file, kind, config.word_column)
+
+
+def _chunks(lines: Iterable[Line]) -> Iterator[list[Line]]:
+    lines = iter(lines)
+    while chunk := list(itertools.islice(lines, CHUNK)):
+        yield chunk
+
+
+@contextlib.contextmanager
+def _opened(output: str) -> Iterator[IO[str]]:
+    """Standard output, or a file that appears under its name when it is whole."""
+    if not output:
+        yield sys.stdout
+        return
+    path = Path(output)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            yield file
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    os.replace(partial, path)
+
+
+@contextlib.contextmanager
+def _progress(hidden: bool) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error, where that is a terminal, with the sentences done and their rate."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    if hidden or not console.is_terminal:
+        yield lambda count: None
+        return
+    columns = (TextColumn("tagging"), BarColumn(24), TextColumn("{task.fields[said]}"), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("", total=None, said="")
+
+        def advance(count: int) -> None:
+            bar.advance(task, count)
+            now = bar.tasks[0]
+            speed = f", {now.completed / now.elapsed:,.0f} a second" if now.elapsed else ""
+            bar.update(task, said=f"{now.completed:,.0f} sentences{speed}")
+
+        yield advance
+
+
+def _write_json(file: IO[str], config: Config, line: Line, entities: list[dict[str, Any]], tags: list[str]) -> None:
+    words = {"tokens": line.words, "tags": tags} if line.lines and tags else {}
+    row = {"text": line.text, **words, "aggregation": config.aggregation, "entities": entities}
+    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _write_conll(file: IO[str], config: Config, line: Line, entities: list[dict[str, Any]], tags: list[str]) -> None:
+    if line.lines:
+        for raw, word in line.lines:
+            raw = raw.rstrip()
+            apart = "\t" if "\t" in raw or " " not in raw else " "
+            file.write(f"{raw}\n" if word is None else f"{raw}{apart}{tags[word]}\n")
+    elif tags:
+        file.write("".join(f"{word}\t{one}\n" for word, one in zip(line.words, tags, strict=True)) + "\n")
+
+
+def _write_text(file: IO[str], config: Config, line: Line, entities: list[dict[str, Any]], tags: list[str]) -> None:
+    from rich.console import Console
+
+    console = Console(file=file, soft_wrap=True, highlight=False)
+    console.print(show(line.text, entities))
+    for e in entities:
+        console.print(f"  {e['start']:>4}-{e['end']:<4} {e['entity_group']:<14} {e['score']:.4f}  {e['word']}")

@@ -109,6 +109,8 @@ def json_rows(lines: Iterable[str | bytes], path: File) -> Iterator[tuple[int, R
 
 
 def _object(value: Any, where: str) -> Row:
+    if isinstance(value, list) and [type(x) for x in value] == [str, dict]:  # spaCy's pairs of a text and its entities
+        return {**value[1], "text": value[0]}
     if not isinstance(value, dict):
         raise InputError(f"{where}: {type(value).__name__} where an object {{...}} is needed; mend it")
     return value

@@ -164,6 +164,16 @@ def make_plan(
     return dataclasses.replace(best, rows=_round_up(best.rows, wanted))
 
 
+def fixed_plan(lengths: Sequence[int] | np.ndarray, *, row_length: int, rows: int) -> Plan:
+    """A plan in steps of `rows` rows of `row_length` tokens, whatever the number of examples: one compiled shape.
+
+    Raises ValueError for an example longer than a row.
+    """
+    sizes = np.asarray(lengths, np.int64)
+    layout = tuple(tuple(row) for row in best_fit(sizes.tolist(), row_length, row_length))
+    return Plan(sizes, layout, row_length, rows, -(-len(layout) // rows), None)
+
+
 def collate(rows: Sequence[Sequence[Example]], row_length: int, count: int) -> Batch:
     """Packs rows of examples into a Batch of `count` rows (numpy), padded with zeros."""
     shape = (count, row_length)

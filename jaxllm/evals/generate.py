@@ -1,44 +1,64 @@
-"""Generates text with a decoder: one pass over the prompts, then one compiled step per token with a cache."""
+"""Generates with a decoder: one pass over the prompts, then one compiled step per token with a cache that grows."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxllm.models.attention import Tokens
-from jaxllm.models.decoder import Cache
+from jaxllm.distributed.mesh import row_multiple
+from jaxllm.evals import decode
+from jaxllm.evals.sampling import Sampling
 from jaxllm.params import GraphDef, bind
 from jaxllm.types import InputError
 
+__all__ = ["Sample", "Sampling", "generate", "sample"]
+
 _MULTIPLE = 64
-"""Prompt lengths and cache sizes are rounded up to this, so that few of them are compiled."""
+"""Sizes of caches are rounded up to this, so that few of them are compiled."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-    """How the next token is chosen."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sample:
+    """A sampled completion."""
 
-    temperature: float = 0.0
-    """Divides the logits; 0 takes the likeliest token."""
-    top_k: int = 0
-    """Only the k likeliest tokens; 0 for all."""
-    top_p: float = 1.0
-    """Only the likeliest tokens whose probabilities first sum to this (Holtzman et al. 2019)."""
+    tokens: np.ndarray
+    """int32. At least one token, with the end token if it ended."""
+    logps: np.ndarray
+    """float32, nats. Of each token under softmax(logits / temperature), with temperature 1 where greedy."""
+    ended: bool
+    """Its last token is one of `ends`; otherwise it was cut off."""
 
-    def __post_init__(self) -> None:
-        for name, fits, rule in (
-            ("temperature", self.temperature >= 0, "must be 0 or more"),
-            ("top_k", self.top_k >= 0, "must be 0 or more"),
-            ("top_p", 0 < self.top_p <= 1, "must be above 0 and at most 1"),
-        ):
-            if not fits:
-                raise InputError(f"sampling {name}={getattr(self, name)} {rule}")
+
+def sample(
+    graphdef: GraphDef,
+    params: Mapping[str, Any],
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling = Sampling(1.0),
+    *,
+    key: jax.Array,
+    max_tokens: int,
+    ends: Sequence[int] = (),
+    index: Sequence[int] | None = None,
+) -> list[Sample]:
+    """A completion of each prompt, and the log-probabilities of its tokens as the train step computes them.
+
+    params: of a Decoder, on one device or sharded; they are used as they lie, and rows are sharded as in training. On
+    several processes all call this with the same arguments, and get all completions. prompts: token ids of any lengths;
+    they are one batch, and equal ones are read once. index: a number for each completion, by default its place. Its
+    tokens depend on its prompt, `key` and this number, not on the others of the batch. max_tokens: the most of a
+    completion; the end of the context ends it too. The log-probabilities are those at sampling.temperature over the
+    whole vocabulary, whatever top_k and top_p leave of it. Raises InputError for a prompt that is empty, leaves no room
+    in the context, or has ids outside the vocabulary.
+    """
+    index = range(len(prompts)) if index is None else index
+    if len(index) != len(prompts):
+        raise InputError(f"{len(prompts)} prompts have {len(index)} numbers in `index`; give one each")
+    return _run(graphdef, params, prompts, sampling, key, max_tokens, ends, index, None)
 
 
 def generate(
@@ -54,12 +74,64 @@ def generate(
 ) -> list[list[int]]:
     """The new tokens of each prompt: up to and with a stop token, `max_tokens` of them, or to the end of the context.
 
-    params: of a Decoder, on one device or sharded. prompts: token ids, of any lengths; they are one batch.
-    on_token(row, token, last) is called with each new token, and ends the row by returning True. The tokens sampled for
-    a row depend on the seed and its place in the list, not on the other rows.
-    Raises InputError for a prompt that is empty, leaves no room in the context, or has ids outside the vocabulary.
+    As `sample` with key(seed), with its errors. on_token(row, token, last) is called with each new token, and ends the
+    row by returning True.
     """
+    found = _run(graphdef, params, prompts, sampling, jax.random.key(seed), max_tokens, stop, range(len(prompts)), on_token)
+    return [one.tokens.tolist() for one in found]
+
+
+def _run(
+    graphdef: GraphDef,
+    params: Mapping[str, Any],
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    key: jax.Array,
+    max_tokens: int,
+    ends: Sequence[int],
+    index: Sequence[int],
+    on_token: Callable[[int, int, bool], bool | None] | None,
+) -> list[Sample]:
     config = bind(graphdef, graphdef.abstract).config
+    _check(prompts, config)
+    if not prompts or max_tokens < 1:
+        return [Sample(np.zeros(0, np.int32), np.zeros(0, np.float32), False) for _ in prompts]
+    limits = [min(max_tokens, config.max_positions - len(prompt)) for prompt in prompts]
+    longest, width = max(limits), _round_up(max(map(len, prompts)))
+    most = width + _round_up(longest)
+    slots = min(most, width + _MULTIPLE)
+    with _mesh_of(params) as multiple:
+        packed = decode.pack_prompts(prompts, index, limits, key, slots=width, multiple=multiple)
+        ends_E = np.array([*ends] or [-1], np.int32)
+        state, latest = decode.start(graphdef, sampling, slots, _round_up(longest), params, packed, ends_E)
+        going = np.ones(len(prompts), bool)
+        while True:
+            done_B, count = np.asarray(latest.done_B), int(latest.count)
+            if on_token is not None:
+                told = np.array(done_B)
+                for row in np.flatnonzero(going):
+                    token, last = int(np.asarray(latest.token_B)[row]), bool(done_B[row])
+                    told[row] = bool(on_token(row, token, last)) or last
+                going = ~told[: len(prompts)]
+                if (told != done_B).any():
+                    state, done_B = dataclasses.replace(state, done_B=told), told
+            if done_B.all():
+                break
+            if count + width > slots:  # every slot is taken
+                slots = min(most, _round_up(slots + slots // 2))
+                state = decode.grow(state, slots)
+            until = min(slots - width + 1, longest) if on_token is None else count + 1
+            state, latest = decode.decode(graphdef, sampling, params, state, until)
+        tokens_BN, logps_BN, length_B = map(np.asarray, decode.results(state))
+    found = []
+    for row in range(len(prompts)):
+        tokens, logps = (x_BN[row, : length_B[row]].copy() for x_BN in (tokens_BN, logps_BN))
+        found.append(Sample(tokens, logps, int(tokens[-1]) in ends))
+    return found
+
+
+def _check(prompts: Sequence[Sequence[int]], config: Any) -> None:
+    """Raises InputError."""
     for row, prompt in enumerate(prompts):
         if not 0 < len(prompt) < config.max_positions:
             raise InputError(
@@ -70,87 +142,17 @@ def generate(
             raise InputError(
                 f"prompt {row} has ids outside the vocabulary of {config.vocab_size}: use its own tokenizer"
             )
-    if not prompts or max_tokens < 1:
-        return [[] for _ in prompts]
-
-    lengths = np.array([len(prompt) for prompt in prompts], np.int32)
-    limits = np.minimum(max_tokens, config.max_positions - lengths)
-    width = _round_up(int(lengths.max()))
-    slots = width + _round_up(int(limits.max()))
-    tokens_BT = np.zeros((len(prompts), width), np.int32)  # padded on the left, so that all rows end together
-    for row, prompt in enumerate(prompts):
-        tokens_BT[row, width - len(prompt) :] = prompt
-    positions_BT = np.arange(width, dtype=np.int32)[None] - (width - lengths)[:, None]
-    segments_BT = (positions_BT >= 0).astype(np.int32)
-
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(len(prompts)))
-    read = Tokens(jnp.asarray(segments_BT), jnp.asarray(np.maximum(positions_BT, 0)))
-    next_B, cache = _start(graphdef, sampling, slots, params, jnp.asarray(tokens_BT), read, keys)
-
-    new: list[list[int]] = [[] for _ in prompts]
-    going = np.ones(len(prompts), bool)
-    while True:
-        for row, token in enumerate(np.asarray(next_B).tolist()):
-            if going[row]:
-                new[row].append(token)
-                going[row] = token not in stop and len(new[row]) < limits[row]
-                if on_token is not None and on_token(row, token, not going[row]):
-                    going[row] = False
-        if not going.any():
-            return new
-        next_B, cache = _step(graphdef, sampling, params, cache, next_B, keys)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _start(
-    graphdef: GraphDef,
-    sampling: Sampling,
-    slots: int,
-    params: Any,
-    tokens_BT: jax.Array,
-    tokens: Tokens,
-    keys: jax.Array,
-) -> tuple[jax.Array, Cache]:
-    """Reads the prompts and chooses the first new token."""
-    model = bind(graphdef, params)
-    cache = Cache.empty(model.config, tokens_BT.shape[0], slots)
-    return _next(model, sampling, cache, tokens_BT, tokens, keys)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
-def _step(
-    graphdef: GraphDef, sampling: Sampling, params: Any, cache: Cache, tokens_B: jax.Array, keys: jax.Array
-) -> tuple[jax.Array, Cache]:
-    """Reads the last token and chooses the next one."""
-    last = jax.lax.dynamic_index_in_dim(cache.tokens.positions_BT, cache.length - 1, axis=1)
-    tokens = Tokens(jnp.ones_like(last), last + 1)
-    return _next(bind(graphdef, params), sampling, cache, tokens_B[:, None], tokens, keys)
-
-
-def _next(
-    model: Any, sampling: Sampling, cache: Cache, tokens_BT: jax.Array, tokens: Tokens, keys: jax.Array
-) -> tuple[jax.Array, Cache]:
-    hidden_BTD, cache = model.extend(cache, tokens_BT, tokens)
-    logits_BV = model.head(hidden_BTD[:, -1])
-    if not sampling.temperature:
-        return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32), cache
-    keys = jax.vmap(jax.random.fold_in, (0, None))(keys, cache.length)
-    return jax.vmap(jax.random.categorical)(keys, restrict(logits_BV, sampling)).astype(jnp.int32), cache
-
-
-def restrict(logits_BV: jax.Array, sampling: Sampling) -> jax.Array:
-    """Logits at the temperature (above 0), and minus infinity for tokens that top_k, then top_p, rule out."""
-    logits_BV = logits_BV / sampling.temperature
-    if sampling.top_k:
-        top_Bk = jax.lax.top_k(logits_BV, min(sampling.top_k, logits_BV.shape[-1]))[0]
-        logits_BV = jnp.where(logits_BV < top_Bk[:, -1:], -jnp.inf, logits_BV)
-    if sampling.top_p < 1:
-        sorted_BV = jnp.sort(logits_BV, axis=-1, descending=True)
-        probs_BV = jax.nn.softmax(sorted_BV, axis=-1)
-        within = jnp.cumsum(probs_BV, axis=-1) - probs_BV < sampling.top_p
-        lowest_B1 = jnp.min(jnp.where(within, sorted_BV, jnp.inf), axis=-1, keepdims=True)
-        logits_BV = jnp.where(logits_BV < lowest_B1, -jnp.inf, logits_BV)
-    return logits_BV
+@contextlib.contextmanager
+def _mesh_of(params: Mapping[str, Any]) -> Iterator[int]:
+    """Sets the mesh that the parameters lie on, if any, and yields what the number of rows must be a multiple of."""
+    at = getattr(next(iter(params.values())), "sharding", None)
+    if isinstance(at, jax.sharding.NamedSharding):
+        with jax.set_mesh(at.mesh):
+            yield row_multiple(at.mesh)
+    else:
+        yield 1
 
 
 def _round_up(n: int) -> int:

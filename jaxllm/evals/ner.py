@@ -17,6 +17,8 @@ from rich.table import Table
 from jaxllm.data.packing import Location
 from jaxllm.data.tagging import schemes
 from jaxllm.data.tagging.examples import Sentence, Windows, stitch
+from jaxllm.evals.decoding import crf_losses, crf_of, decide, find_chain, words_of
+from jaxllm.evals.ner_report import write_report
 from jaxllm.types import Batch, InputError, Numbers
 
 Batches = Iterable[tuple[Batch, list[Location]]]
@@ -30,13 +32,22 @@ def predict(model: Any, batch: Batch) -> dict[str, jax.Array]:
     return {"label": logps_BTV.argmax(-1).astype(jnp.int32), "score": jnp.exp(logps_BTV.max(-1)), "nll": nll_BT}
 
 
-def outputs(model: Any, windows: Windows, batches: Batches) -> dict[str, list[np.ndarray]]:
-    """The arrays of `predict` for each window, over its positions, by name.
+def predict_all(model: Any, batch: Batch) -> dict[str, jax.Array]:
+    """log p of each label in nats, [B, T, V], and `predict`'s nll, [B, T]."""
+    hidden_BTD, _ = model.hidden(batch)
+    logps_BTV = jax.nn.log_softmax(model.head(hidden_BTD).astype(jnp.float32))
+    return {"logps": logps_BTV, "nll": -jnp.take_along_axis(logps_BTV, batch.targets_BT[..., None], -1)[..., 0]}
+
+
+def outputs(
+    model: Any, windows: Windows, batches: Batches, compute: Callable[[Any, Batch], dict[str, jax.Array]] = predict
+) -> dict[str, list[np.ndarray]]:
+    """The arrays [B, T, ...] that `compute` gives of a model and a batch for each window, over its positions, by name.
 
     Raises ValueError where the batches do not hold every window.
     """
     lengths = [len(example.tokens) for example in windows.examples]
-    found: dict[str, list[Any]] = {name: [None] * len(lengths) for name in ("label", "score", "nll")}
+    found: collections.defaultdict[str, list[Any]] = collections.defaultdict(lambda: [None] * len(lengths))
     waiting: collections.deque[list[Location]] = collections.deque()
 
     def only_batches() -> Iterator[Batch]:
@@ -44,11 +55,11 @@ def outputs(model: Any, windows: Windows, batches: Batches) -> dict[str, list[np
             waiting.append(locations)
             yield batch
 
-    for arrays in model.map(predict, only_batches()):
+    for arrays in model.map(compute, only_batches()):
         for example, row, start in waiting.popleft():
             for name, array_BT in arrays.items():
                 found[name][example] = np.asarray(array_BT[row, start : start + lengths[example]])
-    if missing := sum(array is None for array in found["label"]):
+    if missing := max((sum(array is None for array in one) for one in found.values()), default=len(lengths)):
         raise ValueError(f"the batches lack {missing} of {len(lengths)} windows")
     return found
 
@@ -60,13 +71,16 @@ def evaluator(
     scheme: str,
     *,
     predictions: Path | None = None,
+    decode: str = "",
 ) -> Callable[[Any, Batches], dict[str, float]]:
     """A function of model and batches that scores the model's tags of `sentences`, which `windows` encode.
 
     It returns f1, precision, recall (micro, over entities) and accuracy (over words) as fractions of 1, loss (nats per
     word that has tokens), and per entity type `<type>/f1`, `<type>/precision`, `<type>/recall`, `<type>/support`.
-    A word without tokens counts as predicted "O". predictions: a file to write each time, a JSON line per sentence with
-    tokens, tags, predicted and scores (the probability of what was predicted, 0 for a word without tokens).
+    A word without tokens counts as predicted "O". decode: as for `decoding.find_chain`; where it gives a chain, tags
+    are its best path, and the loss is the CRF's where there is one. predictions: a file to write each time, a JSON line
+    per sentence with tokens, tags, predicted and scores (the probability of what was predicted, 0 for a word without
+    tokens); and beside it report.md (for predictions-dev.jsonl, report-dev.md), with what was wrong.
     Raises InputError for sentences without tags.
     """
     for sentence in sentences:
@@ -74,16 +88,28 @@ def evaluator(
             raise InputError(f"{sentence.where}: no tags; give them as 'ner_tags' to evaluate")
     true = [list(sentence.tags or ()) for sentence in sentences]
     types = schemes.entity_types(labels)
+    number_of = {label: number for number, label in enumerate(labels)}
 
     def evaluate(model: Any, batches: Batches) -> dict[str, float]:
-        found = outputs(model, windows, batches)
-        predicted = [[labels[i] for i in numbers] for numbers in stitch(windows, found["label"])]
+        chain = find_chain(getattr(model, "params", {}), labels, scheme, decode)
+        found = outputs(model, windows, batches, predict if chain is None else predict_all)
+        if chain is None:
+            labelled, scores = stitch(windows, found["label"]), stitch(windows, found["score"])
+        else:
+            whole, there = words_of(windows, found["logps"], len(labels))
+            labelled, scores = decide(whole, there, chain)
+        predicted = [[labels[i] for i in numbers] for numbers in labelled]
         numbers = schemes.score(true, predicted, scheme, types)
         weights = [example.weights for example in windows.examples]
         total = sum(float(nll @ weight) for nll, weight in zip(found["nll"], weights, strict=True))
+        if chain is not None and (learned := crf_of(model.params)):
+            targets = [np.array([number_of[tag] for tag in tags], np.int64) for tags in true]
+            total = float(crf_losses(whole, there, targets, learned).sum())
         numbers["loss"] = total / max(1.0, sum(float(weight.sum()) for weight in weights))
         if predictions is not None and jax.process_index() == 0:
-            _write(predictions, sentences, predicted, stitch(windows, found["score"]))
+            _write(predictions, sentences, predicted, scores)
+            page = write_report([sentence.words for sentence in sentences], true, predicted, scheme)
+            predictions.with_name(predictions.stem.replace("predictions", "report") + ".md").write_text(page, "utf-8")
         return numbers
 
     kinds = tuple(f"{kind}/{name}" for kind in types for name in ("f1", "precision", "recall", "support"))

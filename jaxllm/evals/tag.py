@@ -2,69 +2,125 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.data.loader import EvalBatches, lengths
-from jaxllm.data.packing import make_plan
+from jaxllm.data.packing import Location, fixed_plan
 from jaxllm.data.tagging import examples as ner
 from jaxllm.data.tagging import schemes
-from jaxllm.data.tagging.windows import stitch
+from jaxllm.data.tagging.chains import Chain
+from jaxllm.data.tagging.untagged import running
 from jaxllm.distributed.mesh import row_multiple
+from jaxllm.evals.aggregation import group_entities
+from jaxllm.evals.decoding import decide, words_of
 from jaxllm.evals.ner import outputs
 from jaxllm.train.forward import Runner
-
-WORD = re.compile(r"\w+|[^\w\s]")
-"""How running text is cut into words."""
+from jaxllm.types import Batch
 
 Entity = dict[str, Any]
 """entity_group, score, word, start, end, as transformers' pipeline("token-classification") names them."""
 
+ROW, ROWS = 128, 32
+"""The length of a row, in tokens, and the rows of a batch: short examples share rows of this shape."""
+
 
 def tag(
-    model: Runner, tokenizer: Any, labels: Sequence[str], texts: Sequence[str], max_length: int
+    model: Runner,
+    tokenizer: Any,
+    labels: Sequence[str],
+    texts: Sequence[str],
+    max_length: int,
+    aggregation: str = "simple",
 ) -> list[list[Entity]]:
-    """The entities of each text, sub-word by sub-word: transformers' aggregation_strategy="simple"."""
+    """The entities of each text, as transformers' pipeline with this aggregation_strategy (evals/aggregation.py)."""
     windows, parts = ner.encode_text(texts, tokenizer, max_length)
-    return [
-        ner.group_entities(part, label, score, labels, tokenizer)
-        for part, (label, score) in zip(parts, _predict(model, windows), strict=True)
-    ]
+    scores = [np.exp(x) for x in words_of(windows, log_probabilities(model, windows), len(labels))[0]]
+    return group_entities(parts, scores, labels, tokenizer, aggregation)
 
 
 def tag_words(
-    model: Runner, tokenizer: Any, labels: Sequence[str], texts: Sequence[str], max_length: int
+    model: Runner,
+    tokenizer: Any,
+    labels: Sequence[str],
+    texts: Sequence[str],
+    max_length: int,
+    chain: Chain | None = None,
 ) -> list[list[Entity]]:
     """The entities of each text in whole words, each by the label of its first sub-word, which training teaches.
 
     transformers' aggregation_strategy="first" finds the same where its tokenizer marks sub-words, as BERT's does; for
     byte-level tokenizers, RoBERTa's for one, that takes a word with its punctuation for one word. Words are joined to
-    entities by `schemes.entities`, as in evaluation, for labels of every scheme.
+    entities by `schemes.entities`, as in evaluation, for labels of every scheme. chain: as for `label_words`.
     """
-    spans = [[match.span() for match in WORD.finditer(text)] for text in texts]
-    words = [[text[a:b] for a, b in found] for text, found in zip(texts, spans, strict=True)]
-    windows = ner.encode([ner.Sentence(part, None, "text") for part in words], tokenizer, labels, max_length)
-    found: list[list[Entity]] = []
-    for text, at, (label, score) in zip(texts, spans, _predict(model, windows), strict=True):
-        entities: list[Entity] = []
-        for kind, first, stop in schemes.entities([labels[number] for number in label.tolist()]):
-            start, end, p = at[first][0], at[stop - 1][1], score[first:stop].tolist()
-            named = {"entity_group": kind, "score": sum(p) / len(p), "word": text[start:end]}
-            entities.append({**named, "start": start, "end": end})
-        found.append(entities)
-    return found
+    lines = [running(text) for text in texts]
+    sentences = [line.sentence("text") for line in lines]
+    found = label_words(model, tokenizer, labels, sentences, max_length, chain)
+    return [join_words(line.text, line.spans, *tagged) for line, tagged in zip(lines, found, strict=True)]
 
 
-def _predict(model: Runner, windows: ner.Windows) -> list[tuple[Any, Any]]:
-    """Label number and probability of each token, or word, of each text."""
-    if not windows.examples:
-        return [(np.zeros(count, np.int32), np.zeros(count)) for count in windows.counts]
-    plan = make_plan(lengths(windows.examples), batch_size=64, multiple=row_multiple(model.mesh))
-    found = outputs(model, windows, EvalBatches(windows.examples, plan))
-    return list(zip(stitch(windows, found["label"]), stitch(windows, found["score"]), strict=True))
+def join_words(text: str, spans: Sequence[tuple[int, int]], tags: Sequence[str], scores: np.ndarray) -> list[Entity]:
+    """The entities of tagged words that lie at these spans of a text; the score is the mean of its words'."""
+    entities: list[Entity] = []
+    for kind, first, stop in schemes.entities(tags):
+        start, end, p = spans[first][0], spans[stop - 1][1], scores[first:stop].tolist()
+        named = {"entity_group": kind, "score": sum(p) / len(p), "word": text[start:end]}
+        entities.append({**named, "start": start, "end": end})
+    return entities
+
+
+def label_words(
+    model: Runner,
+    tokenizer: Any,
+    labels: Sequence[str],
+    sentences: Sequence[ner.Sentence],
+    max_length: int,
+    chain: Chain | None = None,
+) -> list[tuple[list[str], np.ndarray]]:
+    """The tag of each word of each sentence, and its probability (0, and tag "O", for a word without tokens).
+
+    chain: of neighbouring labels, as `decoding.find_chain` gives it; None for each word's own likeliest label.
+    """
+    windows = ner.encode(sentences, tokenizer, labels, max_length)
+    whole, there = words_of(windows, log_probabilities(model, windows), len(labels))
+    numbers, scores = decide(whole, there, chain)
+    return [([labels[i] for i in path.tolist()], score) for path, score in zip(numbers, scores, strict=True)]
+
+
+def log_probabilities(model: Runner, windows: ner.Windows) -> list[np.ndarray]:
+    """log p of each label at each position of each window, [T, V]. Few batch shapes serve any number of windows."""
+    return outputs(model, windows, _batches(windows, row_multiple(model.mesh)), label_logps)["logps"]
+
+
+def label_logps(model: Any, batch: Batch) -> dict[str, jax.Array]:
+    """The log-probabilities of the labels in nats, [B, T, V]."""
+    hidden_BTD, _ = model.hidden(batch)
+    return {"logps": jax.nn.log_softmax(model.head(hidden_BTD).astype(jnp.float32))}
+
+
+def _batches(windows: ner.Windows, multiple: int) -> Iterator[tuple[Batch, list[Location]]]:
+    """Batches of all windows: short ones packed in rows of one length, long ones in rows of twice that, and so on.
+
+    A batch has ROWS such rows, of long ones fewer, so that it has as many tokens; where one batch is enough, a power
+    of two. So the compiled shapes are few.
+    """
+    sizes = lengths(windows.examples)
+    row_length, low = ROW, 0
+    while low < max(sizes, default=0):
+        members = np.flatnonzero((sizes > low) & (sizes <= row_length))
+        if len(members):
+            full = max(1, ROWS * ROW // row_length)
+            needed = fixed_plan(sizes[members], row_length=row_length, rows=full)
+            rows = full if needed.steps > 1 else 1 << (len(needed.layout) - 1).bit_length()
+            plan = dataclasses.replace(needed, rows=-(-min(rows, full) // multiple) * multiple)
+            for batch, places in EvalBatches([windows.examples[i] for i in members], plan):
+                yield batch, [place._replace(example=int(members[place.example])) for place in places]
+        low, row_length = row_length, 2 * row_length
 
 
 def show(text: str, entities: Sequence[Entity]) -> str:

@@ -7,22 +7,44 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxllm.hf import albert, bert, deberta, distilbert, electra, gemma, gpt2, llama, mixture, modernbert, roberta
+from jaxllm.hf.config import Fields
 from jaxllm.hf.family import Family
-from jaxllm.hf.table import Table, linear
+from jaxllm.hf.masked import masked_family
+from jaxllm.hf.table import Rule, Table, linear
 from jaxllm.models.decoder_config import Config
 from jaxllm.models.heads import ScorerConfig, TaggerConfig
+from jaxllm.models.mlm_head import MaskedConfig
+
+
+def _tagger(family: Family[TaggerConfig]) -> Family[TaggerConfig]:
+    """A family's token classifiers, with the CRF of ours: `crf` in config.json, and tensors in a file of their own."""
+
+    def read(fields: Fields) -> TaggerConfig:
+        return dataclasses.replace(family.read(fields), crf=fields.get_or("crf", False, bool))
+
+    def write(config: TaggerConfig) -> dict[str, Any]:
+        return {**family.write(config), **({"crf": True} if config.crf else {})}
+
+    def table(config: TaggerConfig) -> Table:
+        base = family.table(config)
+        if not config.crf:
+            return dataclasses.replace(base, ignore=(*base.ignore, r"crf\..*"))
+        rules = tuple(Rule(name, (name,)) for name in ("crf.start", "crf.pairs", "crf.end"))
+        return dataclasses.replace(base, rules=(*base.rules, *rules), heads=(*base.heads, "crf"))
+
+    return dataclasses.replace(family, read=read, write=write, table=table)
+
+
+_ENCODERS = (bert, roberta, distilbert, modernbert, electra, albert, deberta)
 
 TAGGERS: dict[str, Family[TaggerConfig]] = {
-    **bert.FAMILIES,
-    **roberta.FAMILIES,
-    **distilbert.FAMILIES,
-    **modernbert.FAMILIES,
-    **electra.FAMILIES,
-    **albert.FAMILIES,
-    **deberta.FAMILIES,
+    kind: _tagger(family) for module in _ENCODERS for kind, family in module.FAMILIES.items()
 }
 """Token classifiers: BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, ModernBERT, ELECTRA, ALBERT, DeBERTa-v2 and v3.
 """
+
+MASKED: dict[str, Family[MaskedConfig]] = {kind: masked_family(kind, family) for kind, family in TAGGERS.items()}
+"""Masked language models, of the same families."""
 
 LANGUAGE_MODELS: dict[str, Family[Config]] = {
     **gpt2.FAMILIES,
@@ -54,17 +76,19 @@ def _scorer(family: Family[Config]) -> Family[ScorerConfig]:
 SCORERS: dict[str, Family[ScorerConfig]] = {kind: _scorer(family) for kind, family in LANGUAGE_MODELS.items()}
 """Reward models, of the same families."""
 
-TASKS: dict[str, Mapping[str, Family[Any]]] = {"tagger": TAGGERS, "lm": LANGUAGE_MODELS, "scorer": SCORERS}
+TASKS: dict[str, Mapping[str, Family[Any]]] = {
+    "tagger": TAGGERS, "lm": LANGUAGE_MODELS, "scorer": SCORERS, "masked": MASKED,
+}  # fmt: skip
 """What a model's head is for -> the families that have one."""
 
 
 def task_of(config: Any) -> str:
-    """The task of a model of this configuration: tagger, lm or scorer."""
-    return {TaggerConfig: "tagger", ScorerConfig: "scorer"}.get(type(config), "lm")
+    """The task of a model of this configuration: tagger, lm, scorer or masked."""
+    return {TaggerConfig: "tagger", ScorerConfig: "scorer", MaskedConfig: "masked"}.get(type(config), "lm")
 
 
 def task_in(config_json: Mapping[str, Any]) -> str:
     """The task of the model that a config.json describes."""
     if config_json.get("model_type") in TAGGERS:
-        return "tagger"
+        return "masked" if "ForMaskedLM" in str(config_json.get("architectures")) else "tagger"
     return "scorer" if "ForSequenceClassification" in str(config_json.get("architectures")) else "lm"

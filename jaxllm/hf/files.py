@@ -28,6 +28,8 @@ _DTYPES: dict[str, Any] = {
 _CODES = {np.dtype(dtype).name: code for code, dtype in _DTYPES.items()}
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+CRF = "crf.safetensors"
+"""Tensors of ours, called crf.*, that `transformers` has no place for: it does not look into this file."""
 _AGAIN = "download it again"
 
 
@@ -92,12 +94,13 @@ def open_file(path: Path) -> Entries:
 def open_folder(folder: Path) -> Entries:
     """The tensors of a checkpoint, `model.safetensors` or else shards with an index, as `transformers` chooses.
 
-    Raises InputError.
+    With them those of CRF, where it is there. Raises InputError.
     """
+    beside = open_file(folder / CRF) if (folder / CRF).is_file() else {}
     if (folder / SINGLE).is_file():
-        return open_file(folder / SINGLE)
+        return {**open_file(folder / SINGLE), **beside}
     if (folder / INDEX).is_file():
-        return _open_shards(folder)
+        return {**_open_shards(folder), **beside}
     others = sorted(path.name for path in folder.glob("*.safetensors"))
     pickles = sorted(path.name for kind in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(kind))
     if others:
@@ -148,6 +151,9 @@ def write(folder: Path, tensors: Announced, get: Callable[[str], np.ndarray], *,
 
     get: name -> array, cast here to the announced dtype; it is asked for one tensor at a time.
     """
+    if own := {name: x for name, x in tensors.items() if name.startswith("crf.")}:
+        write_file(folder / CRF, own, get)
+        tensors = {name: x for name, x in tensors.items() if name not in own}
     sizes = {name: _size(*x) for name, x in tensors.items()}
     shards: list[list[str]] = [[]]
     room = max_bytes

@@ -16,6 +16,7 @@ from jaxllm.hf import files, table
 from jaxllm.hf.config import Fields, read_description
 from jaxllm.hf.families import TASKS, task_in
 from jaxllm.hf.hub import fetch, load_tokenizer
+from jaxllm.hf.masked_files import read_as_found
 from jaxllm.hf.ties import read_head_as_table, untie
 from jaxllm.models.heads import TaggerConfig, describe_model, with_trunk
 from jaxllm.params import Abstract, Load, ModelSpec
@@ -31,9 +32,9 @@ class PretrainedModel(Generic[C]):
     spec: ModelSpec
     """`spec.load` reads the weights; `params.materialize` also initialises a head that the files lack."""
     config: C
-    """TaggerConfig, decoder Config or ScorerConfig."""
+    """TaggerConfig, MaskedConfig, decoder Config or ScorerConfig."""
     task: str
-    """tagger, lm or scorer."""
+    """tagger, lm, scorer or masked."""
     family: str
     """The model_type of config.json."""
     hf_config: dict[str, Any]
@@ -85,13 +86,13 @@ def open_model(
 ) -> PretrainedModel[Any]:
     """A model from a folder in Hugging Face's format, a run's export, or a hub id.
 
-    task: "tagger", "lm" or "scorer"; by default what the checkpoint was saved as. A tagger is made of any encoder of
-    families.TAGGERS (BERT, RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA, ALBERT, DeBERTa-v2 and v3, DistilBERT,
-    ModernBERT), a scorer of any language model: a head that the files lack, or one for other labels, is initialised,
-    and a note says so. labels: of a tagger, in the order of
-    its logits; those of the file by default. The file's classifier is reordered if they are the same in another order.
+    task: "tagger", "lm", "scorer" or "masked"; by default what the checkpoint was saved as. A tagger, and a masked
+    language model, is made of any encoder of families.TAGGERS (BERT, RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA, ALBERT,
+    DeBERTa-v2 and v3, DistilBERT, ModernBERT), a scorer of any language model: a head that the files lack, or one for
+    other labels, is initialised, and a note says so. labels: of a tagger, in the order of its logits; those of the file
+    by default. The file's classifier is reordered if they are the same in another order.
     overrides: fields of the encoder's or decoder's configuration that do not change its parameters, such as dtype,
-    remat and dropout rates.
+    remat and dropout rates; and of a tagger `crf`, whether it has a CRF, by default what the checkpoint has.
 
     Raises InputError, one line that lists everything that does not fit.
     """
@@ -105,6 +106,8 @@ def open_model(
         )
     if (task or task_in(raw)) == "lm":
         raw, notes = untie(raw, str(path), folder)
+    if (task or task_in(raw)) == "masked":
+        raw, notes = read_as_found(raw, str(path), files.open_folder(folder))
 
     def find(names: table.Table, abstract: Abstract, skip: Mapping[str, str]) -> Found:
         return _find_in_files(folder, names, abstract, skip)
@@ -144,12 +147,14 @@ def assemble(
     """
     wanted = task or task_in(raw)
     config, notes = read_config(raw, where, wanted)
-    config, skip, own = with_trunk(config, **overrides), {}, ()
+    head = {name: x for name, x in overrides.items() if name == "crf"}
+    config = with_trunk(config, **{name: x for name, x in overrides.items() if name not in head})
+    skip, own = dict[str, str](), ()
     if wanted == "tagger":
         own = config.labels
-        config = config if labels is None else dataclasses.replace(config, labels=tuple(labels))
+        config = dataclasses.replace(config, **({} if labels is None else {"labels": tuple(labels)}), **head)
         if set(config.labels) != set(own):
-            skip = {"classifier": f"the file's labels are {', '.join(own)}"}
+            skip = dict.fromkeys(("classifier", "crf"), f"the file's labels are {', '.join(own)}")
     spec = describe_model(config)
     found = find(TASKS[wanted][raw["model_type"]].table(config), spec.graphdef.abstract, skip)
     spec = dataclasses.replace(spec, load=found.load)
@@ -170,6 +175,10 @@ def assemble(
     if task is None and wanted == "scorer" and found.initialised:
         raise InputError(
             f"{folder} has no head for one number ({reason}), which a reward model has; name a reward model"
+        )
+    if task is None and wanted == "masked" and found.initialised:
+        raise InputError(
+            f"{folder} has no head for masked tokens ({reason}), which its config.json says; name a model that has one"
         )
     notes += found.notes
     return PretrainedModel(spec, config, wanted, raw["model_type"], raw, folder, found.dtypes, notes, found.initialised)
@@ -273,12 +282,14 @@ def place(
 
 
 def _reorder(spec: ModelSpec, order: list[int]) -> ModelSpec:
-    """The same model, with the columns of its classifier in another order."""
+    """The same model, with the columns of its classifier, and the labels of its CRF, in another order."""
 
     def load(shardings: Mapping[str, jax.sharding.Sharding]) -> Params:
         params = spec.load_own(shardings)
-        for name in [name for name in params if name.startswith("classifier.")]:
-            params[name] = jax.device_put(jnp.take(params[name], jnp.array(order), axis=-1), shardings[name])
+        for name in [name for name in params if name.startswith(("classifier.", "crf."))]:
+            ordered = jnp.take(params[name], jnp.array(order), axis=-1)
+            ordered = jnp.take(ordered, jnp.array(order), axis=0) if name == "crf.pairs" else ordered
+            params[name] = jax.device_put(ordered, shardings[name])
         return params
 
     return dataclasses.replace(spec, load=load)

@@ -20,7 +20,7 @@ from jaxllm.hf.family import Family
 from jaxllm.hf.open import PretrainedModel
 from jaxllm.types import InputError
 
-_COMPUTING = ("dtype", "remat", "unroll", "backend", "labels")
+_COMPUTING = ("dtype", "remat", "unroll", "backend", "labels", "learned")
 """Fields of ours that do not change the function computed, or that `export` writes itself."""
 
 MAX_SHARD_BYTES = 5_000_000_000
@@ -134,7 +134,7 @@ def _config(config: Any, tokenizer: Any, source: PretrainedModel[Any] | None) ->
     """The family to write, and the fields of config.json."""
     task = task_of(config)
     families, labels = TASKS[task], {}
-    if task != "lm":
+    if task not in ("lm", "masked"):
         names = config.labels if task == "tagger" else ("reward",)
         labels["id2label"] = {str(i): label for i, label in enumerate(names)}
         labels["label2id"] = {label: i for i, label in enumerate(names)}

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxllm.losses import policy, preference, reference_free, reward, tokens, unpaired
+from jaxllm.losses import crf, policy, preference, reference_free, reward, tokens, unpaired
 from jaxllm.losses.arguments import bind, parameters, suggestion
 from jaxllm.losses.decorated import Decorated
 from jaxllm.losses.objective import PreferenceLoss, evaluate
@@ -27,6 +27,7 @@ _LOSSES: dict[str, LossFunction] = {
     "focal": tokens.focal,
     "unlikelihood": tokens.unlikelihood,
     "jsd": tokens.jsd,
+    "crf": crf.crf,
     "dpo": dataclasses.replace(preference.sigmoid, name="dpo"),
 }
 for _module in (preference, reference_free, unpaired, reward, policy):
@@ -63,7 +64,7 @@ class Loss:
 
     @property
     def kind(self) -> str:
-        """tokens, pairs, "pairs alone", answers, rewards or completions; "" for a function without decorator."""
+        """tokens, sentences, pairs, "pairs alone", answers, rewards or completions; "" for a bare function."""
         return getattr(self.function, "kind", "")
 
     @property

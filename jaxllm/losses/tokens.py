@@ -38,11 +38,12 @@ def over_tokens(
 ) -> tuple[Any, Metrics]:
     """`fn(logits_NV, targets_N) -> values [N]` (or a tree of them) at every token: [B, T] values, the model's metrics.
 
-    Chunks whose weights are all 0 are skipped, and their values are 0. through=sum_over_chunks returns the sum of
-    weights times values instead, which is cheaper to differentiate.
+    Chunks whose weights are all 0 are skipped, and their values are 0. A model that knows about what share of the
+    positions is learned (`model.learned`, of masked language models) gets chunks of that share of a row at most.
+    through=sum_over_chunks returns the sum of weights times values instead, which is cheaper to differentiate.
     """
     hidden_BTD, aux = model.hidden(batch, key)
-    return over_hidden(model.head, hidden_BTD, batch, fn, through), aux
+    return over_hidden(model.head, hidden_BTD, batch, fn, through, getattr(model, "learned", 1.0)), aux
 
 
 def over_both(
@@ -77,8 +78,12 @@ def over_hidden(
     batch: Batch,
     fn: Callable[[Any, jax.Array], Any],
     through: Callable[..., Any] = over_chunks,
+    learned: float = 1.0,
 ) -> Any:
-    """`over_tokens` from hidden states: [B, T, D], or a tree of [B, T, ...] that `head` takes."""
+    """`over_tokens` from hidden states: [B, T, D], or a tree of [B, T, ...] that `head` takes.
+
+    learned: about what share of the positions of a row has weight, and the longest chunk.
+    """
     B, T = batch.targets_BT.shape
     parts = cuts("context")
     parts = parts if T % parts == 0 else 1
@@ -93,6 +98,8 @@ def over_hidden(
     size = sum(-(-x.size // cuts("tensor")) for x in jax.tree.leaves(jax.eval_shape(lambda h: head(h), position)))
     budget = LOGITS_BYTES * (ON_GPU if planning.platform() == "gpu" else 1)
     length = parts * max(1, budget // (4 * size))  # positions of a chunk, for all rows of a device
+    if learned < 1 and parts == 1:  # a little more than on average, so that most rows' learned positions are one chunk
+        length = min(length, math.ceil(T * learned * 1.1) + 1)
     if length >= T or parts > 1:
         return through(compute, hidden, batch.targets_BT, batch.weights_BT, length)
     # What is learned comes first in each row, so that the last chunks have nothing to learn and are skipped.

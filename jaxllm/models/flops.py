@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxllm.models import decoder, encoder
 from jaxllm.models.heads import trunk_of
+from jaxllm.models.mlm_head import MaskedConfig
 from jaxllm.models.teacher import PREFIX
 from jaxllm.params import ModelSpec, bind
 
@@ -50,7 +51,9 @@ def model_flops(model: ModelSpec, freeze: Mapping[str, slice], *, reference: boo
     freeze: parameters, or slices of their layers, that get no gradient. reference: the step also computes the teacher,
     or of an adapted model its base, forward alone.
     """
-    config = config_of(bind(model.graphdef, model.graphdef.abstract))
+    bound = bind(model.graphdef, model.graphdef.abstract)
+    config, whole = config_of(bound), getattr(bound, "config", None)
+    masked = whole if isinstance(whole, MaskedConfig) else None
     depth = getattr(config, "depth", 1)
     shapes = {name: x.shape for name, x in model.graphdef.abstract.items()}
     trained = {
@@ -63,7 +66,7 @@ def model_flops(model: ModelSpec, freeze: Mapping[str, slice], *, reference: boo
     passed_L = np.ones(depth, bool) if below else np.maximum.accumulate(layers)  # a gradient passes through
     total = 0.0
     for name, shape in own.items():
-        size = _size(name, shape, config)
+        size = _size(name, shape, config) if masked is None else _masked_size(name, shape, masked)
         passes = passed_L.mean() if name.startswith("blocks.") else float(passed_L.any())
         total += 2 * size * (1 + passes + trained[name].mean())
         if reference and not any(other.startswith(PREFIX) for other in shapes) and ".lora_" not in name:
@@ -106,6 +109,13 @@ def _size(name: str, shape: tuple[int, ...], config: Any) -> float:
     if ".experts." in name and ".router." not in name:
         return whole * config.experts_per_token / config.experts
     return whole
+
+
+def _masked_size(name: str, shape: tuple[int, ...], config: MaskedConfig) -> float:
+    """`_size` in a masked language model, whose head is for the positions that are learned alone."""
+    table = name == "embeddings.tokens.embedding"
+    size = float(math.prod(shape)) if table and config.tied else _size(name, shape, config.encoder)
+    return size * (config.learned if table or name.startswith(("transform.", "unembed.")) else 1.0)
 
 
 def reaches_of(config: Any) -> list[int]:

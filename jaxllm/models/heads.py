@@ -10,9 +10,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
-from jaxllm.models import deberta, decoder, encoder
+from jaxllm.models import deberta, decoder, encoder, mlm_head
 from jaxllm.models.decoder_config import Config as DecoderConfig
-from jaxllm.models.layers import ACTIVATIONS, Dense, LayerNorm, dropout
+from jaxllm.models.encoders import Transform, build_encoder
+from jaxllm.models.layers import Dense, dropout
+from jaxllm.models.mlm_head import MaskedConfig, MaskedLM
 from jaxllm.params import Limits, ModelSpec, Rules, describe
 from jaxllm.types import Batch, Metrics
 
@@ -31,29 +33,21 @@ class TaggerConfig:
     """Dense, activation, norm before the classifier."""
     transform_bias: bool = False
     transform_activation: str = "gelu"
+    crf: bool = False
+    """Scores of neighbouring labels beside the classifier, which `losses/crf.py` trains."""
 
     @property
     def head_parameters(self) -> tuple[str, ...]:
         """Patterns of the parameters that are not the encoder's."""
-        return ("classifier.*", "transform.*") if self.transform else ("classifier.*",)
+        return ("classifier.*", *["transform.*"] * self.transform, *["crf.*"] * self.crf)
 
 
-def build_encoder(config: encoder.Config, rngs: nnx.Rngs) -> encoder.Encoder | deberta.Encoder:
-    """The encoder of this configuration."""
-    return deberta.Encoder(config, rngs) if isinstance(config, deberta.Config) else encoder.Encoder(config, rngs)
+class Transitions(nnx.Module):
+    """A CRF's scores in nats of the first label, of a label after another (from, to), and of the last; 0 at first."""
 
-
-class Transform(nnx.Module):
-    """Dense, activation, norm."""
-
-    def __init__(self, c: TaggerConfig, rngs: nnx.Rngs):
-        e = c.encoder
-        self.dense = Dense(e.width, e.width, bias=c.transform_bias, std=e.init_std, rngs=rngs)
-        self.norm = LayerNorm(e.width, bias=e.norm_bias, eps=e.norm_eps)
-        self.config = c
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return self.norm(ACTIVATIONS[self.config.transform_activation](self.dense(x)))
+    def __init__(self, labels: int):
+        self.start, self.end = nnx.Param(jnp.zeros(labels)), nnx.Param(jnp.zeros(labels))
+        self.pairs = nnx.Param(jnp.zeros((labels, labels)))
 
 
 class Tagger(nnx.Module):
@@ -64,12 +58,17 @@ class Tagger(nnx.Module):
         self.transform = Transform(config, rngs) if config.transform else None
         width, std = config.encoder.width, config.encoder.init_std
         self.classifier = Dense(width, len(config.labels), bias=config.classifier_bias, std=std, rngs=rngs)
+        self.crf = Transitions(len(config.labels)) if config.crf else None
         self.config = config
 
     @property
     def limits(self) -> Limits:
         """The encoder's."""
         return self.body.limits
+
+    def transitions(self) -> tuple[jax.Array, jax.Array, jax.Array] | None:
+        """The CRF's scores: start_V, pairs_VV (from, to) and end_V; None for a tagger without one."""
+        return None if self.crf is None else (self.crf.start[...], self.crf.pairs[...], self.crf.end[...])
 
     def hidden(self, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, Metrics]:
         """The input of the classifier, [B, T, D], and no metrics. key: for dropout; None for none."""
@@ -91,6 +90,7 @@ SHARDING: Rules = (
     (r"transform\.(dense\.bias|norm\.(scale|bias))", P("fsdp")),
     (r"classifier\.kernel", P("fsdp", None)),
     (r"classifier\.bias", P()),
+    (r"crf\.(start|pairs|end)", P()),
 )
 
 
@@ -138,10 +138,12 @@ class Scorer(nnx.Module):
 SCORER_SHARDING: Rules = (*decoder.SHARDING, (r"score\.kernel", P("fsdp", None)))
 
 
-def describe_model(config: TaggerConfig | DecoderConfig | ScorerConfig) -> ModelSpec:
-    """The model of a configuration: a tagger, a causal language model or a scorer, to be initialised from scratch."""
+def describe_model(config: TaggerConfig | MaskedConfig | DecoderConfig | ScorerConfig) -> ModelSpec:
+    """The model of a configuration, to be initialised: a tagger, a masked or causal language model, or a scorer."""
     if isinstance(config, TaggerConfig):
         return describe(lambda rngs: Tagger(config, rngs), SHARDING)
+    if isinstance(config, MaskedConfig):
+        return describe(lambda rngs: MaskedLM(config, rngs), mlm_head.SHARDING)
     if isinstance(config, ScorerConfig):
         return describe(lambda rngs: Scorer(config, rngs), SCORER_SHARDING)
     return describe(lambda rngs: decoder.Decoder(config, rngs), decoder.SHARDING)

@@ -30,6 +30,11 @@ class Taught(nnx.Module):
         """The student's hidden_BTD and metrics."""
         return self.body.hidden(batch, key)
 
+    def transitions(self) -> Any:
+        """Those of the student's CRF; None for one without."""
+        own = getattr(self.body, "transitions", None)
+        return own() if own else None
+
     def head(self, hidden_ND: jax.Array) -> jax.Array:
         """The student's logits_NV."""
         return self.body.head(hidden_ND)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
 
-from jaxllm.distributed.mesh import put_batch
 from jaxllm.params import materialize
 from jaxllm.plan.report import Report, gib
-from jaxllm.train.setup import init_state
+from jaxllm.run.usage import device_bytes, host_bytes, reset_peak
+from jaxllm.train.setup import init_state, put
 from jaxllm.types import InputError
 
 STEPS = 10
@@ -45,7 +43,8 @@ def measure(report: Report, steps: int = STEPS) -> Measured:
     program, layout, batch = step.program, step.program.layout, step.batch
     state = init_state(dataclasses.replace(program.model, load=None), program.optimizer, layout)
     frozen = materialize(dataclasses.replace(program.model, load=None), layout.frozen, 0)
-    rows = put_batch(batch, step.mesh, jax.tree.leaves(batch)[0].shape[0])
+    count = jax.tree.leaves(batch)[0].shape[0]
+    rows = put(batch, step.mesh, count, range(count), program.strategy)
     jax.block_until_ready((state, frozen, rows))
     before, times = None, list[float]()
     for n in range(steps + 1):  # the first brings in code and threads, and is not counted
@@ -65,25 +64,19 @@ def measure(report: Report, steps: int = STEPS) -> Measured:
 def _held(devices: list[Any]) -> int | None:
     """What the devices hold now; of a CPU what the process does, whose high-water mark begins anew here."""
     if devices[0].platform != "cpu":
-        found = devices[0].memory_stats()
-        return found and found["bytes_in_use"] * len(devices)
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
+        return _all(device_bytes(devices), devices)
+    reset_peak()
+    return host_bytes()
 
 
 def _peak(devices: list[Any]) -> int | None:
     if devices[0].platform != "cpu":
-        found = devices[0].memory_stats()
-        return found and found["peak_bytes_in_use"] * len(devices)
-    return _status("VmHWM")
+        return _all(device_bytes(devices, peak=True), devices)
+    return host_bytes(peak=True)
 
 
-def _status(name: str) -> int | None:
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith(name)).split()[1]) * 1024
-    return None
+def _all(found: int | None, devices: list[Any]) -> int | None:
+    return found and found * len(devices)
 
 
 def json_of(report: Report, found: Measured) -> dict[str, Any]:

@@ -209,6 +209,20 @@ def text_of(report: Report, tokens: float = 0.0) -> str:
                       *_time(report, tokens), *(f"\nnote: {note}" for note in report.notes)])  # fmt: skip
 
 
+def summary_of(r: Report) -> str:
+    """Memory, time and what bounds it, in one line."""
+    t, chip, peak = r.times, r.step.target.chip, r.memory.peak
+    if t is None or chip is None:
+        return f"{r.step.target.text}: {gib(peak)} a device, of a program for CPUs"
+    room = chip.memory * r.share
+    fits = "" if peak <= room else ", which DOES NOT FIT"
+    return (
+        f"{r.step.target.text}: {gib(peak)} of {gib(room)} a chip{fits}; a step of {t.best * 1e3:,.0f} ms at best, "
+        f"MFU {r.mfu_in(t.best):.1%}, bound by {t.bound} ({t.apart * 1e3:,.0f} ms, {r.mfu_in(t.apart):.1%} with no "
+        "communication overlapped)"
+    )
+
+
 def _head(r: Report) -> list[str]:
     target, params = r.step.target, r.step.program.model.graphdef.abstract
     mesh = ",".join(f"{axis}={n}" for axis, n in r.step.mesh.shape.items() if n > 1) or "one device"

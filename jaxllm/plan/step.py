@@ -15,7 +15,7 @@ from jaxllm.axes import ROWS, TOKENS
 from jaxllm.data.packing import Plan as Rows
 from jaxllm.distributed.mesh import row_multiple
 from jaxllm.plan.target import Target, compiling
-from jaxllm.train.setup import OnMesh, Program
+from jaxllm.train.setup import OnEach, OnMesh, Program
 from jaxllm.types import InputError
 
 
@@ -78,17 +78,20 @@ def shapes_of(batch: Any, mesh: Any) -> Any:
 
 
 def lower(program: Program, batch: Any) -> Any:
-    """The step lowered for its mesh. Raises InputError under pmap."""
-    if not isinstance(program.step, OnMesh):
-        raise InputError(
-            "--strategy pmap: plan it as --strategy jit --mesh data=-1, whose devices hold and do the same"
-        )
+    """The step lowered for its mesh. Raises InputError under pmap over several hosts."""
+    assert isinstance(program.step, OnMesh | OnEach)
     layout = program.layout
     frozen = {
         name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout.frozen[name])
         for name, x in program.model.graphdef.abstract.items() if name in layout.frozen
     }  # fmt: skip
-    return program.step.lower(layout.like, shapes_of(batch, layout.mesh), frozen)
+    rows = shapes_of(batch, layout.mesh)
+    if program.strategy == "pmap":
+        n, hosts = layout.mesh.size, len({device.process_index for device in layout.mesh.devices.flat})
+        if hosts > 1:
+            raise InputError(f"--strategy pmap is for one process, and these {n} devices are of {hosts} hosts: use jit")
+        rows = jax.tree.map(lambda x: jax.ShapeDtypeStruct((n, x.shape[0] // n, *x.shape[1:]), x.dtype), rows)
+    return program.step.lower(layout.like, rows, frozen)
 
 
 def compile_step(program: Program, target: Target, batch: Any) -> Step:

@@ -275,6 +275,8 @@ def token_loss(config: Common) -> Loss:
     loss = resolve(config.loss, **loss_arguments(config.loss_args))
     if loss.kind in ("pairs", "pairs alone", "answers"):
         raise InputError(f"--loss {config.loss} compares answers: use experiments/preference.py, or a loss of tokens")
+    if loss.kind == "sentences":
+        raise InputError(f"--loss {config.loss} is of tagged sentences: use experiments/ner.py, or a loss of tokens")
     if loss.kind == "rewards":
         raise InputError(f"--loss {config.loss} is a loss of rewards: use experiments/reward.py, or a loss of tokens")
     if loss.kind == "completions":

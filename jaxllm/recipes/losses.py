@@ -14,7 +14,7 @@ def find_preference_loss(config: Common, reference: str) -> Loss:
     reference in the other way, or that the other flags would cut.
     """
     loss = resolve(config.loss or "", **loss_arguments(config.loss_args))
-    if loss.kind == "tokens":
+    if loss.kind in ("tokens", "sentences"):
         raise InputError(f"--loss {config.loss} is a loss of tokens, which have no rivals: use experiments/sft.py")
     if loss.kind == "rewards":
         raise InputError(f"--loss {config.loss} is a loss of rewards: use experiments/reward.py")

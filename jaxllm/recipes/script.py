@@ -62,6 +62,8 @@ def set_up(config: Any = None) -> None:
 
     if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(cache_root() / "compiled"))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:  # many small programs come before the first step
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if hasattr(config, "coordinator"):
         from jaxllm.distributed import cluster, processes
         from jaxllm.run import lock, preemption, watchdog

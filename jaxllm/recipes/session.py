@@ -118,7 +118,8 @@ class Session:
             "finished": True, "steps": steps, "best_step": fitted.position, "final": dict(finals),
             "last": {k: x for line in fitted.log for k, x in line.items()}, "best": chosen,
             "skipped": len(read_jsonl(self.run.folder / SKIPPED)),
-            "compile_s": fitted.compile_s, "wall_s": time.monotonic() - self.began, **summary,
+            "compile_s": fitted.compile_s, "wall_s": time.monotonic() - self.began, **fitted.used,
+            **summary,
         })  # fmt: skip
         wall = time.monotonic() - self.began
         self.console.print(f"curves: {self.run.folder / 'report.png'}   all of it: {wall:.0f} s")

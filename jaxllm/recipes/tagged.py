@@ -25,8 +25,9 @@ class TaggedFlags(Common):
     TOPIC = DATA
 
     dataset: str = "builtin"
-    """Hub id, folder or file of tagged sentences: rows with `tokens` and `ner_tags`, or columns of words and tags (as
-    CoNLL's, under any file name); or `builtin` for an embedded corpus."""
+    """Hub id, folder or file of tagged sentences: rows with `tokens` and `ner_tags`, or with `text` and
+    `entities` (spans, as annotation tools export them), or columns of words and tags (as CoNLL's, under any file name);
+    or `builtin` for an embedded corpus."""
     holdout: float = 0.1
     """Share of a data set without a dev split to evaluate on, taken at even distances; 0 for none."""
     scheme: str = ""

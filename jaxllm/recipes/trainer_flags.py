@@ -29,6 +29,7 @@ COUNTERPARTS = {
     "--max-prompt-length": _LENGTH,
     "--max-completion-length": _LENGTH,
     "--block-size": _LENGTH,
+    "--mlm-probability": "--mask-rate",
     "--truncation-mode": "--cut says which part of an example over --max-length is cut",
     "--warmup-ratio": _WARMUP,
     "--warmup-steps": _WARMUP,

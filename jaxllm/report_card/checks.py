@@ -28,7 +28,8 @@ from jaxllm.train.step import make_train_step
 from jaxllm.types import InputError, LossFn, Params, TrainState, terms, value
 
 STOCK = {
-    "tokens": "cross_entropy", "pairs": "sigmoid", "pairs alone": "simpo", "answers": "apo_zero_unpaired",
+    "tokens": "cross_entropy", "sentences": "cross_entropy",
+    "pairs": "sigmoid", "pairs alone": "simpo", "answers": "apo_zero_unpaired",
     "rewards": "bradley_terry", "completions": "grpo",
 }  # fmt: skip
 """The loss that one of each kind is compared with in time and memory."""
@@ -203,7 +204,7 @@ def _cost(on: Bench, timed: bool) -> Iterator[Finding]:
     stock = STOCK[on.kind]
     temps, seconds = [], []
     for loss in (on.loss, resolve(stock)):
-        big = bench(loss, on.kind, **BIG)
+        big = bench(loss, on.kind, **({} if on.kind == "sentences" else BIG))
         batch = jax.tree.map(jnp.asarray, big.lay(SINGLE if on.kind == "tokens" else PACKED, BIG_LENGTH))
         everywhere = np.ones_like(getattr(batch, "batch", batch).weights_BT)
         if on.kind == "tokens":  # so that no chunk is skipped

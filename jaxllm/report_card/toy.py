@@ -31,10 +31,12 @@ PACKED = tuple((i, i + 1) for i in range(0, EXAMPLES, 2))
 class Toy(nnx.Module):
     """Logits from a token and its position."""
 
-    def __init__(self, seed: int, vocabulary: int, width: int, out: int):
+    def __init__(self, seed: int, vocabulary: int, width: int, out: int, chained: bool = False):
         rng = np.random.default_rng(seed)
         self.embed = nnx.Param(jnp.asarray(rng.normal(size=(vocabulary, width)), jnp.float32))
         self.out = nnx.Param(jnp.asarray(rng.normal(size=(width, out)), jnp.float32))
+        chain = ((out,), (out, out), (out,)) if chained else ()
+        self.chain = nnx.List([nnx.Param(jnp.asarray(rng.normal(size=shape), jnp.float32)) for shape in chain])
 
     def hidden(self, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, Metrics]:
         """A nonlinear function of both, [B, T, D]."""
@@ -45,6 +47,10 @@ class Toy(nnx.Module):
         """logits_NV, float32 or better."""
         logits_NV = hidden_ND @ self.out[...]
         return logits_NV.astype(jnp.promote_types(logits_NV.dtype, jnp.float32))
+
+    def transitions(self) -> tuple[jax.Array, ...] | None:
+        """A CRF's scores of the first label, of a label after another, and of the last."""
+        return tuple(x[...] for x in self.chain) or None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,10 +78,13 @@ def bench(loss: LossFn, kind: str, *, seed: int = 0, vocabulary: int = VOCABULAR
     """A bench for a loss of this kind."""
     rng = np.random.default_rng(seed)
     out = 1 if kind == "rewards" else vocabulary
-    model = Taught(Toy(seed + 1, vocabulary, width, out), Toy(seed + 2, vocabulary, width, out))
+    student = Toy(seed + 1, vocabulary, width, out, chained=kind == "sentences")
+    model = Taught(student, Toy(seed + 2, vocabulary, width, out))
     graphdef, params = split(model)
     teacher = {name: x for name, x in params.items() if name.startswith("teacher.")}
-    lay = {"tokens": _tokens, "completions": _completions}.get(kind, _answers)(rng, loss, kind, vocabulary)
+    lay = {"tokens": _tokens, "sentences": _tokens, "completions": _completions}.get(kind, _answers)(
+        rng, loss, kind, vocabulary
+    )
     if kind == "completions":
         lay = _near(model, lay)
     return Bench(loss, kind, graphdef, {n: x for n, x in params.items() if n not in teacher}, teacher, lay)

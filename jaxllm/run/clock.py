@@ -13,6 +13,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from jaxllm.distributed.chips import peak_flops
+from jaxllm.run.usage import age_s, cpu_s
 
 Flops = Callable[[Any], float]
 """The model FLOPs of a step for the rows of a batch (models/flops.py)."""
@@ -23,6 +24,8 @@ class Clock:
 
     def __init__(self, mesh: Mesh, flops: Flops):
         self.compile_s = 0.0
+        self.start: dict[str, float] = {}
+        """Seconds from the start of the process to the end of the first step, and processor time used by then."""
         self._began = self._lap = time.monotonic()
         self._tokens = self._pending = 0
         self._paused_s = 0.0
@@ -49,6 +52,7 @@ class Clock:
     def compiled(self) -> None:
         """The first step, which compiles and so tells nothing about speed, is done."""
         self.compile_s = time.monotonic() - self._began
+        self.start = {"start_s": age_s(), "start_cpu_s": cpu_s()}
         self.sync()
         self._tokens, self._flops, self._paused_s, self._lap = 0, 0.0, 0.0, time.monotonic()
 

@@ -38,7 +38,7 @@ def split_config(config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     return defining, rest
 
 
-ADDED = ("split",)
+ADDED = ("split", "decode")
 """Fields that came after others were in use. Empty, they leave the name of a run's folder as it was."""
 
 

@@ -31,6 +31,7 @@ from jaxllm.run.metrics import LOG_TO, on_terminal, open_writers, read_jsonl
 from jaxllm.run.preemption import Interrupted, Terminated
 from jaxllm.run.seeds import check_seed
 from jaxllm.run.terminal import spinner
+from jaxllm.run.usage import device_bytes, host_bytes
 from jaxllm.train.evaluation import Eval, Evaluations
 from jaxllm.train.forward import Runner
 from jaxllm.train.log import StepLog
@@ -54,6 +55,10 @@ class Fitted:
     """metrics.jsonl."""
     compile_s: float
     """Seconds until the first step was done, 0 where none was taken."""
+    used: dict[str, float | None] = dataclasses.field(default_factory=dict)
+    """Seconds from the start of the process to the end of the first step (`start_s`) and processor time by then
+    (`start_cpu_s`), where one was taken; the most memory held, of the host and of the fullest device (`host_bytes`,
+    `device_bytes`; None where unknown), and on how many devices."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -279,7 +284,9 @@ def fit(
         position, params = loop.position, loop.state.params
         if top.step is not None and top.step != position:
             position, params = top.step, store.params(top.step, layout.like.params)
-    return Fitted(runner.with_params({**frozen, **params}), position, read_jsonl(log_path), clock.compile_s)
+    memory = {"host_bytes": host_bytes(peak=True), "device_bytes": device_bytes(mesh.local_devices, peak=True)}
+    used = {**clock.start, **memory, "devices": mesh.size}
+    return Fitted(runner.with_params({**frozen, **params}), position, read_jsonl(log_path), clock.compile_s, used)
 
 
 def _new_folder() -> str:

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from jaxllm import planning
 from jaxllm.checkpoint.store import Checkpoints
 from jaxllm.data.loader import Loader
 from jaxllm.distributed import mesh as meshes
@@ -102,11 +103,10 @@ def init_state(model: ModelSpec, transform: optax.GradientTransformation, layout
 def compile_step(step: StepFn, strategy: str, mesh: Mesh, params_at: Any, opt_at: Any) -> StepFn:
     """The step under jit with shardings, or under pmap over the data axis; only the state is donated."""
     if strategy == "pmap":
-        over = jax.pmap(
+        return OnEach(jax.pmap(
             step, axis_name="data", in_axes=(None, 0, None), out_axes=None,
             donate_argnums=0, devices=list(mesh.devices.flat),
-        )  # fmt: skip
-        return lambda state, batch, frozen=None: over(state, batch, frozen)
+        ))  # fmt: skip
     everywhere = meshes.replicated(mesh)
     at = TrainState(everywhere, params_at, opt_at)
     return OnMesh(jax.jit(step, donate_argnums=0, out_shardings=(at, everywhere)), mesh)
@@ -120,6 +120,7 @@ class OnMesh:
     mesh: Mesh
 
     def __call__(self, state: TrainState, batch: Any, frozen: Any = None) -> tuple[TrainState, Any]:
+        planning.refuse_a_run("makes a step")
         with jax.set_mesh(self.mesh):
             return self.jitted(state, batch, frozen)
 
@@ -127,6 +128,23 @@ class OnMesh:
         """The step for arguments given as shapes with shardings, to be compiled."""
         with jax.set_mesh(self.mesh):
             return self.jitted.lower(state, batch, frozen)
+
+
+@dataclasses.dataclass(frozen=True)
+class OnEach:
+    """A step under pmap, whose batch has the leading axes [devices, rows per device]."""
+
+    mapped: Any
+
+    def __call__(self, state: TrainState, batch: Any, frozen: Any = None) -> tuple[TrainState, Any]:
+        planning.refuse_a_run("makes a step")
+        return self.mapped(state, batch, frozen)
+
+    def lower(self, state: TrainState, batch: Any, frozen: Any = None) -> jax.stages.Lowered:
+        """The step for arguments given as shapes, to be compiled."""
+        # pmap has a mesh of its own, in whose shardings it states what each device holds.
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (state, batch, frozen))
+        return self.mapped.lower(*shapes)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,9 @@
 import json
 import math
 import os
+import re
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -178,15 +181,61 @@ def test_what_a_run_refuses_a_plan_refuses(capsys, flags, part):
     assert len(err.splitlines()) == 1
 
 
-def test_a_script_that_never_calls_fit(capsys, tmp_path):
-    (tmp_path / "own.py").write_text("print('hello')\n")
-    with pytest.raises(InputError, match=r"own\.py ended and never called"):
-        planned(capsys, str(tmp_path / "own.py"))
+LOOP = """
+import jax, optax
+from jaxllm.distributed.mesh import make_mesh
+from jaxllm.losses import resolve
+from jaxllm.models.decoder import PRESETS
+from jaxllm.models.heads import describe_model
+from jaxllm.train.setup import init_state, prepare
+model = describe_model(PRESETS["tiny"])
+step, layout = prepare(model, resolve("cross_entropy"), optax.sgd(0.1), make_mesh())
+"""
 
 
-def test_pmap_is_planned_as_what_does_the_same(capsys):
-    with pytest.raises(InputError, match="plan it as --strategy jit --mesh data=-1"):
-        planned(capsys, "pretrain", *TINY, "--strategy", "pmap")
+@pytest.mark.parametrize(
+    ("text", "flags", "message"),
+    [
+        ("open('ran', 'w')\n", (), "own.py imports nothing of jaxllm, so it never called"),
+        ("import jaxllm\n", (), "own.py ended and never called"),
+        (LOOP + "init_state(model, optax.sgd(0.1), layout)\n", (), "own.py makes a model's parameters without"),
+        (LOOP + "step(layout.like, None)\n", (), "own.py makes a step without"),
+        ("import time, jaxllm\ntime.sleep(60)\n", ("--within", "0.5"), "never called jaxllm.train.fit.fit.* 0.5 s"),
+    ],
+    ids=["no jaxllm", "ends", "parameters", "steps", "time"],
+)
+def test_a_script_that_never_calls_fit(capsys, tmp_path, text, flags, message):
+    (tmp_path / "own.py").write_text(text)
+    with pytest.raises(InputError, match=message) as error:
+        planned(capsys, str(tmp_path / "own.py"), *flags)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_script_reaches_fit_by_a_file_beside_it(capsys, tmp_path):
+    given = tmp_path / "given"
+    given.mkdir()
+    (given / "training.py").write_text(OWN)
+    (given / "start.py").write_text("import training\n")
+    assert planned(capsys, str(given / "start.py"))["tokens"] == 8 * 32
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    shutil.rmtree(given / "__pycache__", ignore_errors=True)
+    sys.modules.pop("training", None)
+
+
+def test_pmap_is_planned_and_measured_as_data_parallel(capsys):
+    flags = ("--strategy", "pmap", "--measure")
+    over, jitted = planned(capsys, "pretrain", *TINY, *flags), planned(capsys, "pretrain", *TINY)
+    same = ("argument_bytes", "parameter_bytes", "optimizer_bytes", "batch_bytes", "model_flops", "mesh", "tokens")
+    assert {name: over[name] for name in same} == {name: jitted[name] for name in same}
+    assert over["hardware_flops"] == pytest.approx(jitted["hardware_flops"], rel=0.01)
+    summed = [one for one in over["collectives"] if one["axis"] == "data" and one["kind"] == "all-reduce"]
+    assert sum(one["bytes"] for one in summed) == pytest.approx(2 * 7 / 8 * over["parameter_bytes"], rel=0.05)
+    assert over["measured"]["step_seconds"] > 0
+
+
+def test_a_summary_is_one_line(capsys):
+    command.main(command.read([str(ROOT / "experiments/pretrain.py"), "--topology", "cpu:8", "--summary", *TINY]))
+    assert re.fullmatch(r"cpu:8: [\d.]+ MiB a device, of a program for CPUs\n", capsys.readouterr().out)
 
 
 def test_flags_of_the_command_stand_anywhere():

@@ -9,7 +9,9 @@ import pytest
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from jaxllm.distributed.mesh import make_mesh, shardings
-from jaxllm.evals.generate import Sampling, _step, generate, restrict
+from jaxllm.evals import decode
+from jaxllm.evals.generate import Sampling, generate
+from jaxllm.evals.sampling import restrict
 from jaxllm.models.decoder import SHARDING, Config, Decoder
 from jaxllm.params import bind, describe
 from jaxllm.types import Batch, InputError
@@ -76,10 +78,10 @@ def test_a_row_ends_where_its_reader_says_so_and_the_others_go_on(model):
 
 def test_one_step_is_compiled_for_all_tokens_and_prompts(model):
     graphdef, params = model
-    before = _step._cache_size()
+    before = decode.decode._cache_size()
     generate(graphdef, params, PROMPTS, Sampling(0.7), max_tokens=30)
     generate(graphdef, params, [[1, 2], [3] * 5, [4]], Sampling(0.7), max_tokens=9)
-    assert _step._cache_size() == before + 1
+    assert decode.decode._cache_size() == before + 1
 
 
 def test_the_context_ends(model):

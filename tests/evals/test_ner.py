@@ -97,7 +97,7 @@ def test_scores_of_whole_sentences(tmp_path):
     sure = [probabilities[t].max() for t in (5, 6, 7, 9)]
     assert lines[0]["scores"] == pytest.approx([sure[0], sure[1], 0, sure[2]], abs=1e-5)
     assert lines[1]["scores"] == pytest.approx([sure[3]], abs=1e-5)
-    assert [file.name for file in path.parent.iterdir()] == ["predictions.jsonl"]
+    assert sorted(file.name for file in path.parent.iterdir()) == ["predictions.jsonl", "report.md"]
 
     console = Console(width=80)
     with console.capture() as shown:

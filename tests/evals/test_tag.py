@@ -24,8 +24,8 @@ LABELS = ("O", "B-per", "E-per", "L-per", "S-loc", "U-loc", "PER", "I_PER", "LAB
 )
 def test_words_are_joined_as_in_evaluation(monkeypatch, text, tags, wanted):
     numbers = np.array([LABELS.index(tag) for tag in tags.split()])
-    monkeypatch.setattr(tagging.ner, "encode", lambda *_: None)
-    monkeypatch.setattr(tagging, "_predict", lambda *_: [(numbers, np.linspace(0.2, 0.8, len(numbers)))])
+    tagged = ([LABELS[i] for i in numbers], np.linspace(0.2, 0.8, len(numbers)))
+    monkeypatch.setattr(tagging, "label_words", lambda *_: [tagged])
     (found,) = tagging.tag_words(None, None, LABELS, [text], 16)
     assert [(e["entity_group"], e["start"], e["end"]) for e in found] == wanted
     assert [e["word"] for e in found] == [text[start:end] for _, start, end in wanted]

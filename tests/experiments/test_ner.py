@@ -141,17 +141,17 @@ def test_transformers_loads_the_export_with_the_same_logits_and_tags(trained):
 
 def test_tag_prints_json_with_offsets(trained, capsys):
     text = "Ada Lovelace moved to Paris."
-    for config, aggregation in (({}, "first"), ({"words": True}, "first"), ({"aggregation": "simple"}, "simple")):
+    for config, aggregation in (({}, "words"), ({"words": True}, "words"), ({"aggregation": "simple"}, "simple")):
         command.main(command.Config(str(trained), (text,), json=True, **config))
         line = json.loads(capsys.readouterr().out)
         assert (line["text"], line["aggregation"]) == (text, aggregation)
         assert all(0 <= e["start"] < e["end"] <= len(text) for e in line["entities"])
-        if aggregation == "first":
+        if aggregation == "words":
             assert all(text[e["start"] : e["end"]] == e["word"] for e in line["entities"])
             assert all(not text[e["end"] : e["end"] + 1].isalpha() for e in line["entities"])
-    with pytest.raises(InputError, match="--aggregation max: give one of first, simple"):
-        command.main(command.Config(str(trained), (text,), aggregation="max"))
-    with pytest.raises(InputError, match="--words means --aggregation first"):
+    with pytest.raises(InputError, match="--aggregation most: give one of words, simple, first, max, average"):
+        command.main(command.Config(str(trained), (text,), aggregation="most"))
+    with pytest.raises(InputError, match="--words means --aggregation words"):
         command.main(command.Config(str(trained), (text,), words=True, aggregation="simple"))
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import time
 from pathlib import Path
 
@@ -14,10 +15,10 @@ import pytest
 from jaxllm.data.packing import Example, collate
 from jaxllm.data.preference.answers import Answer, AnswerRows, Group, Layout
 from jaxllm.distributed import mesh as meshes
-from jaxllm.evals import generate
+from jaxllm.evals import decode
+from jaxllm.evals import sampling as sampling_of
 from jaxllm.losses import resolve
 from jaxllm.models import decoder, encoder, heads, lora
-from jaxllm.models.attention import Tokens
 from jaxllm.params import describe
 from jaxllm.plan.step import shapes_of
 from jaxllm.plan.target import compiling, devices_of, parse_target, prepare
@@ -169,16 +170,21 @@ def compile_decoding(config, topology, mesh, rows=8):
     mesh, spec = mesh_of(devices, mesh), of(config)
     at = meshes.shardings(spec.graphdef.abstract, mesh, spec.rules, limits=spec.graphdef.limits)
     params = {name: shaped(x, at[name]) for name, x in spec.graphdef.abstract.items()}
-    everywhere = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=meshes.replicated(mesh))
-    keys = shaped(jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows)), meshes.replicated(mesh))
-    sampling = generate.Sampling(temperature=1.0, top_p=0.9)
-    prompts = everywhere(rows, T // 2)
+    sampling = sampling_of.Sampling(temperature=1.0, top_p=0.9)
+    prompts = decode.pack_prompts(
+        np.ones((rows, T // 2), int).cumsum(0).tolist(), range(rows), [T // 2] * rows, jax.random.key(0),
+        slots=T // 2, multiple=meshes.row_multiple(mesh),
+    )  # fmt: skip
+    prompts = jax.tree.map(lambda x: shaped(x, meshes.replicated(mesh)), prompts)
+    ends = jax.ShapeDtypeStruct((1,), jnp.int32, sharding=meshes.replicated(mesh))
     with planning_for(found, devices), jax.set_mesh(mesh):
-        lowered = generate._start.lower(spec.graphdef, sampling, T, params, prompts, Tokens(prompts, prompts), keys)
-        _, cache_at = lowered.compile(options_of(found)).output_shardings
-        cache = jax.tree.map(shaped, jax.eval_shape(lambda: decoder.Cache.empty(config, rows, T)), cache_at)
-        lowered = generate._step.lower(spec.graphdef, sampling, params, cache, everywhere(rows), keys)
-        return lowered.compile(options_of(found))
+        lowered = decode.start.lower(spec.graphdef, sampling, T, T // 2, params, prompts, ends)
+        state_at, _ = lowered.compile(options_of(found)).output_shardings
+        state, _ = jax.eval_shape(
+            functools.partial(decode.start, spec.graphdef, sampling, T, T // 2), params, prompts, ends
+        )
+        state = jax.tree.map(shaped, state, state_at)
+        return decode.decode.lower(spec.graphdef, sampling, params, state, T // 2).compile(options_of(found))
 
 
 def shaped(x, at):

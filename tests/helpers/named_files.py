@@ -47,6 +47,7 @@ TEXTS = {
     "shakespeare.txt": "To be, or not to be: that is the question.\n" * 200,
     **dict.fromkeys(("chats.jsonl", "instructions.jsonl"), rows("asked", 40)),
     **dict.fromkeys(("pairs.jsonl", "more_pairs.jsonl"), rows("pair", 40)),
+    "prompts.json": "[[1, 2, 3], [4, 5]]",
     "alpaca.json": as_list(rows("asked", 40)), "preference.json": as_list(rows("compared", 40)),
     **{f"{folder}/{split}.conll": SENTENCES for folder in ("wnut17", "path/to/wnut17") for split in ("train", "dev")},
     **{f"conll/{split}.txt": COLUMNS for split in ("train", "valid", "test")},
@@ -58,6 +59,7 @@ RUNS = {
     "runs/sft-1a2b3c4d": "sft.py --model runs/pretrain-1a2b3c4d --dataset chats.jsonl --lora-rank 2 --samples 0",
     "runs/reward-1a2b3c4d": "reward.py --model runs/pretrain-1a2b3c4d --dataset pairs.jsonl",
     "runs/ner-1a2b3c4d": "ner.py --dataset wnut17 --vocab-size 300",
+    "runs/mlm-1a2b3c4d": "mlm.py --dataset books.jsonl --vocab-size 300",
 }
 """Runs that commands name, and how they are made."""
 

@@ -10,6 +10,7 @@ from jaxllm.models import encoder, lora
 from jaxllm.models.decoder import PRESETS, Config
 from jaxllm.models.flops import model_flops
 from jaxllm.models.heads import ScorerConfig, TaggerConfig, describe_model
+from jaxllm.models.mlm_head import MaskedConfig
 from jaxllm.models.teacher import add_teacher
 from jaxllm.params import select
 
@@ -113,3 +114,11 @@ def test_the_rule_of_six_holds_for_large_models():
     model = model_flops(describe_model(config), {})
     matrices = 8_030_261_248 - 128256 * 4096
     assert model.per_token == pytest.approx(6 * matrices, rel=1e-4)
+
+
+def test_the_head_of_a_masked_language_model_is_for_learned_positions():
+    shape = encoder.Config(vocab_size=V, width=D, depth=1, heads=N, mlp_width=F, max_positions=T)
+    tagger = flops(TaggerConfig(shape, ("O",))) - 6 * 2 * T * D
+    for tied in (True, False):
+        head = flops(MaskedConfig(shape, learned=0.25, tied=tied)) - tagger
+        assert head == 6 * 2 * T * 0.25 * (D * D + D * V)

@@ -78,6 +78,15 @@ def choose(name: str, table: Sequence[Line], comments: Sequence[str], word_colum
     return Choice(width, word, tag, key, counts, header)
 
 
+def find_words(name: str, table: Sequence[Line], comments: Sequence[str], word_column: str) -> int:
+    """The column of the words in lines of one width that may have no tags, counted from 0. Arguments as of `choose`."""
+    names = _names(table, comments, is_header(table))
+    if word_column:
+        return _named(name, "--word-column", word_column, names, table)[0]
+    called = (i for i, one in enumerate(names) if one.lower() in WORDS)
+    return next(called, int(len(table[0].values) > 1 and _counts(table)))
+
+
 def _names(table: Sequence[Line], comments: Sequence[str], header: bool) -> list[str]:
     """The names of the columns: of a header, of the line that CoNLL-U Plus begins with, or those of CoNLL-U."""
     for line in comments:

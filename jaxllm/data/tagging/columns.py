@@ -33,8 +33,8 @@ def read_columns(
     is CoNLL-U; empty to tell them by their contents. like: the columns of another file of the data set, taken where
     this one has as many. Raises InputError for lines of another width, and where the columns cannot be told.
     """
-    lines, comments = _lines(text)
-    width = _width(lines)
+    lines, comments = split_lines(text)
+    width = width_of(lines)
     table = [line for line in lines if len(line.values) == width and not line.values[0].startswith("#")]
     table = table or [line for line in lines if len(line.values) == width]
     if like and like.width == width:
@@ -79,8 +79,8 @@ def read_columns(
 
 def looks_like_columns(text: str) -> bool:
     """Whether a text, or the beginning of one, has columns of words and tags."""
-    lines, _ = _lines(text.rpartition("\n")[0] or text)
-    width = _width(lines)
+    lines, _ = split_lines(text.rpartition("\n")[0] or text)
+    width = width_of(lines)
     plain = [line for line in lines if not line.values[0].startswith("#")]
     table = [line for line in plain if len(line.values) == width]
     if width < 2 or not table or len(table) < 0.98 * len(plain):
@@ -88,7 +88,7 @@ def looks_like_columns(text: str) -> bool:
     return holds_tags(table)
 
 
-def _lines(text: str) -> tuple[list[Line], list[str]]:
+def split_lines(text: str) -> tuple[list[Line], list[str]]:
     """The lines that are not empty, split at tabs or else at spaces, and comments. Other white space may be a word."""
     lines = [line.rstrip(" \t\r") for line in text.split("\n")]
     lines = ["" if line.startswith("-DOCSTART-") else line for line in lines]
@@ -108,7 +108,7 @@ def _lines(text: str) -> tuple[list[Line], list[str]]:
     return found, [line for line in filled if line.startswith("#")]
 
 
-def _width(lines: Sequence[Line]) -> int:
+def width_of(lines: Sequence[Line]) -> int:
     """The commonest number of columns, and of equally common ones the largest."""
     plain = [line for line in lines if not line.values[0].startswith("#")] or lines
     counts = Counter(len(line.values) for line in plain)

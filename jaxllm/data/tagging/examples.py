@@ -1,4 +1,4 @@
-"""Encoding tagged sentences as examples for a token classifier, and grouping predictions into entities of raw text.
+"""Encoding tagged sentences as examples for a token classifier.
 
 A sentence over the maximum length is cut into overlapping windows, each an example. The label of a word is trained on,
 and predicted, in the one window where the word has most context.
@@ -15,10 +15,11 @@ import numpy as np
 
 from jaxllm.data.report import BadRow, Report, check_text, convert_each
 from jaxllm.data.sources import Row, Rows
+from jaxllm.data.tagging.spans import has_spans, read_spans
 from jaxllm.data.tagging.windows import Body, Windows, cut, stitch, tokenize
 from jaxllm.types import InputError
 
-__all__ = ["Sentence", "Text", "Windows", "encode", "encode_text", "group_entities", "label_set", "sentences", "stitch"]
+__all__ = ["Sentence", "Text", "Windows", "encode", "encode_text", "label_set", "sentences", "stitch"]
 
 
 TAG_COLUMNS = ("ner_tags", "tags", "labels")
@@ -64,10 +65,13 @@ def usable_sentences(rows: Rows, report: Report) -> list[Sentence]:
 
 
 def _sentence(row: Row, i: int, rows: Rows) -> Sentence:
+    if has_spans(row):
+        read, named = read_spans(row, rows.where(i))
+        return Sentence(read, named, rows.where(i), functools.partial(rows.where, i))
     words = row.get("tokens")
     if not isinstance(words, list) or not all(isinstance(word, str | None) for word in words):
-        fault = "'tokens' must be a list of strings" if "tokens" in row else f"no 'tokens' among {', '.join(row)}"
-        raise InputError(f"{rows.where(i)}: {fault}; give the words of the sentence, or the name as --word-column")
+        fault = "'tokens' must be a list of strings; give the words of the sentence, or the name as --word-column"
+        raise InputError(f"{rows.where(i)}: {fault}")
     if None in words:
         fault = f"{rows.where(i, words.index(None))}: no word (null); give each tag a word"
         raise BadRow(fault, "with a word that is null")
@@ -192,34 +196,3 @@ def encode_text(texts: Sequence[str], tokenizer: Any, max_length: int) -> tuple[
             example, positions = body.example(low, high, units)
             windows.append(example, number, units, positions)
     return windows, tokenized
-
-
-def group_entities(
-    text: Text, predicted: np.ndarray, scores: np.ndarray, labels: Sequence[str], tokenizer: Any
-) -> list[dict[str, Any]]:
-    """The entities of a text, as `pipeline("token-classification", aggregation_strategy="simple")` returns them.
-
-    predicted: label number of each token. scores: its probability. Returns, per entity, entity_group, score (the mean),
-    word (as the tokenizer decodes it), start and end (in characters).
-    """
-    groups: list[tuple[str, list[int]]] = []  # entity type, tokens
-    for i, number in enumerate(predicted):
-        label = labels[int(number)]
-        kind = label[2:] if label.startswith(("B-", "I-")) else label
-        if groups and groups[-1][0] == kind and not label.startswith("B-"):
-            groups[-1][1].append(i)
-        else:
-            groups.append((kind, [i]))
-    entities = []
-    for _, tokens in groups:
-        name = labels[int(predicted[tokens[0]])].split("-", 1)[-1]
-        if name == "O":
-            continue
-        start, end = int(text.offsets[tokens[0], 0]), int(text.offsets[tokens[-1], 1])
-        pieces = tokenizer.convert_ids_to_tokens(text.ids[tokens].tolist())
-        for j, i in enumerate(tokens):
-            if text.ids[i] == tokenizer.unk_token_id:
-                pieces[j] = text.text[slice(*text.offsets[i])]
-        word, score = tokenizer.convert_tokens_to_string(pieces), float(scores[tokens].mean())
-        entities.append({"entity_group": name, "score": score, "word": word, "start": start, "end": end})
-    return entities

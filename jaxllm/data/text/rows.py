@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,7 @@ class Packed:
         nth = np.arange(counts.sum()) - np.repeat(first, counts)
         starts = np.repeat(corpus.starts, counts) + nth * length
         lengths = np.minimum(length, np.repeat(corpus.ends, counts) - starts)
-        order, row_ends = _layout(lengths, length) if pack else (np.arange(len(lengths)), np.arange(len(lengths)) + 1)
+        order, row_ends = pack_pieces(lengths, length, pack)
         self._starts, self._lengths, self._row_ends = starts[order], lengths[order], row_ends
 
     def __len__(self) -> int:
@@ -89,8 +90,10 @@ def _shifted(tokens: np.ndarray) -> Example:
     return Example(tokens[:-1], tokens[1:], np.ones(len(tokens) - 1, np.float32))
 
 
-def _layout(lengths: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """The order of pieces in rows, and the number of pieces up to the end of each row."""
+def pack_pieces(lengths: np.ndarray, length: int, pack: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """The order of pieces in rows, and the number of pieces up to the end of each row; unpacked, one piece a row."""
+    if not pack:
+        return np.arange(len(lengths)), np.arange(len(lengths)) + 1
     full = np.flatnonzero(lengths == length)
     # In random order, or best fit would put neighbours of one length into the same row.
     short = np.random.default_rng(0).permutation(np.flatnonzero(lengths < length))
@@ -108,7 +111,7 @@ class TextPlan:
     many rows as all corpora have together.
     """
 
-    parts: tuple[Rows, ...]
+    parts: tuple[Any, ...]
     weights: tuple[float, ...]
     rows: int
     seed: int
@@ -166,6 +169,15 @@ class TextPlan:
         return f"{self.rows} rows of {self.length} a step, {self.steps:,} steps an epoch of {tokens:,} tokens"
 
 
+def check_rows(plan: TextPlan) -> None:
+    """Raises InputError for a corpus without a row, and for a weight that gives a corpus none."""
+    for part, share in zip(plan.parts, plan._shares, strict=True):
+        if not len(part):
+            raise InputError(f"{part.corpus.name}: there is no text in it; check the data")
+        if not share:
+            raise InputError(f"{part.corpus.name}: its weight is below one row in {CYCLE}; raise it or leave it out")
+
+
 def text_loader(parts: Sequence[Rows], weights: Sequence[float], *, batch_size: int, seed: int) -> Loader:
     """A loader of `batch_size` rows a step from these corpora.
 
@@ -178,9 +190,7 @@ def text_loader(parts: Sequence[Rows], weights: Sequence[float], *, batch_size: 
                 "smaller --max-length"
             )
     plan = TextPlan(tuple(parts), tuple(weights), batch_size, seed)
-    for part, share in zip(parts, plan._shares, strict=True):
-        if not share:
-            raise InputError(f"{part.corpus.name}: its weight is below one row in {CYCLE}; raise it or leave it out")
+    check_rows(plan)
 
     def build(rows: list[list[int]], count: int) -> Batch:
         return collate([plan.example_row(*row) if row else [] for row in rows], plan.length, count)

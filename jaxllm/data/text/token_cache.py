@@ -53,9 +53,13 @@ class Marks(NamedTuple):
     def of(cls, tokenizer: Any) -> Marks:
         """The marks of a tokenizer; the end token serves as begin token where there is none.
 
+        A tokenizer with a class and a separator token alone, as BERT's, has these as marks.
+
         Raises InputError for a tokenizer without an end token.
         """
         end, begin = tokenizer.eos_token_id, tokenizer.bos_token_id
+        if end is None and tokenizer.cls_token_id is not None:
+            end, begin = tokenizer.sep_token_id, tokenizer.cls_token_id
         if end is None:
             raise InputError("the tokenizer has no end-of-text token (eos_token); name another by --tokenizer")
         return cls(end if begin is None else begin, end)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from data_rows import rows_of
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoTokenizer, BertConfig, BertForTokenClassification, PreTrainedTokenizerFast, pipeline
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from jaxllm.data.report import Report
 from jaxllm.data.sources import load
@@ -12,8 +12,6 @@ from jaxllm.data.tagging import examples as ner
 from jaxllm.data.tagging import windows
 from jaxllm.data.tagging.examples import Sentence
 from jaxllm.types import InputError
-
-torch = pytest.importorskip("torch")
 
 TEXT = "Anna Li flew to New York on Monday , unhappily un affordable O'Neil says #tags 100% äö"
 LABELS = ("O", "B-per", "I-per", "B-loc")
@@ -88,7 +86,7 @@ def test_sentences():
         ({"tokens": ["a", "b"], "ner_tags": "O O"}, None, "no list for 2 tokens"),
         ({"tokens": "a b"}, None, "f, row 2: 'tokens' must be a list of strings"),
         ({"text": "a", "id": 3}, None, "f, row 2: no 'tokens' among text, id"),
-        ({"text": "a", "spans": [{"start": 0, "end": 1, "label": "x"}]}, None, "no 'tokens' among text, spans"),
+        ({"text": "a", "words": ["a"]}, None, "no 'tokens' among text, words"),
     ],
 )
 def test_bad_rows_are_named(row, names, message):
@@ -272,49 +270,6 @@ def test_wnut_is_encoded_quickly_and_as_transformers_does(assets):
         ids = theirs.word_ids()
         first = [j for j in range(len(ids)) if ids[j] is not None and ids[j] != ids[j - 1]]
         np.testing.assert_array_equal(np.flatnonzero(example.weights), first)
-
-
-@pytest.mark.parametrize(
-    "names",
-    [
-        ("O", "B-per", "I-per", "B-creative-work", "S-loc"),
-        ("O", "I-PER", "I-LOC", "I-ORG", "I-MISC"),
-        ("O", "B-tax-percent", "I-tax-percent", "PER", "LOC"),
-    ],
-)
-def test_entities_of_raw_text_are_those_of_the_pipeline(bert, names):
-    torch.manual_seed(1)
-    labels = dict(enumerate(names))
-    config = BertConfig(
-        vocab_size=len(bert),
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        initializer_range=1.0,
-        id2label=labels,
-    )
-    model = BertForTokenClassification(config).eval()
-    tagger = pipeline("token-classification", model=model, tokenizer=bert, aggregation_strategy="simple")
-    texts = [TEXT, "Anna  Li's ☃ York,unhappily [SEP] says\n100% äö", "☃", ""]
-    windows_, tokenized = ner.encode_text(texts, bert, 64)
-    assert windows_.sentence == [0, 1, 2]
-    answers = []
-    for example in windows_.examples:
-        with torch.no_grad():
-            logits = model(torch.as_tensor(example.tokens[None].astype(np.int64))).logits[0]
-        answers.append(torch.softmax(logits, -1).numpy())
-    probabilities = ner.stitch(windows_, answers)
-    found = set()
-    for text, tokens, scores in zip(texts, tokenized, probabilities, strict=True):
-        ours = ner.group_entities(tokens, scores.argmax(-1), scores.max(-1), labels, bert)
-        theirs = tagger(text)
-        found |= {labels[label] for label in scores.argmax(-1)}
-        assert [entity.pop("score") for entity in ours] == pytest.approx(
-            [float(x.pop("score")) for x in theirs], abs=1e-5
-        )
-        assert ours == theirs
-    assert found == set(labels.values())
 
 
 def test_long_raw_text_is_answered_for_token_by_token(bert):

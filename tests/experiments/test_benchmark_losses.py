@@ -5,12 +5,13 @@ import json
 import numpy as np
 import pytest
 
-import bench_trl
 import preference
 import sft
 from jaxllm.models.decoder import Config as Shape
 from jaxllm.recipes.script import parse
 from jaxllm.run.metrics import read_jsonl
+from workloads import tuning
+from workloads.work import OUT, Asked
 
 pytest.importorskip("torch", reason="torch is not installed: pip install -e '.[bench]'")
 pytest.importorskip("trl", reason="TRL is not installed: pip install -e '.[bench]'")
@@ -37,15 +38,16 @@ def rows_of(stage, count=40):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("stage", "script"), [("sft", sft), ("dpo", preference)])
-def test_losses_of_five_steps_are_trls(stage, script, tmp_path):
+def test_losses_of_five_steps_are_trls(stage, script, tmp_path, monkeypatch):
     (tmp_path / "data.json").write_text(json.dumps(list(rows_of(stage))))
-    config = bench_trl.Config(
-        tmp_path / "data.json", stage, steps=5, untimed=1, batch_size=8, max_length=48, learning_rate=1e-2
-    )
-    on = bench_trl.prepare(config, tmp_path, SHAPE)
-    script.main(parse(script.Config, bench_trl.our_flags(config, on, tmp_path / "run", "--no-pack")))
+    asked = Asked("small", str(tmp_path / "data.json"), steps=5, untimed=1, batch_size=8, max_length=48)
+    monkeypatch.setattr(tuning, "LEARNING_RATE", 1e-2)
+    work = tuning.prepare(stage, asked, tmp_path, SHAPE)
+    flags = [word.replace(OUT, str(tmp_path / "run")) for word in work.ours[1:]]
+    script.main(parse(script.Config, [*flags, "--no-pack"]))
     ours = [line["loss"] for line in read_jsonl(tmp_path / "run" / "metrics.jsonl") if "loss" in line]
-    theirs = trl_tuning.tune(parse(trl_tuning.Config, bench_trl.their_flags(config, on, tmp_path / "theirs.json")))
+    flags = [word.replace(OUT, str(tmp_path / "theirs.json")) for word in work.peers["TRL"].command[1:]]
+    theirs = trl_tuning.tune(parse(trl_tuning.Config, flags))
     assert len(ours) == 5
     assert abs(ours[4] - ours[0]) > 1e-2, "something was learnt"
     np.testing.assert_allclose(ours, theirs["losses"], atol=2e-5)

@@ -1,0 +1,173 @@
+"""What `generate` compiles: one pass over packed prompts, and a loop that reads the last token and chooses the next."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec as P
+
+from jaxllm.axes import ROWS
+from jaxllm.data.packing import Example, collate, locate, make_plan
+from jaxllm.evals.sampling import Sampling, choose
+from jaxllm.models.attention import Tokens
+from jaxllm.models.decoder import Cache
+from jaxllm.params import GraphDef, bind
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class State:
+    """Rows that are being continued, up to N tokens each. Rows that are done stay as they are."""
+
+    cache: Cache
+    keys_B: jax.Array
+    """Of a row's tokens; a token's own is folded from it by the token's number."""
+    ends_E: jax.Array
+    """int32. Tokens that end a row."""
+    limit_B: jax.Array
+    """int32. The most new tokens of a row."""
+    done_B: jax.Array
+    """bool."""
+    length_B: jax.Array
+    """int32. The new tokens of a row."""
+    tokens_BN: jax.Array
+    """int32. The new tokens."""
+    logps_BN: jax.Array
+    """float32. Their log-probabilities in nats (`choose`)."""
+    count: jax.Array
+    """int32 scalar. How many tokens a row that is not done has."""
+
+    def add(self, logits_BV: jax.Array, sampling: Sampling) -> State:
+        """With the next token of each row."""
+        fold = jax.vmap(jax.random.fold_in, (0, None))
+        token_B, logp_B = choose(logits_BV, sampling, fold(self.keys_B, self.count))
+        put = lambda x_BN, x_B: jax.lax.dynamic_update_slice(  # noqa: E731
+            x_BN, jnp.where(self.done_B, 0, x_B)[:, None], (0, self.count)
+        )
+        length_B = self.length_B + ~self.done_B
+        ended_B = jnp.any(token_B[:, None] == self.ends_E[None], axis=1)
+        return dataclasses.replace(
+            self, done_B=self.done_B | ended_B | (length_B >= self.limit_B), length_B=length_B,
+            tokens_BN=put(self.tokens_BN, token_B), logps_BN=put(self.logps_BN, logp_B), count=self.count + 1,
+        )  # fmt: skip
+
+
+class Latest(NamedTuple):
+    """What the host looks at between calls, whole on every device."""
+
+    token_B: jax.Array
+    """int32. The newest token of each row."""
+    done_B: jax.Array
+    count: jax.Array
+
+
+class Prompts(NamedTuple):
+    """Prompts packed into R rows of T tokens, and where B rows of a cache with S slots find theirs (numpy, int32)."""
+
+    tokens_RT: np.ndarray
+    read: Tokens
+    place_BS: np.ndarray
+    """The place in the flattened rows of what belongs into a slot, -1 for none. Prompts end at the last slot."""
+    keys: np.ndarray
+    """The data of the key of all."""
+    index_B: np.ndarray
+    """A row's own number, that its key is folded from."""
+    limit_B: np.ndarray
+    """The most new tokens of a row, 0 in a row without a prompt."""
+
+    @property
+    def fill(self) -> float:
+        """The share of the positions read that hold tokens."""
+        return float(np.mean(np.asarray(self.read.segments_BT) > 0))
+
+
+def pack_prompts(
+    prompts: Sequence[Sequence[int]], index: Sequence[int], limits: Sequence[int], key: jax.Array, *, slots: int,
+    multiple: int,
+) -> Prompts:  # fmt: skip
+    """Packs prompts for one pass. Equal prompts are read once. multiple: numbers of rows are multiples of this."""
+    unique = {prompt: number for number, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+    plan = make_plan([len(prompt) for prompt in unique], batch_size=len(unique), multiple=multiple)
+    texts = [np.array(prompt, np.int32) for prompt in unique]
+    examples = [Example(text, text, np.ones(len(text), np.float32)) for text in texts]
+    rows = plan.step(0)
+    batch = collate([[examples[i] for i in row] for row in rows], plan.row_length, plan.rows)
+    start = {where.example: where.row * plan.row_length + where.start for where in locate(rows, plan.lengths)}
+    count = -(-len(prompts) // multiple) * multiple
+    place_BS = np.full((count, slots), -1, np.int32)
+    index_B, limit_B = np.zeros(count, np.int32), np.zeros(count, np.int32)
+    index_B[: len(prompts)], limit_B[: len(prompts)] = index, limits
+    for row, prompt in enumerate(prompts):
+        begin = start[unique[tuple(prompt)]]
+        place_BS[row, slots - len(prompt) :] = np.arange(begin, begin + len(prompt))
+    data = np.asarray(jax.random.key_data(key))
+    return Prompts(
+        batch.tokens_BT, Tokens(batch.segments_BT, batch.positions_BT), place_BS, data, index_B, limit_B  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def start(
+    graphdef: GraphDef, sampling: Sampling, slots: int, most: int, params: Any, prompts: Prompts, ends_E: jax.Array
+) -> tuple[State, Latest]:
+    """Reads the prompts and chooses the first new token. slots: of the cache, most: N."""
+    model = bind(graphdef, params)
+    R, T = prompts.tokens_RT.shape
+    B = prompts.place_BS.shape[0]
+    hidden_RTD, cache = model.extend(Cache.empty(model.config, R, T), prompts.tokens_RT, prompts.read)
+    hidden_BD = hidden_RTD.reshape(R * T, -1)[prompts.place_BS[:, -1]]
+    key = jax.random.wrap_key_data(prompts.keys)
+    done_B = prompts.limit_B == 0
+    state = State(
+        cache.take(prompts.place_BS).grow(slots), jax.vmap(jax.random.fold_in, (None, 0))(key, prompts.index_B),
+        ends_E, prompts.limit_B, done_B, jnp.zeros(B, jnp.int32), jnp.zeros((B, most), jnp.int32),
+        jnp.zeros((B, most), jnp.float32), jnp.int32(0),
+    )  # fmt: skip
+    return _shown(state.add(model.head(_rows(hidden_BD)), sampling))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
+def decode(graphdef: GraphDef, sampling: Sampling, params: Any, state: State, until: int) -> tuple[State, Latest]:
+    """Continues until rows have so many tokens, or all are done. There must be slots for them."""
+    model = bind(graphdef, params)
+
+    def step(state: State) -> State:
+        last = jax.lax.dynamic_index_in_dim(state.cache.tokens.positions_BT, state.cache.length - 1, axis=1)
+        token_B1 = jax.lax.dynamic_index_in_dim(state.tokens_BN, state.count - 1, axis=1)
+        hidden_BTD, cache = model.extend(state.cache, token_B1, Tokens(jnp.ones_like(last), last + 1))
+        return dataclasses.replace(state, cache=cache).add(model.head(hidden_BTD[:, -1]), sampling)
+
+    more = lambda state: (state.count < until) & ~jnp.all(state.done_B)  # noqa: E731
+    return _shown(jax.lax.while_loop(more, step, state))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def grow(state: State, slots: int) -> State:
+    """With a cache of so many slots."""
+    return dataclasses.replace(state, cache=state.cache.grow(slots))
+
+
+@jax.jit
+def results(state: State) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """tokens_BN, logps_BN and length_B, whole on every device."""
+    return _whole((state.tokens_BN, state.logps_BN, state.length_B))
+
+
+def _shown(state: State) -> tuple[State, Latest]:
+    token_B1 = jax.lax.dynamic_index_in_dim(state.tokens_BN, state.count - 1, axis=1)
+    return state, _whole(Latest(token_B1[:, 0], state.done_B, state.count))
+
+
+def _rows(x: jax.Array) -> jax.Array:
+    """x with its rows sharded as those of a batch."""
+    return x if jax.sharding.get_abstract_mesh().empty else jax.lax.with_sharding_constraint(x, ROWS)
+
+
+def _whole(tree: Any) -> Any:
+    return tree if jax.sharding.get_abstract_mesh().empty else jax.lax.with_sharding_constraint(tree, P())

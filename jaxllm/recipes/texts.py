@@ -1,0 +1,34 @@
+"""The documents that the flags of a script name, for the scripts that train on text."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from jaxllm.data.text.documents import Documents, open_documents, parse_weight
+from jaxllm.types import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts:
+    """Documents by data set, and the weights of those to train on."""
+
+    train: list[Documents]
+    weights: list[float]
+    dev: list[Documents]
+
+
+def read_texts(config: Any) -> Texts:
+    """Finds the data sets that a script's flags name; no text is read yet. Raises InputError."""
+    if not 0 <= config.holdout < 1:
+        raise InputError(f"--holdout {config.holdout}: give a share from 0 to below 1")
+    if not config.dataset:
+        raise InputError("--dataset is empty: name a file, folder or hub id, or builtin")
+    named = [parse_weight(dataset) for dataset in config.dataset]
+    holdout = 0.0 if config.eval_dataset else config.holdout
+    opened = [open_documents(name, holdout, config.max_bad_rows, config.split) for name, _ in named]
+    held_out = [open_documents(config.eval_dataset, 0.0, config.max_bad_rows)] if config.eval_dataset else opened
+    dev = [splits["dev"] for splits in held_out if "dev" in splits]
+    if config.eval_dataset and not dev:  # a lone file
+        dev = [held_out[0]["train"]]
+    return Texts([splits["train"] for splits in opened], [weight for _, weight in named], dev)

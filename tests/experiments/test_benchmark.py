@@ -1,0 +1,84 @@
+"""The benchmark's flags, and the work of each stage."""
+
+import json
+
+import pytest
+
+import benchmark
+from benchmark import Config
+from jaxllm.types import InputError
+from workloads import pretraining
+from workloads.work import OUT, Asked, Peer, Work
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (Config(stage="sfd"), "--stage sfd"),
+        (Config(against=("jax",)), "--against jax"),
+        (Config(size="huge"), "--size huge"),
+        (Config(rounds=0), "--rounds 0"),
+        (Config(steps=-1), "--steps -1"),
+        (Config(stage="ner", check=True), "compared for sft and dpo alone"),
+        (Config(dataset=("a.txt",)), "with --stage all give STAGE=PATH"),
+        (Config(stage="ner", model=("nre=a",)), "--model nre=a"),
+    ],
+)
+def test_flags_that_cannot_be_are_named(config, message):
+    with pytest.raises(InputError, match=message):
+        benchmark.check(config)
+
+
+def test_data_and_models_are_given_to_their_stage():
+    config = Config(dataset=("ner=a", "sft=b"), model=("ner=m",))
+    assert list(benchmark.check(config)) == list(benchmark.STAGES)
+    assert [benchmark.asked_of(config, stage).dataset for stage in ("ner", "sft", "dpo")] == ["a", "b", ""]
+    assert benchmark.asked_of(Config(stage="dpo", dataset=("c",)), "dpo").dataset == "c"
+
+
+def test_untimed_steps_divide_the_run():
+    assert Asked("small").schedule(60) == (60, 10)
+    assert Asked("small", steps=4, untimed=2).schedule(60) == (4, 2)
+    with pytest.raises(InputError, match="must divide"):
+        Asked("small", steps=5, untimed=2).schedule(60)
+
+
+def test_a_peer_that_is_not_installed_is_left_out():
+    work = Work("", (), {"a": Peer("torch", ("no_such_package",), ()), "b": Peer("torch", ("json",), ()),
+                         "c": Peer("hf", ("json",), ()), "d": Peer("torch", (), (), "no-such-tool")})  # fmt: skip
+    chosen, lines = benchmark.peers_of(Config(against=("torch",)), work)
+    assert list(chosen) == ["b"]
+    assert lines == ["a is left out: no no_such_package here", "d is left out: no no-such-tool here"]
+
+
+def test_both_sides_pretrain_one_model_on_one_text(tmp_path):
+    (tmp_path / "t.txt").write_text("abc" * 1000)
+    work = pretraining.prepare(Asked("large", str(tmp_path / "t.txt"), steps=6, batch_size=2), tmp_path)
+    shape = json.loads((tmp_path / "model.json").read_text())
+    assert (shape["width"], shape["depth"]) == (384, 6)
+    theirs = work.peers["torch"].command
+    given = lambda words, flag: words[words.index(flag) + 1]
+    for flag, x in (("--width", "384"), ("--depth", "6"), ("--steps", "6"), ("--untimed-steps", "1"), ("--json", OUT)):
+        assert given(theirs, flag) == x
+    for flag, x in (("--log-every", "1"), ("--steps", "6"), ("--batch-size", "2"), ("--out", OUT)):
+        assert given(work.ours, flag) == x
+    other = pretraining.prepare(Asked("small", str(tmp_path / "t.txt"), model="tiny"), tmp_path)
+    assert not other.peers, "the peer has no Llama"
+    with pytest.raises(InputError, match="no such text file"):
+        pretraining.prepare(Asked("small", "missing.txt"), tmp_path)
+
+
+@pytest.mark.slow
+def test_our_side_is_measured_and_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = tmp_path / "out.json"
+    benchmark.main(Config("pretrain", against=("none",), rounds=1, steps=4, untimed=2, batch_size=8, max_length=16,
+                          json=path))  # fmt: skip
+    report = json.loads(path.read_text())
+    (stage,) = report["stages"]
+    found, best = stage["rounds"][0]["jaxllm"], stage["best_matmul"][0]["jax"]
+    assert found["tokens_per_s"] == pytest.approx(8 * 16 / found["step_s"], rel=0.05)
+    assert 0 < found["flops_per_s"] < best
+    assert found["start_s"] > found["compile_s"] > 0
+    assert 0.1 < found["host_gib"] < 8
+    assert {"cpu", "versions", "load"} <= report["machine"].keys()
