@@ -51,6 +51,11 @@ class Scorer:
         """Their weights."""
         return [one.weight for one in self.rewards]
 
+    def total(self, rewards: np.ndarray) -> np.ndarray:
+        """The weighted sum over functions of rewards [functions, ...]: a missing one counts 0, NaN where all are."""
+        total = np.tensordot(np.array(self.weights), np.nan_to_num(rewards), 1)
+        return np.where(np.isnan(rewards).all(axis=0), np.nan, total)
+
     def check(self, prompt: str, row: Row) -> None:
         """Tries each function on an empty completion of this prompt, which a model may well give.
 
