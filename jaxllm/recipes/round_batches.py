@@ -38,7 +38,7 @@ class Batches:
     reward_kl: float = 0.0
     mask_truncated: bool = False
     pairs: str = "best"
-    layout: Layout = Layout()
+    layout: Layout = dataclasses.field(default_factory=Layout)
 
     def of(self, found: Round, prompts: Sequence[list[int]], groups: Iterable[int], rows: Sequence[int]) -> Any:
         """The batch of a step, or these rows of it: the groups of a round that it trains on, in order."""
@@ -72,9 +72,7 @@ class Batches:
             0, np.zeros(groups, np.int64), lengths, some.astype(np.int32), some, np.ones(lengths.shape, bool),
             np.repeat(rewards, len(self.weights), axis=0), some if old else None, some if reference else None,
         )  # fmt: skip
-        return dataclasses.replace(self, rows=count).of(
-            found, [[0] * self.longest_prompt], range(groups), range(count)
-        )
+        return dataclasses.replace(self, rows=count).of(found, [[0] * self.longest_prompt], range(groups), range(count))
 
     def _rollouts(
         self, found: Round, prompts: Sequence[list[int]], groups: Sequence[int], rows: Sequence[int]
