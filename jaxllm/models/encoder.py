@@ -121,6 +121,7 @@ class Attention(nnx.Module):
         y_BTNH = attention(
             q, k, v, tokens, tokens,
             causal=False, window=window if c.window else None, dropout_rate=c.attention_dropout, dropout_key=key,
+            backend="auto",
         )  # fmt: skip
         return self.out(y_BTNH.reshape(x_BTD.shape))
 
