@@ -21,7 +21,7 @@ from jaxllm.run.metrics import read_jsonl
 from jaxllm.types import InputError
 
 FAST = ("--log-to", "none", "--log-every", "1", "--vocab-size", "500")
-WORDS = "good bad fine awful nice poor great dull".split()
+WORDS = ["good", "bad", "fine", "awful", "nice", "poor", "great", "dull"]
 
 
 def run(*argv):
@@ -30,7 +30,7 @@ def run(*argv):
 
 @pytest.fixture(scope="module", autouse=True)
 def _shallow():
-    with mock.patch.dict(script.PRESETS["tiny"], depth=1, width=64, heads=2, mlp_width=96):
+    with mock.patch.dict(script.PRESETS["tiny"], depth=2, width=64, heads=2, mlp_width=96):
         yield
 
 
@@ -254,7 +254,8 @@ BAD = {
     "a loss of another problem": ([{"text": "a", "label": "x"}, {"text": "b", "label": "y"}] * 10, [],
                                   ("--loss", "mse"), "--loss mse is no loss for one label"),
     "no columns": ([{"prompt": "a", "label": "x"}], [], (), "train.jsonl, line 1: no column of texts"),
-    "best of what": ([{"text": "a", "label": "x"}, {"text": "b", "label": "y"}] * 10, [], ("--best", "dev/f1:max"), "f1"),
+    "best of what": ([{"text": "a", "label": "x"}, {"text": "b", "label": "y"}] * 10, [],
+                     ("--best", "dev/f1:max"), "f1"),
 }  # fmt: skip
 
 

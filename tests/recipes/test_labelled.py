@@ -1,4 +1,4 @@
-"""From a data set to texts, labels, weights and a problem: files of many shapes, held-out rows, weights and bad input."""
+"""From a data set to texts, labels, weights and a problem: files of many shapes, held-out rows, bad input."""
 
 import dataclasses
 import json
@@ -41,7 +41,7 @@ def test_every_format_gives_the_same_texts(name, tmp_path):
     path, apart = tmp_path / name, {"csv": ",", "tsv": "\t"}.get(name[6:])
     if apart:
         path.write_text(
-            "\n".join(apart.join(map(lambda x: f'"{x}"', line)) for line in [rows[0], *(r.values() for r in rows)])
+            "\n".join(apart.join(f'"{x}"' for x in line) for line in [rows[0], *(r.values() for r in rows)])
         )
     elif name.endswith("json"):
         path.write_text(json.dumps(rows))

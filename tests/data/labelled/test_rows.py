@@ -94,9 +94,9 @@ def test_a_label_that_is_no_number_is_left_out():
 
 
 def test_rows_of_the_wrong_structure_stop():
-    with pytest.raises(InputError, match="d.jsonl, line 1: text holds a int, wanted a text"):
+    with pytest.raises(InputError, match=r"d.jsonl, line 1: text holds a int, wanted a text"):
         read(rows({"text": 3, "label": "a"}))
-    with pytest.raises(InputError, match="d.jsonl, line 1: label holds a dict"):
+    with pytest.raises(InputError, match=r"d.jsonl, line 1: label holds a dict"):
         read(each({"a": 1}), "single")
 
 
@@ -110,5 +110,5 @@ def test_a_label_unseen_in_training_is_bad():
     report.total = 3
     assert without_unseen(texts, {"a"}, report) == texts[:1]
     assert report.dropped == {"with a label unseen in training": ["dev.csv, line 1", "dev.csv, line 2"]}
-    with pytest.raises(InputError, match="dev.csv, line 1: label 'b' is unseen in training"):
+    with pytest.raises(InputError, match=r"dev.csv, line 1: label 'b' is unseen in training"):
         without_unseen(texts, {"a"}, Report(max_bad_rows=0.0))
