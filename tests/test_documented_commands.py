@@ -51,6 +51,7 @@ NOT_RUN = {
 TINY = {"--model": "model.json", "--vocab-size": "300"}
 SHORT: dict[str, tuple[dict[str, str], str]] = {
     "ner.py": ({"--dataset": "wnut17"}, "--steps 2 --vocab-size 300"),
+    "classify.py": ({"--dataset": "reviews.csv"}, "--steps 2 --vocab-size 300"),
     "mlm.py": ({"--dataset": "books.jsonl"}, "--steps 2 --vocab-size 300"),
     "pretrain.py": ({**TINY, "--dataset": "books.jsonl"}, "--steps 2 --warmup 0 --sample-tokens 2"),
     "sft.py": ({**TINY, "--dataset": "chats.jsonl"}, "--steps 2 --samples 2 --sample-tokens 2"),
@@ -79,7 +80,7 @@ SHORT: dict[str, tuple[dict[str, str], str]] = {
     "verify-resume": ({**TINY, "--dataset": "books.jsonl"}, "--steps 120 --sample-tokens 0 --no-export"),
     "generate": ({}, "--max-tokens 4"),
     "plan": ({}, "--batch-size 8 --max-length 64"),
-    "convert": ({}, ""), "tag": ({}, ""), "losses": ({}, ""), "check-loss": ({}, ""),
+    "convert": ({}, ""), "tag": ({}, ""), "classify": ({}, ""), "losses": ({}, ""), "check-loss": ({}, ""),
 }  # fmt: skip
 """How each program is made short: by flags where the command does not give them, and by flags in any case."""
 
