@@ -93,7 +93,10 @@ def _padded(x_BTNH: jax.Array, block: int, wide: int) -> jax.Array:
 
 def _info(tokens: Tokens, length: int, branched: bool) -> jax.Array:
     """Segments, positions and branches, int32 [B, 3, length]; what is added is padding, which nobody sees."""
-    branches_BT = tokens.branches_BT if branched else jnp.zeros_like(tokens.segments_BT)
+    branches_BT = jnp.zeros_like(tokens.segments_BT)
+    if branched:
+        assert tokens.branches_BT is not None
+        branches_BT = tokens.branches_BT
     info = jnp.stack([tokens.segments_BT, tokens.positions_BT, branches_BT], axis=1).astype(jnp.int32)
     return jnp.pad(info, [(0, 0), (0, 0), (0, length - info.shape[2])])
 
