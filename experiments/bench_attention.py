@@ -4,8 +4,8 @@
     python experiments/bench_attention.py --topology h100:1x1x1     # compiled for one that is not here, memory alone
 
 Temporaries are the compiler's own (`memory_analysis`). Seconds are those of the best of a few calls, and FLOP/s count
-the half of the scores that a causal row sees, 3.5 times the forward pass's two products (Dao 2023). A backend that gives
-way to another at a length has no row there. Expected: experiments/README.md.
+the half of the scores that a causal row sees, 3.5 times the forward pass's two products (Dao 2023). A backend that
+gives way to another at a length has no row there. Expected: experiments/README.md.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ def shapes_of(config: Config, length: int, at: Any) -> list[Any]:
 
 def measure(config: Config, backend: str, length: int, device: Any, run: bool) -> dict[str, float]:
     """`temporaries` in bytes and, where it is run, `seconds` and `flops_per_s`."""
-    compiled = jax.jit(step_of(config, backend)).lower(*shapes_of(config, length, SingleDeviceSharding(device))).compile()
+    compiled = (
+        jax.jit(step_of(config, backend)).lower(*shapes_of(config, length, SingleDeviceSharding(device))).compile()
+    )
     found: dict[str, float] = {"temporaries": compiled.memory_analysis().temp_size_in_bytes}
     if not run:
         return found

@@ -4,8 +4,8 @@
     python experiments/bench_long_rows.py --whole --lengths 2048 4096
 
 A row is one causal document. Attention in blocks: Dao et al. 2022, FlashAttention. Temporaries are the compiler's own
-(`memory_analysis`). Lengths take turns after each one's first step; seconds are those of the best step, and on a CPU those
-of all its threads together, which other work on the machine disturbs less. Expected: experiments/README.md.
+(`memory_analysis`). Lengths take turns after each one's first step; seconds are those of the best step, and on a CPU
+those of all its threads together, which other work on the machine disturbs less. Expected: experiments/README.md.
 """
 
 from __future__ import annotations

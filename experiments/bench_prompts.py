@@ -69,7 +69,9 @@ def main(config: Config) -> None:
         work = Work(shape, "dpo", batch_of(config, Layout(share)))
         sides[name] = Stepper(work, "none")
         losses[name] = float(sides[name]()["loss"].value())
-        print(f"{name:<7} rows of {work.batch.batch.tokens_BT.shape[1]} tokens, loss of the first step {losses[name]:.6f}")
+        print(
+            f"{name:<7} rows of {work.batch.batch.tokens_BT.shape[1]} tokens, loss of the first step {losses[name]:.6f}"
+        )
     ratios = []
     for _ in range(config.rounds):
         seconds = {}

@@ -4,7 +4,6 @@ import importlib.util
 import re
 
 import pytest
-from compiled import T as LENGTH
 from compiled import (
     DENSE,
     MIXTURE,
@@ -20,6 +19,7 @@ from compiled import (
     tagger,
     tags,
 )  # fmt: skip
+from compiled import T as LENGTH
 
 from jaxllm.data.preference.answers import Layout
 

@@ -66,7 +66,9 @@ def drawn(length: int, features: int, low: bool) -> list[jax.Array]:
     draw = np.random.default_rng(0)
     shapes = [(2, length, heads, features) for heads in (8, 2, 2, 8)]
     arrays = [jnp.asarray(draw.normal(size=shape), jnp.bfloat16).astype(jnp.float32) for shape in shapes]
-    if low:  # the larger one in the queries, for 16 bits of a gradient times a large key leave little of dQ in any kernel
+    if (
+        low
+    ):  # the larger one in the queries, for 16 bits of a gradient times a large key leave little of dQ in any kernel
         arrays[0], arrays[1] = arrays[0].at[..., 0].set(2048.0), arrays[1].at[..., 0].set(-1.0)
     return arrays
 
@@ -91,9 +93,7 @@ def backend_run(name: str, tokens: Tokens, how: dict[str, Any]) -> Run:
     if name == BLOCKS:
         own = {"window": None, "softcap": 0.0, "dropout_rate": 0.0, "dropout_key": None, **how}
         own.pop("windows", None)
-        return lambda q, k, v: blockwise_attention(
-            q, k, v, tokens, tokens, scale=q.shape[-1] ** -0.5, block=128, **own
-        )
+        return lambda q, k, v: blockwise_attention(q, k, v, tokens, tokens, scale=q.shape[-1] ** -0.5, block=128, **own)
     return lambda q, k, v: attention(q, k, v, tokens, tokens, backend=name, **how)
 
 
@@ -134,7 +134,9 @@ def compare(record: Record, small: bool) -> None:
             except Exception as error:  # of a compiler or a device: the others are still to compare
                 record.add(title, False, error=failure(error))
                 continue
-            good = all(np.isfinite(ours) and ours <= FAR * theirs + 1e-3 for ours, theirs in zip(far, rounded, strict=True))
+            good = all(
+                np.isfinite(ours) and ours <= FAR * theirs + 1e-3 for ours, theirs in zip(far, rounded, strict=True)
+            )
             record.add(title, good, values_differ=far[0], xla_differs=rounded[0],
                        gradients_differ=max(far[1:]), xla_gradients_differ=max(rounded[1:]))  # fmt: skip
 
@@ -151,8 +153,11 @@ def drop(record: Record, small: bool) -> None:
     length, features = (TOY_LENGTH, 16) if small else (LENGTH, 128)
     tokens, (q, k, v, out) = packed(length, (length,), (length,)), drawn(length, features, False)
     ones = jnp.ones_like(v)
-    run = lambda v: attention(q, k, v, tokens, tokens, causal=True, dropout_rate=0.25,
-                              dropout_key=jax.random.key(0), backend="flash")  # fmt: skip  # noqa: E731
+
+    def run(v):
+        key = jax.random.key(0)
+        return attention(q, k, v, tokens, tokens, causal=True, dropout_rate=0.25, dropout_key=key, backend="flash")
+
     with jax.default_matmul_precision("highest"):
         y, pull = jax.vjp(run, v)
         (dv,) = pull(out)

@@ -74,8 +74,8 @@ def main(config: Config) -> None:
         memory = step.memory_analysis()
         record.add(
             name, time_ms=found[name], temporaries_gib=memory.temp_size_in_bytes / 2**30,
-            results_gib=memory.output_size_in_bytes / 2**30, of_bare=found[name] / found.get("bare matrix products", float("nan")),
-            at=where,
+            results_gib=memory.output_size_in_bytes / 2**30,
+            of_bare=found[name] / found.get("bare matrix products", float("nan")), at=where,
         )  # fmt: skip
     if not config.small:
         record.add("elsewhere, on one H100", **{name.replace(" ", "_"): text for name, text in PUBLISHED.items()})
@@ -83,7 +83,9 @@ def main(config: Config) -> None:
     record.end()
 
 
-def compare_gradients(record: Record, sizes: bench_head.Config, batch: Batch, hidden: jax.Array, head: jax.Array) -> None:
+def compare_gradients(
+    record: Record, sizes: bench_head.Config, batch: Batch, hidden: jax.Array, head: jax.Array
+) -> None:
     """Both ways give the same gradient, up to what the type rounds."""
     if record.late("gradients"):
         return

@@ -1,4 +1,4 @@
-"""What a part of `accelerator_check.py` found: lines on the terminal, and a JSON file that is whole after each of them."""
+"""What a part of `accelerator_check.py` found: lines on the terminal, and a JSON file that is whole after each."""
 
 from __future__ import annotations
 

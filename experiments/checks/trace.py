@@ -6,7 +6,6 @@ import collections
 import gzip
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax

@@ -45,33 +45,38 @@ def parameters(fn: Callable[..., Any], after: int) -> dict[str, inspect.Paramete
     return dict(list(signature.parameters.items())[after:])
 
 
-def bind(loss: str, known: Mapping[str, inspect.Parameter], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments with strings converted to the types of defaults. Raises InputError for any that is wrong."""
+def bind(
+    loss: str, known: Mapping[str, inspect.Parameter], arguments: Mapping[str, Any], kind: str = "loss"
+) -> dict[str, Any]:
+    """The arguments with strings converted to the types of defaults. Raises InputError for any that is wrong.
+
+    loss: its name; that of a function of another kind, such as "reward", with `kind`.
+    """
     missing = [name for name, p in known.items() if p.default is p.empty and name not in arguments]
     if missing:
-        raise InputError(f"loss {loss!r} needs {', '.join(missing)}: give it as --loss-args {missing[0]}=VALUE")
-    bound = {name: _convert(loss, known[name], x) if name in known else x for name, x in arguments.items()}
-    check(loss, known, bound)
+        raise InputError(f"{kind} {loss!r} needs {', '.join(missing)}: give it as --{kind}-args {missing[0]}=VALUE")
+    bound = {name: _convert(loss, known[name], x, kind) if name in known else x for name, x in arguments.items()}
+    check(loss, known, bound, kind)
     return bound
 
 
-def check(loss: str, known: Mapping[str, inspect.Parameter], arguments: Mapping[str, Any]) -> None:
+def check(loss: str, known: Mapping[str, inspect.Parameter], arguments: Mapping[str, Any], kind: str = "loss") -> None:
     """Raises InputError for an unknown argument or a value that it may not have. A traced value passes."""
     for name, value in arguments.items():
         if name not in known:
-            raise InputError(f"loss {loss!r} has no argument {name!r}{suggestion(name, known)}")
+            raise InputError(f"{kind} {loss!r} has no argument {name!r}{suggestion(name, known)}")
         annotation, optional = _required(known[name].annotation)
         if optional and value is None:
             continue
         if typing.get_origin(annotation) is Literal and value not in (choices := typing.get_args(annotation)):
-            raise InputError(f"loss {loss!r}: {name}={value!r} must be one of {', '.join(map(str, choices))}")
+            raise InputError(f"{kind} {loss!r}: {name}={value!r} must be one of {', '.join(map(str, choices))}")
         for rule in getattr(annotation, "__metadata__", ()):
             number = isinstance(value, numbers.Real) and not isinstance(value, bool)
             if isinstance(rule, Rule) and not isinstance(value, jax.Array) and not (number and rule.holds(value)):
-                raise InputError(f"loss {loss!r}: {name}={value!r} must be {rule.text}")
+                raise InputError(f"{kind} {loss!r}: {name}={value!r} must be {rule.text}")
 
 
-def _convert(loss: str, parameter: inspect.Parameter, x: Any) -> Any:
+def _convert(loss: str, parameter: inspect.Parameter, x: Any, what: str) -> Any:
     """A string from the command line as the type of the parameter's default. Raises InputError."""
     annotation, optional = _required(parameter.annotation)
     if optional and isinstance(x, str) and x.lower() == "none":
@@ -86,7 +91,7 @@ def _convert(loss: str, parameter: inspect.Parameter, x: Any) -> Any:
             return {"true": True, "false": False, "1": True, "0": False}[x.lower()]
         return kind(x)
     except (KeyError, ValueError):
-        raise InputError(f"loss {loss!r}: {parameter.name}={x!r} is not a {kind.__name__}") from None
+        raise InputError(f"{what} {loss!r}: {parameter.name}={x!r} is not a {kind.__name__}") from None
 
 
 def domain(parameter: inspect.Parameter) -> str:

@@ -19,20 +19,23 @@ IMPORTS = {"jax": "import jax", "jnp": "import jax.numpy as jnp", "np": "import 
 """The import to add for a name that a file uses without importing it, beside the names of `jaxllm.losses`."""
 
 
-def load(spec: str) -> Callable[..., Any]:
-    """The function of "file.py:function" or "package.module:function". A file is read anew. Raises InputError."""
+def load(spec: str, flag: str = "--loss") -> Callable[..., Any]:
+    """The function of "file.py:function" or "package.module:function". A file is read anew.
+
+    flag: what names it. Raises InputError.
+    """
     source, _, name = spec.rpartition(":")
     path = Path(source)
     if source.endswith(".py") and not path.is_file():
-        raise InputError(f"--loss {spec}: there is no file {path}")
+        raise InputError(f"{flag} {spec}: there is no file {path}")
     try:
         module = _run(path) if source.endswith(".py") else importlib.import_module(source)
     except Exception as error:
-        raise InputError(f"--loss {spec}: {source} does not import: {cause(error)}") from error
+        raise InputError(f"{flag} {spec}: {source} does not import: {cause(error)}") from error
     own_files.FILES.add(getattr(module, "__file__", None) or "")
     if not callable(found := getattr(module, name, None)):
         functions = [key for key, x in vars(module).items() if callable(x) and not key.startswith("_")]
-        raise InputError(f"--loss {spec}: {source} has no function {name!r}{suggestion(name, functions)}")
+        raise InputError(f"{flag} {spec}: {source} has no function {name!r}{suggestion(name, functions)}")
     return found
 
 

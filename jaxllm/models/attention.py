@@ -1,4 +1,4 @@
-"""Scaled dot-product attention over packed rows: by XLA, whole or in blocks, by kernels for GPUs and TPUs, or a ring."""
+"""Scaled dot-product attention over packed rows: by XLA, whole or in blocks, by kernels of GPUs and TPUs, a ring."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from jaxllm.models.ring import ring_attention
 from jaxllm.models.visibility import Tokens, visible
 
 __all__ = ["BACKENDS", "Tokens", "attention", "visible"]
+
 
 def attention(
     q_BTNH: jax.Array,

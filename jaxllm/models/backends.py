@@ -142,6 +142,9 @@ def describe(config: Any, length: int) -> str:
     )  # fmt: skip
     choice = choose(backend, asked)
     line = f"attention by {choice.backend}: {choice.why}"
-    if asked.dropout and (without := choose(backend, dataclasses.replace(asked, dropout=0.0))).backend != choice.backend:
+    if (
+        asked.dropout
+        and (without := choose(backend, dataclasses.replace(asked, dropout=0.0))).backend != choice.backend
+    ):
         line += f"; without dropout it would be {without.backend}"
     return line

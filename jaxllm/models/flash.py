@@ -2,8 +2,8 @@
 
 FlashAttention (Dao et al. 2022; Dao 2023): the softmax is accumulated online, and the backward pass computes the scores
 again from the logarithm of its normaliser. Segments, positions, windows and branches of shared prompts are the mask
-itself: each program is given a list of the blocks that it sees something of, made from the lowest and highest of them in
-each block, and those seen whole are computed without a mask (as in FlexAttention, Dong et al. 2024). Key heads are
+itself: each program is given a list of the blocks that it sees something of, made from the lowest and highest of them
+in each block, and those seen whole are computed without a mask (as in FlexAttention, Dong et al. 2024). Key heads are
 shared by query heads without being repeated; soft-caps and dropout are inside. `flash_kernels.py` has the kernels.
 """
 
@@ -93,10 +93,9 @@ def _padded(x_BTNH: jax.Array, block: int, wide: int) -> jax.Array:
 
 def _info(tokens: Tokens, length: int, branched: bool) -> jax.Array:
     """Segments, positions and branches, int32 [B, 3, length]; what is added is padding, which nobody sees."""
-    branches_BT = jnp.zeros_like(tokens.segments_BT)
-    if branched:
-        assert tokens.branches_BT is not None
-        branches_BT = tokens.branches_BT
+    branches_BT = tokens.branches_BT
+    if not branched or branches_BT is None:
+        branches_BT = jnp.zeros_like(tokens.segments_BT)
     info = jnp.stack([tokens.segments_BT, tokens.positions_BT, branches_BT], axis=1).astype(jnp.int32)
     return jnp.pad(info, [(0, 0), (0, 0), (0, length - info.shape[2])])
 
@@ -231,6 +230,4 @@ def _call(
             compiler_params=triton.CompilerParams(num_warps=size.warps, num_stages=size.stages),
         )  # fmt: skip
 
-    return jax.lax.platform_dependent(
-        *given, query[0], key[0], *lists, numbers, cpu=build(True), default=build(False)
-    )
+    return jax.lax.platform_dependent(*given, query[0], key[0], *lists, numbers, cpu=build(True), default=build(False))

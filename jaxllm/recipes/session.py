@@ -118,7 +118,7 @@ class Session:
                 tokens=begin.tokens,
             )  # fmt: skip
             self.console.print(f"for transformers: {self.run.folder / 'hf'}")
-        report(self.run.folder)
+        report(self.run.folder, summary.get("confusion"))
         self.run.write_summary({
             "finished": True, "steps": steps, "best_step": fitted.position, "final": dict(finals),
             "last": {k: x for line in fitted.log for k, x in line.items()}, "best": chosen,
@@ -171,8 +171,9 @@ def describe_mesh(mesh: Mesh) -> str:
 
 
 USAGE = {
+    "classify": '```python\ntransformers.pipeline("text-classification", model=FOLDER, top_k=None)\n```\n\n',
     "ner": "Whole words are labelled by their first sub-word, as in training:\n\n```python\n"
-    'transformers.pipeline("token-classification", model=FOLDER, aggregation_strategy="first")\n```\n\n'
+    'transformers.pipeline("token-classification", model=FOLDER, aggregation_strategy="first")\n```\n\n',
 }
 """How to use the export of a script, for its model card."""
 

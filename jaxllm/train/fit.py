@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import optax
 from jax.sharding import Mesh
 
@@ -35,11 +36,12 @@ from jaxllm.train.evaluation import Eval, Evaluations
 from jaxllm.train.forward import Runner
 from jaxllm.train.log import StepLog
 from jaxllm.train.nonfinite import NonfiniteReporter, NotFinite
+from jaxllm.train.on_policy import OnPolicy
 from jaxllm.train.optim import OptimConfig, make_optimizer, make_schedule
 from jaxllm.train.schedules import Schedule
 from jaxllm.train.setup import Program, check_rows, open_checkpoints, prepare, put, restore_or_init
 from jaxllm.train.step import StepFn
-from jaxllm.types import InputError, LossFn, Params, TrainState, nearest
+from jaxllm.types import InputError, LossFn, Metrics, Params, TrainState, nearest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +90,8 @@ class _Loop:
     steps_per_epoch: int
     owed: bool = False
     """Whether the evaluation after `position` is due and not done, which a checkpoint notes."""
+    sampled: OnPolicy | None = None
+    """The data, where it is sampled from the model in training."""
 
     @property
     def params(self) -> Params:
@@ -98,13 +102,15 @@ class _Loop:
         try:
             if self.owed:
                 self.evaluate()
+                if self.evaluations.best.step == self.position == 0:
+                    self.save()
             while self.position < steps and not self.evaluations.best.stop:
                 watchdog.step(self.position + 1)
-                batch = next(batches)
+                batch, known = self.take(batches)
                 self.log.count(batch)
                 self.state, metrics = self.step(self.state, self.place(batch), self.frozen)
                 self.position += 1
-                self.log.add(self.position, batch, metrics)
+                self.log.add(self.position, batch, {**metrics, **known})
                 preemption.step_taken()
                 watchdog.step_taken()
 
@@ -129,6 +135,15 @@ class _Loop:
             self.saver.checkpoints.wait()
             raise
 
+    def take(self, batches: Iterator[Any]) -> tuple[Any, Metrics]:
+        """The rows of the next step, and what is logged of them; sampling does not count as time of training."""
+        if self.sampled is None:
+            return next(batches), {}
+        jax.block_until_ready(self.state)
+        with self.log.clock.paused(), self.log.writers.state("sampling"):
+            batch, known = next(batches)
+        return batch, known
+
     def evaluate(self) -> None:
         """Evaluates the state."""
         self.evaluations.run(self.position, self.params)
@@ -138,6 +153,8 @@ class _Loop:
         """Saves the state in the background."""
         with self.log.clock.paused(), self.log.writers.state("saving"), watchdog.paused():
             meta = {**self.log.state(), "owed": self.owed}
+            if self.sampled is not None:
+                meta["round"] = self.sampled.state(self.position)
             self.saver.save(self.position, self.state, meta, self.evaluations.best.step)
 
 
@@ -145,7 +162,7 @@ def fit(
     model: ModelSpec,
     *,
     loss: LossFn,
-    data: Loader,
+    data: Loader | OnPolicy,
     optimizer: OptimConfig | optax.GradientTransformation,
     steps: int,
     evals: Mapping[str, Eval] | None = None,
@@ -162,6 +179,7 @@ def fit(
     log_to: Sequence[str] = ("terminal",),
     log_every: int = 10,
     eval_every: int = 0,
+    eval_first: bool = False,
     checkpoint_every: int = 0,
     checkpoint_minutes: float = 0.0,
     checkpoints: str | None = None,
@@ -176,15 +194,16 @@ def fit(
     """Trains to `steps`, continuing from the run's newest sound checkpoint if there is one.
 
     model: the parameters that it calls frozen are neither trained nor saved. optimizer: a configuration, or an optax
-    transformation. schedule: updates -> learning rate, instead of the configuration's; beside an optax transformation
-    it is only logged (null without it). evals: name -> evaluation, run every `eval_every` steps and at the end (0: at
-    the end only), logged as name/number. run: the folder of a script's run; without one, `out` names the folder, by
-    default a new one below runs/. mesh: by default all devices on `data`. rules: sharding rules instead of the model's.
-    head: patterns of the parameters that `head_learning_rate` is for. on_nan: "stop" at a step that is not finite, or
-    "skip" it. checkpoint_every, checkpoint_minutes: between checkpoints, beside the one at the end (0: none).
-    checkpoints: their folder or bucket, by default below the run's. best: "dev/f1:max" keeps the best step, beside the
-    newest `keep` and the multiples of `keep_every`. early_stopping: stop after so many evaluations without a better
-    `best` (0: never). hang_timeout: seconds after which a step that does not end ends the process (0: never).
+    transformation. data: a plan's batches, or rounds that are sampled from the model (`OnPolicy`). schedule: updates ->
+    learning rate, instead of the configuration's; beside an optax transformation it is only logged (null without it).
+    evals: name -> evaluation, run every `eval_every` steps and at the end (0: at the end only), and with eval_first
+    before the first step, logged as name/number. run: the folder of a script's run; without one, `out` names the
+    folder, by default a new one below runs/. mesh: by default all devices on `data`. rules: sharding rules instead of
+    the model's. head: patterns of the parameters that `head_learning_rate` is for. on_nan: "stop" at a step that is not
+    finite, or "skip" it. checkpoint_every, checkpoint_minutes: between checkpoints, beside the one at the end (0:
+    none). checkpoints: their folder or bucket, by default below the run's. best: "dev/f1:max" keeps the best step,
+    beside the newest `keep` and the multiples of `keep_every`. early_stopping: stop after so many evaluations without a
+    better `best` (0: never). hang_timeout: seconds after which a step that does not end ends the process (0: never).
     check_replicas: compare at each checkpoint what devices hold in common. log_to: ("none",) prints nothing;
     metrics.jsonl is always written. wandb: project, entity, name and tags of the run at Weights & Biases. Signals are
     handled only in the main thread.
@@ -244,11 +263,19 @@ def fit(
             state, start, frozen, step, lambda batch: put(batch, mesh, rows, local, strategy),
             StepLog(writers, clock, nonfinite, on_nan == "skip", meta), log_every, evaluations,
             Saver(store, mesh, checkpoint_every, checkpoint_minutes, constants, check_replicas, keep_every),
-            schedule, data.plan.steps, owed=bool(meta.get("owed")) and not evaluated,
+            schedule, data.plan.steps, owed=bool(evals and meta.get("owed", eval_first)) and not evaluated,
+            sampled=data if isinstance(data, OnPolicy) else None,
         )  # fmt: skip
+
+        def batches() -> Iterator[Any]:
+            if isinstance(data, OnPolicy):
+                policy = lambda: runner.with_params(loop.params)  # noqa: E731
+                return data.rollouts(start, steps, local, policy, meta.get("round"))
+            return data.iterate(start, steps, local) if start < steps else iter(())
+
         try:
             with watchdog.loop(hang_timeout):
-                loop.run(data.iterate(start, steps, local) if start < steps else iter(()), steps)
+                loop.run(batches(), steps)
             preemption.all_saved()
         except (Terminated, Interrupted):
             writers.close()
@@ -275,7 +302,7 @@ def _name(loss: LossFn) -> str:
     return " ".join([name, *(f"{key}={x}" for key, x in getattr(loss, "arguments", {}).items())])
 
 
-def _computes_reference(loss: LossFn, data: Loader) -> bool:
+def _computes_reference(loss: LossFn, data: Loader | OnPolicy) -> bool:
     """Whether each step computes the reference too, because the batches do not have its log-probabilities."""
     if not getattr(loss, "reference", False):
         return False

@@ -28,6 +28,7 @@ from jaxllm.models.flops import ModelFlops
 from jaxllm.params import ModelSpec, materialize
 from jaxllm.run.folder import Run, differences
 from jaxllm.run.inputs import changed_files, changes
+from jaxllm.train.on_policy import OnPolicy
 from jaxllm.train.step import StepFn, make_train_step
 from jaxllm.types import InputError, LossFn, TrainState
 
@@ -156,14 +157,14 @@ class Program:
     step: StepFn
     layout: Layout
     flops: ModelFlops
-    data: Loader
+    data: Loader | OnPolicy
     microbatches: int
     strategy: str
 
 
 def restore_or_init(
     model: ModelSpec, transform: optax.GradientTransformation, layout: Layout, checkpoints: Checkpoints, run: Run,
-    data: Loader, seed: int,
+    data: Loader | OnPolicy, seed: int,
 ) -> tuple[TrainState, int, dict[str, Any]]:  # fmt: skip
     """The state to start from, how many batches it has seen, and the meta data that was saved with it.
 

@@ -73,7 +73,9 @@ def test_what_a_run_says():
         "attention by xla: splash has no dropout, and attention's is 0.1; without dropout it would be splash"
     )
     assert line("gpu", dropped).startswith("attention by flash")
-    assert line("gpu", dataclasses.replace(gpt, backend="cudnn"), 4096).startswith("attention by flash: cudnn would need")
+    assert line("gpu", dataclasses.replace(gpt, backend="cudnn"), 4096).startswith(
+        "attention by flash: cudnn would need"
+    )
     assert "a ring" in line("gpu", gpt, mesh="fsdp=4,context=2")
     bert = encoder.Config(vocab_size=64, width=64, depth=1, heads=1, mlp_width=64)
     assert line("gpu", bert, 128).startswith("attention by flash")

@@ -118,7 +118,7 @@ def test_dropout_drops_what_its_hash_says_in_both_passes():
     seeds = tuple(jax.random.bits(key, (2,), jnp.uint32))
 
     def by_hand(q, k, v):
-        (B, T, N, H), G = q.shape, q.shape[2] // k.shape[2]
+        (B, T, N, _), G = q.shape, q.shape[2] // k.shape[2]
         scores = jnp.einsum("BTNH,BSNH->BNTS", q, jnp.repeat(k, G, axis=2)) * how["scale"]
         seen = visible(tokens, tokens, causal=True)[:, None]
         probs = jax.nn.softmax(jnp.where(seen, soft_cap(scores, 3.0), -1e30), axis=-1)
@@ -136,8 +136,9 @@ def test_the_hash_drops_the_share_that_it_should_and_independently():
     n = masks[0].size
     assert abs(masks.mean() - 0.9) < 4 * (0.09 / masks.size) ** 0.5
     pairs = {
-        "heads": (masks[0], masks[1]), "rows": (masks[0, 1:], masks[0, :-1]), "columns": (masks[0, :, 1:], masks[0, :, :-1]),
-        "across": (masks[0], masks[0].T), "squares": (masks[0, 1:, 1:] ^ masks[0, 1:, :-1], masks[0, :-1, 1:] ^ masks[0, :-1, :-1]),
+        "heads": (masks[0], masks[1]), "rows": (masks[0, 1:], masks[0, :-1]),
+        "columns": (masks[0, :, 1:], masks[0, :, :-1]), "across": (masks[0], masks[0].T),
+        "squares": (masks[0, 1:, 1:] ^ masks[0, 1:, :-1], masks[0, :-1, 1:] ^ masks[0, :-1, :-1]),
     }  # fmt: skip
     for name, (a, b) in pairs.items():
         assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 5 / n**0.5, name
@@ -167,7 +168,12 @@ def test_sixteen_bits_are_as_exact_as_by_xla():
         at = functools.partial(run, query=tokens, key=tokens, **how)
         (_, y), found = gradients(at, *arrays, tokens)
         (_, expected), wanted = gradients(functools.partial(attention, query=tokens, key=tokens, **how), *exact, tokens)
-        far.append([float(jnp.abs(a.astype(jnp.float32) - b).max()) for a, b in zip((y, *found), (expected, *wanted), strict=True)])
+        far.append(
+            [
+                float(jnp.abs(a.astype(jnp.float32) - b).max())
+                for a, b in zip((y, *found), (expected, *wanted), strict=True)
+            ]
+        )
     assert all(ours < 1.5 * theirs + 1e-3 for ours, theirs in zip(*far, strict=True)), far
 
 
@@ -209,7 +215,9 @@ def test_blocks_are_listed_that_see_something_and_left_out_where_they_cannot(cas
             assert set(np.flatnonzero(any_[b, i])) <= blocks
             assert all(all_[b, i, j] for j in order[b, i, masked:every])
             listed += every
-    assert listed / 2 <= 1.5 * some.sum(), "for nothing only where documents meet, which is in most of blocks this small"
+    assert listed / 2 <= 1.5 * some.sum(), (
+        "for nothing only where documents meet, which is in most of blocks this small"
+    )
 
 
 def needs_cuda():
