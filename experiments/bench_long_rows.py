@@ -4,13 +4,15 @@
     python experiments/bench_long_rows.py --whole --lengths 2048 4096
 
 A row is one causal document. Attention in blocks: Dao et al. 2022, FlashAttention. Temporaries are the compiler's own
-(`memory_analysis`); seconds are the best of a few steps after the first. Expected: experiments/README.md.
+(`memory_analysis`). Lengths take turns after each one's first step; seconds are those of the best step, and on a CPU
+those of all its threads together, which other work on the machine disturbs less. Expected: experiments/README.md.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -41,11 +43,11 @@ class Config:
     whole: bool = False
     """Compute attention over whole rows instead of in blocks."""
     steps: int = 2
-    """Steps to time after the first; 0 to compile alone."""
+    """Steps of each length to time after its first; 0 to compile alone."""
 
 
-def measure(config: Config, length: int) -> tuple[float, float]:
-    """Temporaries in MiB, and the seconds of the quickest step (not a number where none is run)."""
+def prepare(config: Config, length: int) -> tuple[float, Callable[[], float]]:
+    """Temporaries in MiB, and a function that takes a step and gives its seconds."""
     shape = Shape(
         vocab_size=config.vocabulary, width=config.width, depth=config.depth, heads=max(1, config.width // 128),
         kv_heads=max(1, config.width // 512), mlp_width=3 * config.width, max_positions=length, remat="full",
@@ -58,27 +60,29 @@ def measure(config: Config, length: int) -> tuple[float, float]:
     ones_BT = jnp.ones((1, length), jnp.int32)
     batch = Batch(tokens_BT, tokens_BT, ones_BT.astype(jnp.float32), ones_BT, jnp.arange(length)[None])
     compiled = step.lower(state, batch).compile()
-    best = float("nan")
-    for number in range(config.steps + bool(config.steps)):
-        start = time.perf_counter()
-        state, metrics = compiled(state, batch)
-        jax.block_until_ready(metrics)
-        best = best if not number else min(time.perf_counter() - start, best if best == best else float("inf"))
-    return compiled.memory_analysis().temp_size_in_bytes / 2**20, best
+    clock = time.process_time if jax.default_backend() == "cpu" else time.perf_counter
+    kept = [state]
+
+    def take() -> float:
+        began = clock()
+        state, metrics = compiled(kept.pop(), batch)
+        kept.append(jax.block_until_ready((state, metrics))[0])
+        return clock() - began
+
+    return compiled.memory_analysis().temp_size_in_bytes / 2**20, take
 
 
 def main(config: Config) -> None:
     """Prints a line for each length."""
     if config.whole:
         attention.LONG = 1 << 30
+    made = {length: prepare(config, length) for length in config.lengths}
+    rounds = [{length: take() for length, (_, take) in made.items()} for _ in range(config.steps + bool(config.steps))]
+    best = {length: min((one[length] for one in rounds[1:]), default=float("nan")) for length in made}
     print("tokens  temporaries MiB  per token KiB  step s  times the first")
-    first = 0.0
-    for length in config.lengths:
-        memory, seconds = measure(config, length)
-        first = first or seconds
-        print(
-            f"{length:>6}  {memory:>15,.0f}  {memory * 1024 / length:>13.1f}  {seconds:>6.2f}  {seconds / first:>15.2f}"
-        )
+    for length, (memory, _) in made.items():
+        times = best[length] / best[config.lengths[0]]
+        print(f"{length:>6}  {memory:>15,.0f}  {memory * 1024 / length:>13.1f}  {best[length]:>6.2f}  {times:>15.2f}")
 
 
 if __name__ == "__main__":

@@ -40,10 +40,11 @@ HUB = {
 
 NOT_RUN = {
     r"benchmark\.py": "needs torch, of the extra `bench`, or takes minutes; its own test runs it",
+    r"accelerator_check\.py": "takes minutes; its own test runs it",
     r"bench_tag\.py": "needs torch, of the extra `bench`",
     r"peers/": "needs torch, and no jaxllm",
     r"jaxllm plan .*--topology [^c]": "needs a compiler of the extra `plan`, which tests of plans run",
-    r"bench_compiled\.py --topology": "needs a compiler of the extra `plan`",
+    r"bench_(compiled|attention)\.py --topology": "needs a compiler of the extra `plan`",
     r"kill_test\.py (full-disk|move|.*--processes)": "mounts a disk, or takes minutes",
 }
 """Commands whose flags are checked and that are not run here."""
@@ -69,6 +70,8 @@ SHORT: dict[str, tuple[dict[str, str], str]] = {
     "matmul.py": ({"--shapes": "64x32x16"}, "--seconds 0.1"),
     "decode.py": ({}, "--tokens 2 --rounds 1"),
     "bench_compile.py": ({}, "--rounds 1 --depths 1 2"),
+    "bench_attention.py": ({}, "--lengths 128 --heads 2 --kv-heads 1 --features 16 --dtype float32 --rounds 1"),
+    "bench_prompts.py": ({}, "--prompt 32 --answer 8 --pairs 1 --width 64 --depth 1 --vocabulary 64 --rounds 1"),
     "bench_head.py": ({}, "--rounds 1 --rows 2 --length 32 --width 16 --vocab 500 --others 600"),
     "bench_long_rows.py": ({}, "--width 128 --vocabulary 64 --steps 1 --lengths 64 128"),
     "bench_dpo_memory.py": ({}, "--vocabulary 500 --width 16 --depth 1 --length 32"),
