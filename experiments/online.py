@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
@@ -40,7 +39,7 @@ from jaxllm.recipes.chat_start import start_chat
 from jaxllm.recipes.flags import fit_arguments, optim_config
 from jaxllm.recipes.held_out import HeldOut
 from jaxllm.recipes.help import MODEL, flag
-from jaxllm.recipes.online import PREFERENCES, OnlineFlags
+from jaxllm.recipes.online import OnlineFlags
 from jaxllm.recipes.prompts import encode_prompts, read_prompts
 from jaxllm.recipes.recipe import fill_in
 from jaxllm.recipes.reference import load_start

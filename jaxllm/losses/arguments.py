@@ -60,9 +60,7 @@ def bind(
     return bound
 
 
-def check(
-    loss: str, known: Mapping[str, inspect.Parameter], arguments: Mapping[str, Any], kind: str = "loss"
-) -> None:
+def check(loss: str, known: Mapping[str, inspect.Parameter], arguments: Mapping[str, Any], kind: str = "loss") -> None:
     """Raises InputError for an unknown argument or a value that it may not have. A traced value passes."""
     for name, value in arguments.items():
         if name not in known:

@@ -44,7 +44,7 @@ def numeric(
     return float(said is not None and abs(said - right) <= tolerance * max(1.0, abs(right)))
 
 
-def format(prompt: str, completion: str, row: Row, *, pattern: str = r"\S[\s\S]*") -> float:  # noqa: A001
+def format(prompt: str, completion: str, row: Row, *, pattern: str = r"\S[\s\S]*") -> float:
     """1 where the whole completion matches a regular expression of Python's `re`, else 0; by default one not empty."""
     return float(re.fullmatch(pattern, completion) is not None)
 

@@ -72,9 +72,7 @@ class Batches:
             0, np.zeros(groups, np.int64), lengths, some.astype(np.int32), some, np.ones(lengths.shape, bool),
             np.repeat(rewards, len(self.weights), axis=0), some if old else None, some if reference else None,
         )  # fmt: skip
-        return dataclasses.replace(self, rows=count).of(
-            found, [[0] * self.longest_prompt], range(groups), range(count)
-        )
+        return dataclasses.replace(self, rows=count).of(found, [[0] * self.longest_prompt], range(groups), range(count))
 
     def _rollouts(
         self, found: Round, prompts: Sequence[list[int]], groups: Sequence[int], rows: Sequence[int]

@@ -202,7 +202,9 @@ class Rounds:
             known["dynamic/resampled"] = _mean(again, drawn)
         if self.old and self.settings.steps > 1:
             found = dataclasses.replace(found, old_logps=self._logps(model, found))
-            gap = np.abs(found.old_logps - found.logps)[np.repeat(found.trained(self.batches.mask_truncated), found.lengths)]
+            gap = np.abs(found.old_logps - found.logps)[
+                np.repeat(found.trained(self.batches.mask_truncated), found.lengths)
+            ]
             if gap.size:
                 known["sampling/sampling_logp_difference/max"] = _mean(float(gap.max()), 1)
         if self.reference is not None:
@@ -277,7 +279,9 @@ class Rounds:
 
 def _without_signal(rewards: np.ndarray) -> np.ndarray:
     """Which groups have rewards [groups, G] that are all alike, or at most one, bool [groups]."""
-    highest, lowest = (f(np.where(np.isnan(rewards), -s * np.inf, rewards), axis=1) for f, s in ((np.max, 1), (np.min, -1)))
+    highest, lowest = (
+        f(np.where(np.isnan(rewards), -s * np.inf, rewards), axis=1) for f, s in ((np.max, 1), (np.min, -1))
+    )
     return ~(highest - lowest > 1e-8)
 
 
