@@ -47,6 +47,8 @@ class Config:
     """Share of the tokens that are learned, in one run of each row at a place of its own; the others have weight 0."""
     nonlinear: bool = False
     """Time a function of each row's log-probability, as preference losses are, instead of cross entropy."""
+    dtype: str = "float32"
+    """Type of hidden states and head: float32 or bfloat16."""
     rounds: int = 5
     """Number of times that each side runs."""
 
@@ -78,7 +80,7 @@ def learned(config: Config, draw: np.random.Generator) -> np.ndarray:
 
 def compiled(config: Config, vocab: int, batch: Batch, budget: int) -> Any:
     """(hidden, head, batch) -> loss and its gradients for both, with this many bytes of logits at a time."""
-    hidden = jax.ShapeDtypeStruct((config.rows, config.length, config.width), jnp.float32)
+    hidden = jax.ShapeDtypeStruct((config.rows, config.length, config.width), config.dtype)
     shape = (vocab, config.width) if config.tied else (config.width, vocab)
 
     def loss(hidden: jax.Array, head: jax.Array, batch: Batch) -> jax.Array:
@@ -89,7 +91,7 @@ def compiled(config: Config, vocab: int, batch: Batch, budget: int) -> Any:
 
     before, tokens.LOGITS_BYTES = tokens.LOGITS_BYTES, budget
     step = jax.jit(jax.value_and_grad(loss, (0, 1)))
-    made = step.lower(hidden, jax.ShapeDtypeStruct(shape, jnp.float32), batch).compile()
+    made = step.lower(hidden, jax.ShapeDtypeStruct(shape, config.dtype), batch).compile()
     tokens.LOGITS_BYTES = before
     return made
 
@@ -108,13 +110,13 @@ def main(config: Config) -> None:
         for name, budget in sides.items():
             if name == "chunked" or vocab == config.vocab:
                 temp = compiled(config, vocab, batch, budget).memory_analysis().temp_size_in_bytes
-                less = temp - 4 * config.width * vocab
+                less = temp - jnp.dtype(config.dtype).itemsize * config.width * vocab
                 print(f"vocabulary {vocab:>7,}  {name:<8} {temp / 1e6:>8,.1f} MB, less its gradient {less / 1e6:,.1f}")
 
     steps = {name: compiled(config, config.vocab, batch, budget) for name, budget in sides.items()}
-    hidden = jnp.asarray(draw.normal(size=(*size, config.width)), jnp.float32)
+    hidden = jnp.asarray(draw.normal(size=(*size, config.width)), config.dtype)
     shape = (config.vocab, config.width) if config.tied else (config.width, config.vocab)
-    head = jnp.asarray(0.02 * draw.normal(size=shape), jnp.float32)
+    head = jnp.asarray(0.02 * draw.normal(size=shape), config.dtype)
     found = {name: jax.block_until_ready(step(hidden, head, batch)) for name, step in steps.items()}  # a warm heap
     for i, name in enumerate(("loss", "hidden", "head")):
         a, b = (np.ravel(x[0] if i == 0 else x[1][i - 1]) for x in found.values())

@@ -5,7 +5,8 @@
         --reward-args "format.pattern=.*[0-9]"
     python experiments/online.py --model runs/sft-1a2b3c4d --dataset questions.jsonl --loss dapo --dynamic-sampling 3 \
         --mask-truncated-completions
-    python experiments/online.py --model runs/sft-1a2b3c4d --dataset questions.jsonl --loss dpo --reward my_rewards.py:brief
+    python experiments/online.py --model runs/sft-1a2b3c4d --dataset questions.jsonl --loss dpo \
+        --reward my_rewards.py:brief
 
 Papers: Shao et al. 2024, DeepSeekMath (GRPO); Guo et al. 2024, OAIF (online DPO); Agarwal et al. 2024, GKD (jsd); the
 losses name theirs.
@@ -188,7 +189,7 @@ def main(config: Config) -> None:
             console.print(f"before   dev/{name} {before[f'dev/{name}']:.4f}")
     failures = {f"{name}: {kind}": count for (name, kind), count in scorer.failures.items()}
     session.finish(
-        begin, fitted, arguments["steps"], before={k: x for k, x in before.items()}, reward_failures=failures,
+        begin, fitted, arguments["steps"], before=before, reward_failures=failures,
         **summary_of(splits),
     )  # fmt: skip
 

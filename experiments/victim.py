@@ -23,8 +23,9 @@ PATIENCE_S = 1200.0
 class Victim:
     """The run, in processes of its own."""
 
-    def __init__(self, work: Path, processes: int = 1, devices: int = 1):
-        self.work, self.processes, self.devices = work.absolute(), processes, devices
+    def __init__(self, work: Path, processes: int = 1, devices: int = 1, platform: str = "cpu"):
+        """devices: fake ones, on a CPU. platform: JAX's name of it; "" for what this machine has."""
+        self.work, self.processes, self.devices, self.platform = work.absolute(), processes, devices, platform
         self.work.mkdir(parents=True, exist_ok=True)
         model = {"vocab_size": 96, "width": 16, "depth": 2, "heads": 4, "mlp_width": 32, "max_positions": 64}
         (self.work / "model.json").write_text(json.dumps(model))
@@ -50,10 +51,12 @@ class Victim:
         """A process group that trains. cached: compiled programs are kept between starts."""
         count = f"--xla_force_host_platform_device_count={self.devices}"
         environment = {
-            **os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {count}",
+            **os.environ, "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {count}",
             "XDG_CACHE_HOME": str(self.work / "cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_ENABLE_COMPILATION_CACHE": str(cached),
         }  # fmt: skip
+        if self.platform:
+            environment["JAX_PLATFORMS"] = self.platform
         for name in ("JAXLLM_STARTED", "JAX_COMPILATION_CACHE_DIR"):
             environment.pop(name, None)
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from jaxllm.types import InputError
 COMMANDS = {
     "cache": "show where files are kept between runs and how large they are, or empty a cache",
     "check-loss": "check that a loss, built in or in your own file, does what every loss must",
+    "classify": "print the labels or numbers that a trained classifier of texts gives to texts, or to a file of them",
     "convert": "convert a checkpoint to or from Hugging Face's format and compare every tensor",
     "explain-sharding": "show what each device of a mesh would hold of a model",
     "generate": "continue a prompt with a trained decoder",

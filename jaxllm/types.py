@@ -6,7 +6,7 @@ Axes, written as a suffix of array names and in einsum strings:
     D  width of the model       N  heads (in losses: tokens, flattened)
     K  key and value heads      H  width of one head
     F  width of the MLP         V  vocabulary, or label set
-    L  layers of the stack      A  answers in a row
+    L  layers of the stack      A  answers, or texts with targets, in a row
     E  experts                  G  queries that share a key head
 """
 
@@ -56,7 +56,8 @@ class Batch:
     targets[b, t] is what position t must predict (already shifted for causal models). weights is 0 where nothing is
     learned. segments is 0 on padding and numbers the documents packed in a row from 1; positions restart with each.
     branches, for answers that share a prompt, is 0 on the trunk and then one number per branch: a key is visible when
-    it is in the same segment, not in the future, and of branch 0 or of the query's own branch.
+    it is in the same segment, not in the future, and of branch 0 or of the query's own branch. types, for encoders that
+    tell the second text of a pair from the first, is the row of the token-type embedding; None is row 0 everywhere.
     """
 
     tokens_BT: jax.Array
@@ -65,6 +66,7 @@ class Batch:
     segments_BT: jax.Array
     positions_BT: jax.Array
     branches_BT: jax.Array | None = None
+    types_BT: jax.Array | None = None
 
 
 @_pytree
@@ -84,6 +86,19 @@ class Answers:
     weight_BA: jax.Array
     margin_BA: jax.Array
     ref_logps_BT: jax.Array | None = None
+
+
+@_pytree
+class Labelled:
+    """Rows packed with texts that have a vector of targets each, for losses of texts.
+
+    targets_BAV is float32: one number per text (V = 1), or one per label, 0 where the label does not apply and else how
+    much it counts (1). batch.targets[b, t] is the text in its row, from 0, that position t answers for; weights is 0
+    at all other positions.
+    """
+
+    batch: Batch
+    targets_BAV: jax.Array
 
 
 @_pytree
@@ -159,7 +174,7 @@ class Model(Protocol):
 class LossFn(Protocol):
     """A loss: (model, batch, key=None) -> Metrics with at least "loss". No key means no dropout.
 
-    `batch` is a `Batch`, an `Answers` or a `Rollouts`. A loss whose examples depend on each other sets
+    `batch` is a `Batch`, an `Answers`, a `Labelled` or a `Rollouts`. A loss whose examples depend on each other sets
     `couples_batch = True`, and is then refused under microbatching and pmap.
     """
 

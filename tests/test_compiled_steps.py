@@ -19,6 +19,7 @@ from compiled import (
     tagger,
     tags,
 )  # fmt: skip
+from compiled import T as LENGTH
 
 from jaxllm.data.preference.answers import Layout
 
@@ -50,8 +51,13 @@ STEPS = {
 SPLASH = {"pretraining", "pretraining, windows and soft-caps", "pretraining, a mixture", "SFT",
           "DPO, prompts repeated", "KTO", "LoRA"}  # fmt: skip
 """Whose attention is the TPU kernel: not where answers share a prompt, with dropout, or in a ring of devices."""
-CUDNN = SPLASH - {"pretraining, windows and soft-caps"} | {"DPO", "reward"}
-"""cuDNN has no soft-cap, and takes any mask."""
+XLA = {"ring attention"}
+"""Whose attention is no kernel on a GPU, whose own has dropout, soft-caps, windows and branches."""
+
+
+def dense(text):
+    """The arrays of an optimised program with scores or a mask: four axes or more, of which two are a row long."""
+    return set(re.findall(rf"\w+\[(?:\d+,){{2,}}{LENGTH},{LENGTH}\]", text))
 
 
 def compile_case(case, topology, capfd):
@@ -72,7 +78,10 @@ def test_a_step_compiles_for_tpu(case, topology, capfd):
 @pytest.mark.parametrize("case", STEPS)
 def test_a_step_compiles_for_gpu(case, topology, capfd):
     text = compile_case(case, topology, capfd).as_text()
-    assert ("__cudnn$fmha" in text) == (case in CUDNN)
+    for kernel in ("forward", "backward_dq", "backward_dkv"):
+        assert (f"flash_attention_{kernel}" in text) == (case not in XLA)
+    if case not in XLA:
+        assert not dense(text), "no scores and no mask of whole rows"
 
 
 @pytest.mark.parametrize(

@@ -97,9 +97,10 @@ def load(
 ) -> Model:
     """Loads a Hugging Face folder or id, a run folder, or a preset to train from scratch.
 
-    task: "lm" (a language model), "tagger" (a token classifier) or "scorer" (a reward model); by default what the
-    checkpoint is, and a language model for a preset. A head that the checkpoint lacks is initialised, and a note says
-    so. labels: of a tagger, in the order of its logits; needed where the checkpoint has no classifier. tokenizer: a
+    task: "lm" (a language model), "tagger" (a token classifier), "classifier" (of whole texts) or "scorer" (a reward
+    model); by default what the checkpoint is, and a language model for a preset. A head that the checkpoint lacks is
+    initialised, and a note says so. labels: of a tagger or classifier, in the order of its logits; needed where the
+    checkpoint has no head. tokenizer: a
     folder or id in place of the model's own. texts: of a preset, what a byte-level BPE tokenizer is trained on where
     `tokenizer` names none. chat_template: "plain", "chatml" or a .jinja file, for a tokenizer that has none or
     another; tokens that it adds lengthen the embeddings. mesh: devices per axis, for example "fsdp=8" or
@@ -113,8 +114,8 @@ def load(
     check_remat(remat, devices.local_devices)
     computing: dict[str, Any] = {"dtype": dtype, "remat": remat}
     found = None if find_architecture(source) else open_weights(source, task, labels=labels, **computing)
-    if found is None and task == "tagger":
-        raise InputError(f"{source} is a preset of decoders: a tagger starts from an encoder's folder or id, or a run")
+    if found is None and task in ("tagger", "classifier"):
+        raise InputError(f"{source} is a preset of decoders: a {task} starts from a folder or id, or a run")
     if found and (isinstance(found.config, TaggerConfig) or not chat_template):
         loaded = hf.load_tokenizer(tokenizer or str(found.folder))
         check_vocabulary(loaded, trunk_of(found.config).vocab_size, own=not tokenizer)

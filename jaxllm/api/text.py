@@ -134,7 +134,10 @@ def _groups(model: Model, prompts: Sequence[str], answers: Sequence[str]) -> lis
 
 def _check_task(model: Model, *tasks: str) -> None:
     """Raises InputError for a model of another task than these, and for a head that has not been trained."""
-    names = {"lm": "a language model", "tagger": "a token classifier", "scorer": "a reward model"}
+    names = {
+        "lm": "a language model", "tagger": "a token classifier", "scorer": "a reward model",
+        "classifier": "a classifier of texts", "masked": "a masked language model",
+    }  # fmt: skip
     task = task_of(model.config)
     if task not in tasks:
         wanted = " or ".join(names[one] for one in tasks)

@@ -23,6 +23,7 @@ from jaxllm.distributed import mesh as meshes
 from jaxllm.hf import files, table
 from jaxllm.hf.config import read_json
 from jaxllm.hf.open import match_files
+from jaxllm.models.heads import TaggerConfig
 from jaxllm.recipes import adapter_runs
 from jaxllm.recipes.weights import is_adapted, is_bare_run, open_weights
 from jaxllm.types import InputError, Params, TrainState
@@ -84,7 +85,7 @@ def convert(
                 return adapter_runs.write_adapter(partial, source, _device())
             return adapter_runs.write_merged(partial, source, _device(), dtype, max_shard_bytes)
     opened = open_weights(source)
-    if to == "run" and opened.task == "tagger":
+    if to == "run" and isinstance(opened.config, TaggerConfig):
         raise InputError(
             f"--to run: {opened.family} is no decoder; its Hugging Face folder itself is what --model takes"
         )

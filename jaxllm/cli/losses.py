@@ -21,6 +21,7 @@ from jaxllm.types import InputError
 
 KINDS = {
     "tokens": "per token, from logits",
+    "texts": "per text with a vector of targets, from logits",
     "sentences": "per tagged sentence, from the logits of its words and the scores of neighbouring labels",
     "pairs": "per pair of answers, against a reference",
     "pairs alone": "per pair of answers, without a reference",

@@ -82,9 +82,10 @@ def loader(
     examples: Sequence[Example], plan: Plan, noise: Callable[[Any, int, Sequence[int]], Any] | None = None
 ) -> Loader:
     """A loader of plain examples, packed by `collate`."""
+    typed = bool(len(examples)) and examples[0].types is not None
 
     def build(rows: list[list[int]], count: int) -> Batch:
-        return collate([[examples[i] for i in row] for row in rows], plan.row_length, count)
+        return collate([[examples[i] for i in row] for row in rows], plan.row_length, count, typed=typed)
 
     return Loader(plan, build, noise)
 

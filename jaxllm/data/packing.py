@@ -20,11 +20,15 @@ from jaxllm.types import Batch, InputError
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One sequence: tokens and targets (int32) and weights (float32), all of one length."""
+    """One sequence: tokens and targets (int32) and weights (float32), all of one length.
+
+    types: of a pair of texts, the token types (int32); None for none. All examples of a data set have them or none.
+    """
 
     tokens: np.ndarray
     targets: np.ndarray
     weights: np.ndarray
+    types: np.ndarray | None = None
 
 
 class Location(NamedTuple):
@@ -174,10 +178,10 @@ def fixed_plan(lengths: Sequence[int] | np.ndarray, *, row_length: int, rows: in
     return Plan(sizes, layout, row_length, rows, -(-len(layout) // rows), None)
 
 
-def collate(rows: Sequence[Sequence[Example]], row_length: int, count: int) -> Batch:
-    """Packs rows of examples into a Batch of `count` rows (numpy), padded with zeros."""
+def collate(rows: Sequence[Sequence[Example]], row_length: int, count: int, *, typed: bool = False) -> Batch:
+    """Packs rows of examples into a Batch of `count` rows (numpy), padded with zeros. typed: they have token types."""
     shape = (count, row_length)
-    tokens, targets, segments, positions = (np.zeros(shape, np.int32) for _ in range(4))
+    tokens, targets, segments, positions, types = (np.zeros(shape, np.int32) for _ in range(5))
     weights = np.zeros(shape, np.float32)
     for r, row in enumerate(rows):
         start = 0
@@ -185,8 +189,11 @@ def collate(rows: Sequence[Sequence[Example]], row_length: int, count: int) -> B
             span = slice(start, start + len(example.tokens))
             tokens[r, span], targets[r, span], weights[r, span] = example.tokens, example.targets, example.weights
             segments[r, span], positions[r, span] = segment, np.arange(len(example.tokens))
+            if example.types is not None:
+                types[r, span] = example.types
             start = span.stop
-    return Batch(tokens, targets, weights, segments, positions)  # type: ignore[arg-type]
+    kinds = types if typed else None
+    return Batch(tokens, targets, weights, segments, positions, types_BT=kinds)  # type: ignore[arg-type]
 
 
 def locate(rows: Sequence[Sequence[int]], lengths: Sequence[int] | np.ndarray) -> list[Location]:

@@ -58,7 +58,9 @@ class State:
         )  # fmt: skip
 
 
-class Latest(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Latest:
     """What the host looks at between calls, whole on every device."""
 
     token_B: jax.Array
@@ -122,12 +124,12 @@ def start(
     B = prompts.place_BS.shape[0]
     hidden_RTD, cache = model.extend(Cache.empty(model.config, R, T), prompts.tokens_RT, prompts.read)
     hidden_BD = hidden_RTD.reshape(R * T, -1)[prompts.place_BS[:, -1]]
-    key = jax.random.wrap_key_data(prompts.keys)
+    key = jax.random.wrap_key_data(jnp.asarray(prompts.keys))
     done_B = prompts.limit_B == 0
     state = State(
         cache.take(prompts.place_BS).grow(slots), jax.vmap(jax.random.fold_in, (None, 0))(key, prompts.index_B),
-        ends_E, prompts.limit_B, done_B, jnp.zeros(B, jnp.int32), jnp.zeros((B, most), jnp.int32),
-        jnp.zeros((B, most), jnp.float32), jnp.int32(0),
+        ends_E, jnp.asarray(prompts.limit_B), jnp.asarray(done_B), jnp.zeros(B, jnp.int32),
+        jnp.zeros((B, most), jnp.int32), jnp.zeros((B, most), jnp.float32), jnp.int32(0),
     )  # fmt: skip
     return _shown(state.add(model.head(_rows(hidden_BD)), sampling))
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxllm.distributed.mesh import row_multiple
 from jaxllm.evals import decode
-from jaxllm.evals.sampling import Sampling
+from jaxllm.evals.sampling import BY_CHANCE, GREEDY, Sampling
 from jaxllm.params import GraphDef, bind
 from jaxllm.types import InputError
 
@@ -38,7 +38,7 @@ def sample(
     graphdef: GraphDef,
     params: Mapping[str, Any],
     prompts: Sequence[Sequence[int]],
-    sampling: Sampling = Sampling(1.0),
+    sampling: Sampling = BY_CHANCE,
     *,
     key: jax.Array,
     max_tokens: int,
@@ -65,7 +65,7 @@ def generate(
     graphdef: GraphDef,
     params: Mapping[str, Any],
     prompts: Sequence[Sequence[int]],
-    sampling: Sampling = Sampling(),
+    sampling: Sampling = GREEDY,
     *,
     max_tokens: int = 128,
     stop: Sequence[int] = (),
@@ -77,7 +77,9 @@ def generate(
     As `sample` with key(seed), with its errors. on_token(row, token, last) is called with each new token, and ends the
     row by returning True.
     """
-    found = _run(graphdef, params, prompts, sampling, jax.random.key(seed), max_tokens, stop, range(len(prompts)), on_token)
+    found = _run(
+        graphdef, params, prompts, sampling, jax.random.key(seed), max_tokens, stop, range(len(prompts)), on_token
+    )
     return [one.tokens.tolist() for one in found]
 
 
@@ -109,7 +111,7 @@ def _run(
             done_B, count = np.asarray(latest.done_B), int(latest.count)
             if on_token is not None:
                 told = np.array(done_B)
-                for row in np.flatnonzero(going):
+                for row in np.flatnonzero(going).tolist():
                     token, last = int(np.asarray(latest.token_B)[row]), bool(done_B[row])
                     told[row] = bool(on_token(row, token, last)) or last
                 going = ~told[: len(prompts)]
@@ -148,7 +150,7 @@ def _check(prompts: Sequence[Sequence[int]], config: Any) -> None:
 def _mesh_of(params: Mapping[str, Any]) -> Iterator[int]:
     """Sets the mesh that the parameters lie on, if any, and yields what the number of rows must be a multiple of."""
     at = getattr(next(iter(params.values())), "sharding", None)
-    if isinstance(at, jax.sharding.NamedSharding):
+    if isinstance(at, jax.sharding.NamedSharding) and isinstance(at.mesh, jax.sharding.Mesh):
         with jax.set_mesh(at.mesh):
             yield row_multiple(at.mesh)
     else:

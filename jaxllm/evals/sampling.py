@@ -35,11 +35,15 @@ class Sampling:
                 raise InputError(f"sampling {name}={getattr(self, name)} {rule}")
 
 
-def choose(logits_BV: jax.Array, sampling: Sampling, keys_B: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Tokens int32 [B], and their log-probabilities float32 [B] in nats, at the temperature and of the whole vocabulary.
+GREEDY, BY_CHANCE = Sampling(), Sampling(1.0)
+"""The likeliest token, and one drawn by the model's own probabilities."""
 
-    top_k and top_p decide what is drawn, but not its log-probability; a greedy token's is at temperature 1. Each row's
-    token depends on its own logits and key alone.
+
+def choose(logits_BV: jax.Array, sampling: Sampling, keys_B: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Tokens int32 [B], and their log-probabilities float32 [B] in nats, at the temperature.
+
+    They are of the whole vocabulary: top_k and top_p decide what is drawn, but not its log-probability. A greedy
+    token's is at temperature 1. Each row's token depends on its own logits and key alone.
     """
     if not sampling.temperature:
         tokens_B = jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)

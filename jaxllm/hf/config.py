@@ -134,6 +134,7 @@ ACTIVATIONS = {
     "relu": "relu",
     "silu": "silu",
     "swish": "silu",
+    "tanh": "tanh",
 }
 """Names of activations in config.json -> in `models.layers.ACTIVATIONS`."""
 

@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxllm.hf import albert, bert, deberta, distilbert, electra, gemma, gpt2, llama, mixture, modernbert, roberta
+from jaxllm.hf.classifiers import HEADS, classifier
 from jaxllm.hf.config import Fields
 from jaxllm.hf.family import Family
 from jaxllm.hf.masked import masked_family
 from jaxllm.hf.table import Rule, Table, linear
 from jaxllm.models.decoder_config import Config
-from jaxllm.models.heads import ScorerConfig, TaggerConfig
+from jaxllm.models.heads import ClassifierConfig, ScorerConfig, TaggerConfig
 from jaxllm.models.mlm_head import MaskedConfig
+from jaxllm.types import InputError
 
 
 def _tagger(family: Family[TaggerConfig]) -> Family[TaggerConfig]:
@@ -56,7 +58,7 @@ LANGUAGE_MODELS: dict[str, Family[Config]] = {
 
 
 def _scorer(family: Family[Config]) -> Family[ScorerConfig]:
-    """A decoder family's reward models: sequence classifiers whose head `score` gives one number."""
+    """A decoder family's sequence classifiers, whose head is `score`; those with one label are reward models."""
 
     def table(config: ScorerConfig) -> Table:
         base = family.table(config.trunk)
@@ -64,31 +66,45 @@ def _scorer(family: Family[Config]) -> Family[ScorerConfig]:
         # The head of the language model that training started from is not used.
         return dataclasses.replace(base, rules=rules, ignore=(*base.ignore, r"lm_head\..*"), heads=("score",))
 
+    def write(config: Any) -> dict[str, Any]:
+        if not isinstance(config, ScorerConfig):
+            raise InputError(f"config.json of {family.architecture} describes a decoder; name a family of encoders")
+        return family.write(config.decoder)
+
     name = family.architecture.replace("ForCausalLM", "").replace("LMHeadModel", "")
-    return Family(
-        f"{name}ForSequenceClassification",
-        lambda fields: ScorerConfig(family.read(fields)),
-        lambda config: family.write(config.decoder),
-        table,
-    )
+    return Family(f"{name}ForSequenceClassification", lambda fields: ScorerConfig(family.read(fields)), write, table)
 
 
 SCORERS: dict[str, Family[ScorerConfig]] = {kind: _scorer(family) for kind, family in LANGUAGE_MODELS.items()}
 """Reward models, of the same families."""
 
+CLASSIFIERS: dict[str, Family[Any]] = {
+    **{kind: classifier(TAGGERS[kind], head) for kind, head in HEADS.items()},
+    **SCORERS,
+}
+"""Classifiers of whole texts, of all families."""
+
 TASKS: dict[str, Mapping[str, Family[Any]]] = {
-    "tagger": TAGGERS, "lm": LANGUAGE_MODELS, "scorer": SCORERS, "masked": MASKED,
+    "tagger": TAGGERS, "lm": LANGUAGE_MODELS, "scorer": SCORERS, "masked": MASKED, "classifier": CLASSIFIERS,
 }  # fmt: skip
 """What a model's head is for -> the families that have one."""
 
 
 def task_of(config: Any) -> str:
-    """The task of a model of this configuration: tagger, lm, scorer or masked."""
-    return {TaggerConfig: "tagger", ScorerConfig: "scorer", MaskedConfig: "masked"}.get(type(config), "lm")
+    """The task of a model of this configuration: tagger, lm, scorer, masked or, on an encoder or with several labels,
+    classifier."""
+    if isinstance(config, ScorerConfig):
+        return "scorer" if len(config.labels) == 1 else "classifier"
+    known = {TaggerConfig: "tagger", MaskedConfig: "masked", ClassifierConfig: "classifier"}
+    return known.get(type(config), "lm")
 
 
 def task_in(config_json: Mapping[str, Any]) -> str:
     """The task of the model that a config.json describes."""
+    whole = "ForSequenceClassification" in str(config_json.get("architectures"))
     if config_json.get("model_type") in TAGGERS:
-        return "masked" if "ForMaskedLM" in str(config_json.get("architectures")) else "tagger"
-    return "scorer" if "ForSequenceClassification" in str(config_json.get("architectures")) else "lm"
+        masked = "ForMaskedLM" in str(config_json.get("architectures"))
+        return "classifier" if whole else "masked" if masked else "tagger"
+    # Two labels are what transformers takes for granted where config.json names none.
+    labels = len(config_json.get("id2label") or ()) or config_json.get("num_labels", 2)
+    return "lm" if not whole else "scorer" if labels == 1 else "classifier"

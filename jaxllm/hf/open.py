@@ -18,7 +18,7 @@ from jaxllm.hf.families import TASKS, task_in
 from jaxllm.hf.hub import fetch, load_tokenizer
 from jaxllm.hf.masked_files import read_as_found
 from jaxllm.hf.ties import read_head_as_table, untie
-from jaxllm.models.heads import TaggerConfig, describe_model, with_trunk
+from jaxllm.models.heads import PROBLEMS, TaggerConfig, describe_model, with_trunk
 from jaxllm.params import Abstract, Load, ModelSpec
 from jaxllm.types import InputError, Params, nearest
 
@@ -32,9 +32,9 @@ class PretrainedModel(Generic[C]):
     spec: ModelSpec
     """`spec.load` reads the weights; `params.materialize` also initialises a head that the files lack."""
     config: C
-    """TaggerConfig, MaskedConfig, decoder Config or ScorerConfig."""
+    """TaggerConfig, ClassifierConfig, MaskedConfig, decoder Config or ScorerConfig."""
     task: str
-    """tagger, lm, scorer or masked."""
+    """tagger, classifier, lm, scorer or masked."""
     family: str
     """The model_type of config.json."""
     hf_config: dict[str, Any]
@@ -86,11 +86,12 @@ def open_model(
 ) -> PretrainedModel[Any]:
     """A model from a folder in Hugging Face's format, a run's export, or a hub id.
 
-    task: "tagger", "lm", "scorer" or "masked"; by default what the checkpoint was saved as. A tagger, and a masked
-    language model, is made of any encoder of families.TAGGERS (BERT, RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA, ALBERT,
-    DeBERTa-v2 and v3, DistilBERT, ModernBERT), a scorer of any language model: a head that the files lack, or one for
-    other labels, is initialised, and a note says so. labels: of a tagger, in the order of its logits; those of the file
-    by default. The file's classifier is reordered if they are the same in another order.
+    task: "tagger", "classifier", "lm", "scorer" or "masked"; by default what the checkpoint was saved as. A tagger, and
+    a masked language model, is made of any encoder of families.TAGGERS (BERT, RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA,
+    ALBERT, DeBERTa-v2 and v3, DistilBERT, ModernBERT), a scorer of any language model, a classifier of either: a head
+    that the files lack, or one for other labels, is initialised, and a note says so. labels: of a tagger or classifier,
+    in the order of its logits; those of the file by default. The file's head is reordered if they are the same in
+    another order.
     overrides: fields of the encoder's or decoder's configuration that do not change its parameters, such as dtype,
     remat and dropout rates; and of a tagger `crf`, whether it has a CRF, by default what the checkpoint has.
 
@@ -147,30 +148,33 @@ def assemble(
     """
     wanted = task or task_in(raw)
     config, notes = read_config(raw, where, wanted)
-    head = {name: x for name, x in overrides.items() if name == "crf"}
-    config = with_trunk(config, **{name: x for name, x in overrides.items() if name not in head})
+    extra = {name: x for name, x in overrides.items() if name == "crf"}
+    config = with_trunk(config, **{name: x for name, x in overrides.items() if name not in extra})
     skip, own = dict[str, str](), ()
-    if wanted == "tagger":
+    labelled = wanted in ("tagger", "classifier")
+    head = config.head_parameters[0].partition(".")[0] if labelled else ""
+    if labelled:
         own = config.labels
-        config = dataclasses.replace(config, **({} if labels is None else {"labels": tuple(labels)}), **head)
+        config = dataclasses.replace(config, **({} if labels is None else {"labels": tuple(labels)}), **extra)
         if set(config.labels) != set(own):
-            skip = dict.fromkeys(("classifier", "crf"), f"the file's labels are {', '.join(own)}")
+            skip = dict.fromkeys((head, "crf"), f"the file's labels are {', '.join(own)}")
     spec = describe_model(config)
     found = find(TASKS[wanted][raw["model_type"]].table(config), spec.graphdef.abstract, skip)
     spec = dataclasses.replace(spec, load=found.load)
     reason = ", ".join(note.partition(": ")[2] for note in found.notes if " initialised: " in note)
-    if wanted == "tagger" and "classifier.kernel" in found.initialised:
+    if labelled and f"{head}.kernel" in found.initialised:
         if task and labels is None:
-            shapes = next((note for note in found.notes if note.startswith("classifier initialised: classifier.")), "")
+            reasons = (note.partition(f"{head} initialised: ")[2] for note in found.notes)
+            shapes = next((reason for reason in reasons if ", wanted (" in reason), "")
             if shapes:
-                names = f"{where} has {len(config.labels)} labels (id2label), and {shapes.partition(': ')[2]}"
+                names = f"{where} has {len(config.labels)} labels (id2label), and {shapes}"
                 raise InputError(f"{names}; name the label of each row of the classifier in id2label")
             raise InputError(
                 f"{folder} has no classifier for its labels ({reason}); name a fine-tuned checkpoint, or train this "
                 "one first"
             )
-    elif wanted == "tagger" and config.labels != own:
-        spec = _reorder(spec, [own.index(label) for label in config.labels])
+    elif labelled and config.labels != own:
+        spec = _reorder(spec, head, [own.index(label) for label in config.labels])
         notes.append(f"classifier: the file's labels reordered from {', '.join(own)} to {', '.join(config.labels)}")
     if task is None and wanted == "scorer" and found.initialised:
         raise InputError(
@@ -203,12 +207,16 @@ def read_config(raw: Mapping[str, Any], where: str, task: str) -> tuple[Any, lis
             if TASKS[other].keys() != families.keys()
         )
         raise InputError(f"{where}: model_type is {kind!r}, supported here: {', '.join(sorted(families))}{others}")
-    if task == "lm" and task_in(raw) == "scorer":
-        raise InputError(f"{where} describes a reward model, which generates no text; name a language model")
+    if task == "lm" and task_in(raw) in ("scorer", "classifier"):
+        kind = "reward model" if task_in(raw) == "scorer" else "classifier"
+        raise InputError(f"{where} describes a {kind}, which generates no text; name a language model")
     fields = Fields(raw, where)
     config = families[kind].read(fields)
-    if isinstance(config, TaggerConfig):
+    if task in ("tagger", "classifier"):
         config = dataclasses.replace(config, labels=_labels(fields))
+    if task == "classifier":
+        named = {theirs: ours for ours, theirs in PROBLEMS.items()}.get(str(fields.values.get("problem_type")))
+        config = dataclasses.replace(config, problem=named or ("single" if len(config.labels) > 1 else "regression"))
     return config, fields.finish()
 
 
@@ -281,12 +289,12 @@ def place(
     return jax.make_array_from_single_device_arrays(shape, sharding, pieces)
 
 
-def _reorder(spec: ModelSpec, order: list[int]) -> ModelSpec:
-    """The same model, with the columns of its classifier, and the labels of its CRF, in another order."""
+def _reorder(spec: ModelSpec, head: str, order: list[int]) -> ModelSpec:
+    """The same model, with the columns of this head, and the labels of its CRF, in another order."""
 
     def load(shardings: Mapping[str, jax.sharding.Sharding]) -> Params:
         params = spec.load_own(shardings)
-        for name in [name for name in params if name.startswith(("classifier.", "crf."))]:
+        for name in [name for name in params if name.startswith((f"{head}.", "crf."))]:
             ordered = jnp.take(params[name], jnp.array(order), axis=-1)
             ordered = jnp.take(ordered, jnp.array(order), axis=0) if name == "crf.pairs" else ordered
             params[name] = jax.device_put(ordered, shardings[name])

@@ -18,9 +18,10 @@ from jaxllm.hf.config import Fields, read_json
 from jaxllm.hf.families import TASKS, task_of
 from jaxllm.hf.family import Family
 from jaxllm.hf.open import PretrainedModel
+from jaxllm.models.heads import PROBLEMS
 from jaxllm.types import InputError
 
-_COMPUTING = ("dtype", "remat", "unroll", "backend", "labels", "learned")
+_COMPUTING = ("dtype", "remat", "unroll", "backend", "labels", "problem", "learned")
 """Fields of ours that do not change the function computed, or that `export` writes itself."""
 
 MAX_SHARD_BYTES = 5_000_000_000
@@ -133,11 +134,12 @@ def _write_texts(
 def _config(config: Any, tokenizer: Any, source: PretrainedModel[Any] | None) -> tuple[Family[Any], dict[str, Any]]:
     """The family to write, and the fields of config.json."""
     task = task_of(config)
-    families, labels = TASKS[task], {}
+    families, labels = TASKS[task], dict[str, Any]()
     if task not in ("lm", "masked"):
-        names = config.labels if task == "tagger" else ("reward",)
-        labels["id2label"] = {str(i): label for i, label in enumerate(names)}
-        labels["label2id"] = {label: i for i, label in enumerate(names)}
+        labels["id2label"] = {str(i): label for i, label in enumerate(config.labels)}
+        labels["label2id"] = {label: i for i, label in enumerate(config.labels)}
+    if task == "classifier" or (task == "scorer" and config.labels != ("reward",)):
+        labels["problem_type"] = PROBLEMS[config.problem]
     candidates = [source.family] if source else list(families)
     for kind in candidates:
         family, fields = families[kind], _base(kind, tokenizer, source) | labels

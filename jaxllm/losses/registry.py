@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxllm.losses import crf, policy, preference, reference_free, reward, tokens, unpaired
+from jaxllm.losses import crf, policy, preference, reference_free, reward, texts, tokens, unpaired
 from jaxllm.losses.arguments import bind, parameters, suggestion
 from jaxllm.losses.decorated import Decorated
 from jaxllm.losses.objective import PreferenceLoss, evaluate
@@ -27,6 +27,9 @@ _LOSSES: dict[str, LossFunction] = {
     "focal": tokens.focal,
     "unlikelihood": tokens.unlikelihood,
     "jsd": tokens.jsd,
+    "binary_cross_entropy": texts.binary_cross_entropy,
+    "mse": texts.mse,
+    "huber": texts.huber,
     "crf": crf.crf,
     "dpo": dataclasses.replace(preference.sigmoid, name="dpo"),
 }
@@ -64,7 +67,7 @@ class Loss:
 
     @property
     def kind(self) -> str:
-        """tokens, sentences, pairs, "pairs alone", answers, rewards or completions; "" for a bare function."""
+        """tokens, sentences, texts, pairs, "pairs alone", answers, rewards or completions; "" for a bare function."""
         return getattr(self.function, "kind", "")
 
     @property

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention over packed rows: by XLA, whole or in blocks, by cuDNN, a TPU kernel, or a ring."""
+"""Scaled dot-product attention over packed rows: by XLA, whole or in blocks, by kernels of GPUs and TPUs, a ring."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxllm import planning
 from jaxllm.axes import cuts
+from jaxllm.models.backends import BACKENDS, LANES, Asked, choose
 from jaxllm.models.blockwise import LONG, blockwise_attention
 from jaxllm.models.layers import dropout, soft_cap, softmax
 from jaxllm.models.remat import ATTENTION, name
@@ -17,9 +17,6 @@ from jaxllm.models.ring import ring_attention
 from jaxllm.models.visibility import Tokens, visible
 
 __all__ = ["BACKENDS", "Tokens", "attention", "visible"]
-
-BACKENDS = ("auto", "xla", "cudnn", "splash")
-"""auto is splash on a TPU, cudnn on a GPU and xla elsewhere."""
 
 
 def attention(
@@ -46,11 +43,12 @@ def attention(
     default. softcap: the scores become c tanh(score / c) (Gemma 2), 0 for none. A query that sees no key (padding)
     gives finite values.
 
-    backend: one of BACKENDS. Where it does not support the arguments, xla computes the same. splash (Pallas, for TPU)
-    has no dropout and no branches, needs queries and keys to be the same tokens, at least 128 of them, and `windows`,
-    for it compiles a kernel for each. Its rows and those of cudnn are padded to a multiple of 128. cudnn needs 16-bit
-    inputs and has no dropout and no softcap; its mask is [B, T, S]. From `LONG` on, xla computes in blocks
-    (`blockwise.py`). On several devices splash needs the mesh to be set (`jax.set_mesh`); without, auto means xla.
+    backend: one of BACKENDS. Where it does not support the arguments, another computes the same (`backends.choose`):
+    splash (Pallas, for TPU) has no dropout and no branches, needs queries and keys to be the same tokens, at least 128
+    of them, and `windows`, for it compiles a kernel for each. flash (Pallas, for GPU) has everything, for at least 64
+    queries. cudnn needs 16-bit inputs, has no dropout and no softcap, and gets a mask [B, T, S], so it is not for long
+    rows. Rows of splash and cudnn are padded to a multiple of 128. From `LONG` on, xla computes in blocks
+    (`blockwise.py`). On several devices kernels need the mesh to be set (`jax.set_mesh`); without, auto means xla.
     Where that mesh cuts the sequence (context), `ring_attention` computes it, for every backend.
     """
     T, H = q_BTNH.shape[1], q_BTNH.shape[3]
@@ -62,15 +60,23 @@ def attention(
             q_BTNH, k_BSKH, v_BSKH, query, causal=causal, window=window,
             scale=scale, softcap=softcap, dropout_rate=dropout_rate, dropout_key=dropout_key,
         )  # fmt: skip
-    if backend == "auto":
-        # The partitioner cannot cut a kernel, so without a mesh it runs on one device only.
-        alone = jax.device_count() == 1 or not jax.sharding.get_abstract_mesh().empty
-        backend = {"tpu": "splash" if alone else "xla", "gpu": "cudnn"}.get(planning.platform(), "xla")
-    can_splash = query is key and query.branches_BT is None and T >= _LANES and (window is None or bool(windows))
-    if backend == "splash" and can_splash and not drops:
+    how: dict[str, Any] = {
+        "causal": causal, "window": window, "scale": scale, "softcap": softcap, "dropout_rate": dropout_rate,
+        "dropout_key": dropout_key,
+    }  # fmt: skip
+    asked = Asked(
+        T, k_BSKH.shape[1], H, q_BTNH.dtype, causal, same=query is key, branched=query.branches_BT is not None,
+        windowed=window is not None, listed=bool(windows), softcap=softcap, dropout=dropout_rate if drops else 0.0,
+    )  # fmt: skip
+    backend = choose(backend, asked).backend
+    if backend == "flash":
+        from jaxllm.models.flash import flash_attention  # late, for Pallas takes long to import
+
+        return flash_attention(q_BTNH, k_BSKH, v_BSKH, query, key, **how)
+    if backend == "splash":
         q_BTNH, k_BSKH, v_BSKH, query = _padded((q_BTNH * scale, k_BSKH, v_BSKH, query))
         return _splash(q_BTNH, k_BSKH, v_BSKH, query, causal, window, windows, softcap)[:, :T]
-    if backend == "cudnn" and not drops and not softcap and q_BTNH.dtype.itemsize == 2:
+    if backend == "cudnn":
         # Its backward pass gives what is not a number where half of 128 tokens are left over and no score is high.
         q_BTNH, k_BSKH, v_BSKH, query, key = _padded((q_BTNH, k_BSKH, v_BSKH, query, key))
         seen_BTS = visible(query, key, causal=causal, window=window)
@@ -78,10 +84,7 @@ def attention(
             q_BTNH, k_BSKH, v_BSKH, mask=seen_BTS[:, None], scale=scale, implementation="cudnn"
         )[:, :T]
     if T >= LONG and k_BSKH.shape[1] >= LONG:
-        return blockwise_attention(
-            q_BTNH, k_BSKH, v_BSKH, query, key, causal=causal, window=window,
-            scale=scale, softcap=softcap, dropout_rate=dropout_rate, dropout_key=dropout_key,
-        )  # fmt: skip
+        return blockwise_attention(q_BTNH, k_BSKH, v_BSKH, query, key, **how)
     seen_BTS = visible(query, key, causal=causal, window=window)
     return name(_xla(q_BTNH, k_BSKH, v_BSKH, seen_BTS, scale, softcap, dropout_rate, dropout_key), ATTENTION)
 
@@ -107,15 +110,11 @@ def _xla(
     return jnp.einsum("BKGTS,BSKH->BTKGH", probs_BKGTS, v_BSKH).reshape(B, T, N, H)
 
 
-_LANES = 128
-"""Kernels take a multiple of so many tokens."""
-
-
 def _padded(tree: Any) -> Any:
-    """Arrays [B, T, ...] padded with zeros to a multiple of _LANES tokens, which as segments nobody sees."""
+    """Arrays [B, T, ...] padded with zeros to a multiple of LANES tokens, which as segments nobody sees."""
 
     def pad(x: jax.Array) -> jax.Array:
-        return jnp.pad(x, [(0, 0), (0, -x.shape[1] % _LANES), *[(0, 0)] * (x.ndim - 2)])
+        return jnp.pad(x, [(0, 0), (0, -x.shape[1] % LANES), *[(0, 0)] * (x.ndim - 2)])
 
     return jax.tree.map(pad, tree)
 
@@ -161,7 +160,7 @@ def _splash_rows(
     mask: masks.Mask = masks.CausalMask((T, T)) if causal else masks.FullMask((T, T))
     if reach is not None:
         mask = masks.LocalMask((T, T), (reach, 0 if causal else reach), 0)
-    size = next(size for size in (512, 256, _LANES) if T % size == 0)
+    size = next(size for size in (512, 256, LANES) if T % size == 0)
     blocks = kernel.BlockSizes(
         block_q=size, block_kv=size, block_kv_compute=size,
         block_q_dkv=size, block_kv_dkv=size, block_kv_dkv_compute=size,

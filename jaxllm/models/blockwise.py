@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxllm.axes import ROWS, cuts
+from jaxllm.models.by_device import by_device
 from jaxllm.models.layers import soft_cap
 from jaxllm.models.remat import ATTENTION, name
 from jaxllm.models.visibility import Tokens, visible
@@ -214,24 +213,8 @@ def blockwise_attention(
         y_IBCKGH = _blockwise(rule, q_IBCKGH, k_JBCKH, v_JBCKH, queries, keys, window, drops)
         return jnp.moveaxis(y_IBCKGH, 0, 1).reshape(B, -1, N, H)[:, :T]
 
-    mesh = jax.sharding.get_abstract_mesh()
     drops = dropout_key if rule.dropout_rate else None
-    shards = math.prod(map(cuts, ROWS[0]))
-    if mesh.empty or mesh.are_all_axes_manual or mesh.size == 1 or q_BTNH.shape[0] % shards:
-        return run(q_BTNH, k_BSKH, v_BSKH, query, key, window, drops)
-    heads = "tensor" if k_BSKH.shape[2] % cuts("tensor") == 0 else None
-
-    def run_here(q: jax.Array, k: jax.Array, v: jax.Array, query: Tokens, key: Tokens, window: Any, drops: Any) -> Any:
-        if drops is not None:
-            for axis in (*ROWS[0], "tensor"):
-                drops = jax.random.fold_in(drops, jax.lax.axis_index(axis))
-        return run(q, k, v, query, key, window, drops)
-
-    whole, part, rows = jax.P(), jax.P(ROWS[0], None, heads, None), jax.P(ROWS[0])
-    specs = part, part, part, rows, rows, whole, whole
-    return jax.shard_map(run_here, in_specs=specs, out_specs=part, check_vma=False)(
-        q_BTNH, k_BSKH, v_BSKH, query, key, window, drops
-    )
+    return by_device(run, (q_BTNH, k_BSKH, v_BSKH), (query, key), window, drops)
 
 
 def cut(tree: Any, block: int) -> Any:

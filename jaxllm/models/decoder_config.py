@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from jaxllm.models.attention import BACKENDS
+from jaxllm.models.backends import BACKENDS
 from jaxllm.models.layers import ACTIVATIONS
 from jaxllm.models.remat import REMAT
 from jaxllm.models.rope import UNSCALED, Scaling, frequencies
@@ -99,7 +99,7 @@ class Config:
     output_dropout: float = 0.0
     """Rate, on what attention and MLP add to the residual stream."""
     backend: str = "auto"
-    """Of attention: auto, xla, cudnn, splash (attention.BACKENDS)."""
+    """Of attention: auto, xla, flash, cudnn, splash (backends.BACKENDS)."""
     dtype: str = "float32"
     """Of the computation; parameters stay float32."""
     remat: str = "none"
@@ -169,7 +169,7 @@ def _gpt2(width: int, depth: int, heads: int) -> Config:
     return Config(
         vocab_size=50257, width=width, depth=depth, heads=heads, mlp_width=4 * width, max_positions=1024,
         rope_base=0.0, norm="layer", qkv_bias=True, out_bias=True, mlp_bias=True, gated=False, activation="gelu_tanh",
-        tied=True, embedding_dropout=0.1, attention_dropout=0.1, output_dropout=0.1,
+        tied=True,
     )  # fmt: skip
 
 
@@ -196,4 +196,5 @@ PRESETS: dict[str, Config] = {
         vocab_size=32000, width=768, depth=12, heads=12, mlp_width=2048, kv_heads=4, max_positions=2048, experts=8
     ),
 }  # fmt: skip
-"""Architectures to train from scratch, by name."""
+"""Architectures to train from scratch, by name, without dropout: pretraining sees little text twice, and on TPUs the
+kernel of attention has none. `--dropout` of the scripts sets it."""

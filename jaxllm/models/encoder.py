@@ -45,7 +45,7 @@ class Config:
     groups: int = 0
     """Blocks with parameters of their own, each shared by consecutive layers (ALBERT); 0 for one block a layer."""
     token_types: int = 2
-    """Rows of the token-type embedding, of which the first is used; 0 for none."""
+    """Rows of the token-type embedding: the first, or those that a batch names; 0 for none."""
     rope_base: float = 0.0
     """Base of rotary positions in layers without a window; 0 for learned positions."""
     local_rope_base: float = 0.0
@@ -121,6 +121,7 @@ class Attention(nnx.Module):
         y_BTNH = attention(
             q, k, v, tokens, tokens,
             causal=False, window=window if c.window else None, dropout_rate=c.attention_dropout, dropout_key=key,
+            backend="auto",
         )  # fmt: skip
         return self.out(y_BTNH.reshape(x_BTD.shape))
 
@@ -196,7 +197,9 @@ class Embeddings(nnx.Module):
 
     def __call__(self, batch: Batch, key: jax.Array | None) -> jax.Array:
         x_BTD = self.tokens(batch.tokens_BT, _FEATURES)
-        if self.types is not None:
+        if self.types is not None and batch.types_BT is not None:
+            x_BTD += self.types(batch.types_BT, _FEATURES)
+        elif self.types is not None:
             x_BTD += jnp.broadcast_to(self.types.embedding[0], x_BTD.shape)
         if self.positions is not None:
             x_BTD += self.positions(position_rows(batch, self.config.position_offset), _FEATURES)

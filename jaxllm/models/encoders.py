@@ -30,13 +30,14 @@ class TransformConfig(Protocol):
 
 
 class Transform(nnx.Module):
-    """Dense, activation, norm: [..., D] -> [..., width], by default D."""
+    """Dense, activation and, by default, norm: [..., D] -> [..., width], by default D."""
 
-    def __init__(self, c: TransformConfig, rngs: nnx.Rngs, width: int = 0):
+    def __init__(self, c: TransformConfig, rngs: nnx.Rngs, width: int = 0, *, norm: bool = True):
         e = c.encoder
         self.dense = Dense(e.width, width or e.width, bias=c.transform_bias, std=e.init_std, rngs=rngs)
-        self.norm = LayerNorm(width or e.width, bias=e.norm_bias, eps=e.norm_eps)
+        self.norm = LayerNorm(width or e.width, bias=e.norm_bias, eps=e.norm_eps) if norm else None
         self.config = c
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.norm(ACTIVATIONS[self.config.transform_activation](self.dense(x)))
+        x = ACTIVATIONS[self.config.transform_activation](self.dense(x))
+        return x if self.norm is None else self.norm(x)

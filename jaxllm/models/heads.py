@@ -1,4 +1,8 @@
-"""Models with a head other than a language model's: token classifiers on encoders, reward models on decoders."""
+"""Models with a head other than a language model's: classifiers of tokens and of texts, and reward models.
+
+A classifier of texts is one of tokens that is read at one token of each text: an encoder's first, a decoder's last. A
+reward model is a decoder's with one label. So either kind of trunk has one head.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +37,10 @@ class TaggerConfig:
     """Dense, activation, norm before the classifier."""
     transform_bias: bool = False
     transform_activation: str = "gelu"
+    transform_norm: bool = True
+    """Whether the transform ends in a norm."""
+    transform_dropout: float = 0.0
+    """Rate, before the transform."""
     crf: bool = False
     """Scores of neighbouring labels beside the classifier, which `losses/crf.py` trains."""
 
@@ -40,6 +48,33 @@ class TaggerConfig:
     def head_parameters(self) -> tuple[str, ...]:
         """Patterns of the parameters that are not the encoder's."""
         return ("classifier.*", *["transform.*"] * self.transform, *["crf.*"] * self.crf)
+
+
+PROBLEMS = {
+    "single": "single_label_classification", "multi": "multi_label_classification", "regression": "regression",
+}  # fmt: skip
+"""What a classifier of texts gives (one label, any number of labels, or a number) -> `problem_type` on disk."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierConfig(TaggerConfig):
+    """The configuration of a classifier of texts on an encoder: of a token classifier, with a transform as a pooler."""
+
+    transform: bool = True
+    transform_bias: bool = True
+    transform_activation: str = "tanh"
+    transform_norm: bool = False
+    mean: bool = False
+    """Every token has the mean over its text, in place of its own hidden state."""
+    problem: str = "single"
+    """A name of PROBLEMS."""
+
+
+def mean_of_texts(x_BTD: jax.Array, segments_BT: jax.Array) -> jax.Array:
+    """For each position the mean of x over its segment, [B, T, D]."""
+    same_BTS = (segments_BT[:, :, None] == segments_BT[:, None, :]).astype(x_BTD.dtype)
+    total_BTD = jnp.einsum("BTS,BSD->BTD", same_BTS, x_BTD, preferred_element_type=jnp.float32)
+    return (total_BTD / jnp.sum(same_BTS, axis=2, dtype=jnp.float32)[..., None]).astype(x_BTD.dtype)
 
 
 class Transitions(nnx.Module):
@@ -51,11 +86,11 @@ class Transitions(nnx.Module):
 
 
 class Tagger(nnx.Module):
-    """A token classifier: Batch -> hidden_BTD -> one logit per token and label, float32."""
+    """A classifier on an encoder: Batch -> hidden_BTD -> one logit per token and label, float32."""
 
     def __init__(self, config: TaggerConfig, rngs: nnx.Rngs):
         self.body = build_encoder(config.encoder, rngs)
-        self.transform = Transform(config, rngs) if config.transform else None
+        self.transform = Transform(config, rngs, norm=config.transform_norm) if config.transform else None
         width, std = config.encoder.width, config.encoder.init_std
         self.classifier = Dense(width, len(config.labels), bias=config.classifier_bias, std=std, rngs=rngs)
         self.crf = Transitions(len(config.labels)) if config.crf else None
@@ -74,8 +109,11 @@ class Tagger(nnx.Module):
         """The input of the classifier, [B, T, D], and no metrics. key: for dropout; None for none."""
         body_key, head_key = (None, None) if key is None else jax.random.split(key)
         x_BTD = self.body(batch, body_key)
+        if isinstance(self.config, ClassifierConfig) and self.config.mean:
+            x_BTD = mean_of_texts(x_BTD, batch.segments_BT)
         if self.transform is not None:
-            x_BTD = self.transform(x_BTD)
+            first_key = None if head_key is None else jax.random.fold_in(head_key, 1)
+            x_BTD = self.transform(dropout(x_BTD, self.config.transform_dropout, first_key))
         return dropout(x_BTD, self.config.classifier_dropout, head_key), {}
 
     def head(self, hidden_ND: jax.Array) -> jax.Array:
@@ -96,9 +134,13 @@ SHARDING: Rules = (
 
 @dataclasses.dataclass(frozen=True)
 class ScorerConfig:
-    """The configuration of a reward model: a decoder whose head gives one number."""
+    """The configuration of a classifier of texts on a decoder. With one label it is a reward model."""
 
     decoder: DecoderConfig
+    labels: tuple[str, ...] = ("reward",)
+    """Names, in the order of the logits."""
+    problem: str = "regression"
+    """A name of PROBLEMS."""
 
     @property
     def trunk(self) -> DecoderConfig:
@@ -117,13 +159,13 @@ class ScorerConfig:
 
 
 class Scorer(nnx.Module):
-    """A reward model: Batch -> hidden_BTD -> one number per token; that of an answer's last token is its reward."""
+    """A classifier on a decoder: Batch -> hidden_BTD -> a logit per token and label; a text's are of its last token."""
 
     def __init__(self, config: ScorerConfig, rngs: nnx.Rngs):
         self.body = decoder.Decoder(config.trunk, rngs)
         width = config.decoder.width
-        # So small that the first rewards are about 0: their standard deviation is about width^-1/2.
-        self.score = Dense(width, 1, bias=False, std=1 / width, rngs=rngs)
+        # So small that the first numbers are about 0: their standard deviation is about width^-1/2.
+        self.score = Dense(width, len(config.labels), bias=False, std=1 / width, rngs=rngs)
         self.config = config
 
     def hidden(self, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, Metrics]:
@@ -131,7 +173,7 @@ class Scorer(nnx.Module):
         return self.body.hidden(batch, key)
 
     def head(self, hidden_ND: jax.Array) -> jax.Array:
-        """rewards_N1 (any leading axes), float32."""
+        """logits_NV (any leading axes; V = 1: rewards), float32."""
         return self.score(hidden_ND).astype(jnp.float32)
 
 
@@ -139,7 +181,7 @@ SCORER_SHARDING: Rules = (*decoder.SHARDING, (r"score\.kernel", P("fsdp", None))
 
 
 def describe_model(config: TaggerConfig | MaskedConfig | DecoderConfig | ScorerConfig) -> ModelSpec:
-    """The model of a configuration, to be initialised: a tagger, a masked or causal language model, or a scorer."""
+    """The model of a configuration, to be initialised: a classifier, a masked or causal language model, or a scorer."""
     if isinstance(config, TaggerConfig):
         return describe(lambda rngs: Tagger(config, rngs), SHARDING)
     if isinstance(config, MaskedConfig):

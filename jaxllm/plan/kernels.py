@@ -1,4 +1,4 @@
-"""FLOPs of kernels that XLA did not make, by formula: attention by splash, cuDNN or Pallas, and experts."""
+"""FLOPs of kernels that XLA did not make, by formula: attention by splash, flash or cuDNN, and experts."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def kernel_flops(model: ModelSpec, batch: Any) -> Kernels:
         if not reaches or not re.search(r"splash|fmha|attention|mha|mqa", name, re.I):
             return None
         shapes = [x.shape for x in given if len(x.shape) >= 3]
-        # cuDNN's first argument is the queries; its mask may be the largest.
-        wide = shapes[0] if "fmha" in name else max(shapes, key=math.prod)
+        # The first argument of cuDNN and of flash is the queries, [B, T, N, H]; cuDNN's mask may be the largest.
+        own_layout = "fmha" in name or "flash_attention" in name
+        wide = shapes[0] if own_layout else max(shapes, key=math.prod)
         products = _PRODUCTS[found[0] if found else "fwd"]
-        layout_TH = wide[-2:] if "fmha" not in name else (wide[1], wide[-1])
-        T, H = layout_TH
+        T, H = (wide[1], wide[-1]) if own_layout else wide[-2:]
         heads = math.prod(wide) // (T * H)
         block = next((size for size in (512, 256, 128) if T % size == 0), 1)
         share = float(np.mean([_blocks(T, block, min(reach, T), causal) for reach in reaches]))

@@ -78,7 +78,7 @@ def candidates(
 ) -> Iterator[Candidate]:
     """All configurations whose mesh divides rows and model."""
     config = config_of(bind(program.model.graphdef, program.model.graphdef.abstract))
-    backends = {"tpu": ("splash", "xla"), "gpu": ("cudnn", "xla")}.get(target.platform, ("xla",))
+    backends = {"tpu": ("splash", "xla"), "gpu": ("flash", "xla")}.get(target.platform, ("xla",))
     if not hasattr(config, "backend") or length < 128:
         backends = ("auto",)
     for sizes in _meshes(devices, config, length):

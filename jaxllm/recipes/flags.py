@@ -281,6 +281,8 @@ def token_loss(config: Common) -> Loss:
         raise InputError(f"--loss {config.loss} is a loss of rewards: use experiments/reward.py, or a loss of tokens")
     if loss.kind == "completions":
         raise InputError(f"--loss {config.loss} is of completions that the policy samples: use a loss of tokens")
+    if loss.kind == "texts":
+        raise InputError(f"--loss {config.loss} is of texts: use experiments/classify.py, or a loss of tokens")
     return loss
 
 

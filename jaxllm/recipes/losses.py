@@ -16,6 +16,8 @@ def find_preference_loss(config: Common, reference: str) -> Loss:
     loss = resolve(config.loss or "", **loss_arguments(config.loss_args))
     if loss.kind in ("tokens", "sentences"):
         raise InputError(f"--loss {config.loss} is a loss of tokens, which have no rivals: use experiments/sft.py")
+    if loss.kind == "texts":
+        raise InputError(f"--loss {config.loss} is a loss of single texts: use experiments/classify.py")
     if loss.kind == "rewards":
         raise InputError(f"--loss {config.loss} is a loss of rewards: use experiments/reward.py")
     if loss.kind == "completions":

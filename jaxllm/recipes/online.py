@@ -116,8 +116,8 @@ def find_loss(config: OnlineFlags) -> Loss:
     distils = isinstance(loss.function, TokenLoss) and loss.function.over is over_both
     if loss.kind not in ("completions", "", *PREFERENCES) and not distils:
         raise InputError(
-            f"--loss {config.loss} learns from tokens, labels or rewards that are given: use a policy loss, such as grpo, "
-            "a preference loss, or jsd with --teacher"
+            f"--loss {config.loss} learns from tokens, labels or rewards that are given: use a policy loss, such as "
+            "grpo, a preference loss, or jsd with --teacher"
         )
     if distils != bool(config.teacher):
         raise InputError(

@@ -38,7 +38,7 @@ class Batches:
     reward_kl: float = 0.0
     mask_truncated: bool = False
     pairs: str = "best"
-    layout: Layout = Layout()
+    layout: Layout = dataclasses.field(default_factory=Layout)
 
     def of(self, found: Round, prompts: Sequence[list[int]], groups: Iterable[int], rows: Sequence[int]) -> Any:
         """The batch of a step, or these rows of it: the groups of a round that it trains on, in order."""

@@ -88,8 +88,8 @@ class Scorer:
         Raises InputError where a function failed on all of more than one completion.
         """
         mine = range(messages.index(), len(prompts), messages.count())
-        picked = [[x[i] for i in mine] for x in (prompts, completions, rows)]
-        found = [self._score(one, *picked) for one in self.rewards]
+        said, answered, read = [prompts[i] for i in mine], [completions[i] for i in mine], [rows[i] for i in mine]
+        found = [self._score(one, said, answered, read) for one in self.rewards]
         rewards = np.full((len(self.rewards), len(prompts)), np.nan)
         for index, text in enumerate(messages.exchange(json.dumps(found))):  # None for NaN
             for f, values in enumerate(json.loads(text)):

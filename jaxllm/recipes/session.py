@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 from rich.console import Console
 
@@ -19,6 +20,8 @@ from jaxllm.data.chat.dates import fix_date, writes_date
 from jaxllm.distributed import messages
 from jaxllm.distributed.mesh import make_mesh, row_multiple
 from jaxllm.losses import own_files
+from jaxllm.models.backends import describe as describe_attention
+from jaxllm.models.heads import trunk_of
 from jaxllm.models.remat import check_remat
 from jaxllm.params import count
 from jaxllm.recipes import adapters
@@ -64,6 +67,8 @@ class Session:
         parameters = count(begin.model.graphdef.abstract)
         self._line("run", str(self.run.folder))
         self._line("model", f"{self.config.model}, {parameters:,} parameters, on {describe_mesh(self.mesh)}")
+        with jax.set_mesh(self.mesh):
+            self._line("", describe_attention(trunk_of(begin.config), self.config.max_length))
         for note in begin.notes:
             self._line("", note)
         for word, text in lines:
@@ -113,7 +118,7 @@ class Session:
                 tokens=begin.tokens,
             )  # fmt: skip
             self.console.print(f"for transformers: {self.run.folder / 'hf'}")
-        report(self.run.folder)
+        report(self.run.folder, summary.get("confusion"))
         self.run.write_summary({
             "finished": True, "steps": steps, "best_step": fitted.position, "final": dict(finals),
             "last": {k: x for line in fitted.log for k, x in line.items()}, "best": chosen,
@@ -166,8 +171,9 @@ def describe_mesh(mesh: Mesh) -> str:
 
 
 USAGE = {
+    "classify": '```python\ntransformers.pipeline("text-classification", model=FOLDER, top_k=None)\n```\n\n',
     "ner": "Whole words are labelled by their first sub-word, as in training:\n\n```python\n"
-    'transformers.pipeline("token-classification", model=FOLDER, aggregation_strategy="first")\n```\n\n'
+    'transformers.pipeline("token-classification", model=FOLDER, aggregation_strategy="first")\n```\n\n',
 }
 """How to use the export of a script, for its model card."""
 

@@ -28,7 +28,7 @@ from jaxllm.train.step import make_train_step
 from jaxllm.types import InputError, LossFn, Params, TrainState, terms, value
 
 STOCK = {
-    "tokens": "cross_entropy", "sentences": "cross_entropy",
+    "tokens": "cross_entropy", "sentences": "cross_entropy", "texts": "mse",
     "pairs": "sigmoid", "pairs alone": "simpo", "answers": "apo_zero_unpaired",
     "rewards": "bradley_terry", "completions": "grpo",
 }  # fmt: skip
@@ -135,7 +135,7 @@ def _other_targets(on: Bench, plain: Any, rng: np.random.Generator) -> Any:
     """The batch with other targets where the weight is 0, and in the answers of absent pairs."""
     batch = getattr(plain, "batch", plain)
     idle_BT = np.asarray(batch.weights_BT) == 0
-    if batch is not plain:
+    if hasattr(plain, "answer_BT"):
         slot_BT = np.maximum(np.asarray(plain.answer_BT), 0)
         absent_BT = np.take_along_axis(np.asarray(plain.weight_BA), slot_BT, axis=1) == 0
         idle_BT |= absent_BT & (np.asarray(plain.answer_BT) >= 0)
@@ -205,7 +205,7 @@ def _cost(on: Bench, timed: bool) -> Iterator[Finding]:
     temps, seconds = [], []
     for loss in (on.loss, resolve(stock)):
         big = bench(loss, on.kind, **({} if on.kind == "sentences" else BIG))
-        batch = jax.tree.map(jnp.asarray, big.lay(SINGLE if on.kind == "tokens" else PACKED, BIG_LENGTH))
+        batch = jax.tree.map(jnp.asarray, big.lay(SINGLE if on.kind in ("tokens", "texts") else PACKED, BIG_LENGTH))
         everywhere = np.ones_like(getattr(batch, "batch", batch).weights_BT)
         if on.kind == "tokens":  # so that no chunk is skipped
             batch = dataclasses.replace(batch, weights_BT=everywhere)

@@ -17,7 +17,7 @@ from jaxllm.data.rollouts import Completion, RolloutRows, Sampled
 from jaxllm.losses import over_tokens, token_logprobs
 from jaxllm.models.teacher import Taught
 from jaxllm.params import GraphDef, bind, split
-from jaxllm.types import Batch, InputError, LossFn, Metrics, Params, Rollouts, value
+from jaxllm.types import Batch, InputError, Labelled, LossFn, Metrics, Params, Rollouts, value
 
 VOCABULARY, WIDTH, EXAMPLES, LENGTH = 13, 6, 8, 64
 
@@ -82,9 +82,8 @@ def bench(loss: LossFn, kind: str, *, seed: int = 0, vocabulary: int = VOCABULAR
     model = Taught(student, Toy(seed + 2, vocabulary, width, out))
     graphdef, params = split(model)
     teacher = {name: x for name, x in params.items() if name.startswith("teacher.")}
-    lay = {"tokens": _tokens, "sentences": _tokens, "completions": _completions}.get(kind, _answers)(
-        rng, loss, kind, vocabulary
-    )
+    makers = {"tokens": _tokens, "sentences": _tokens, "texts": _texts, "completions": _completions}
+    lay = makers.get(kind, _answers)(rng, loss, kind, vocabulary)
     if kind == "completions":
         lay = _near(model, lay)
     return Bench(loss, kind, graphdef, {n: x for n, x in params.items() if n not in teacher}, teacher, lay)
@@ -99,6 +98,21 @@ def _tokens(rng: np.random.Generator, loss: LossFn, kind: str, vocabulary: int) 
         weights[0] = 1.0
         examples.append(Example(tokens, targets, weights))
     return lambda rows, length: collate([[examples[i] for i in row] for row in rows], length, EXAMPLES)
+
+
+def _texts(rng: np.random.Generator, loss: LossFn, kind: str, vocabulary: int) -> Callable[..., Labelled]:
+    plain = _tokens(rng, loss, kind, vocabulary)
+    numbers = np.where(rng.random((EXAMPLES, vocabulary)) < 0.5, 0, rng.exponential(1.0, (EXAMPLES, vocabulary)))
+
+    def lay(rows: Sequence[Sequence[int]], length: int) -> Labelled:
+        batch, slots = plain(rows, length), max(map(len, rows))
+        targets = np.zeros((EXAMPLES, slots, vocabulary), np.float32)
+        for r, row in enumerate(rows):
+            targets[r, : len(row)] = numbers[list(row)]
+        which = np.maximum(np.asarray(batch.segments_BT) - 1, 0)
+        return Labelled(dataclasses.replace(batch, targets_BT=which), targets)  # type: ignore[arg-type]
+
+    return lay
 
 
 def _answers(rng: np.random.Generator, loss: LossFn, kind: str, vocabulary: int) -> Callable[..., Any]:
@@ -156,14 +170,19 @@ def _near(model: Any, lay: Callable[..., Rollouts]) -> Callable[..., Rollouts]:
 
 
 def kind_of(loss: LossFn) -> str:
-    """The kind of a loss; one without decorator is "tokens", "pairs" or "completions", by the batch that it runs on.
+    """The kind of a loss; one without decorator is "tokens", "pairs", "texts" or "completions", by what it runs on.
 
     Raises InputError where it runs on neither.
     """
     if kind := getattr(loss, "kind", ""):
         return kind
     failures = []
-    for kind, batch in (("tokens", "a Batch"), ("pairs", "Answers"), ("completions", "Rollouts")):
+    for kind, batch in (
+        ("tokens", "a Batch"),
+        ("pairs", "Answers"),
+        ("completions", "Rollouts"),
+        ("texts", "Labelled"),
+    ):
         on = bench(loss, kind)
         try:
             jax.eval_shape(on, on.params, on.lay(SINGLE, LENGTH))

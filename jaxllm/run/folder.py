@@ -169,8 +169,12 @@ def write_json(path: Path, x: Any) -> None:
     os.replace(partial, path)
 
 
-def report(folder: Path) -> None:
-    """Draws the curves in metrics.jsonl as report.png; only process 0 does."""
+def report(folder: Path, confusion: Mapping[str, Any] | None = None) -> None:
+    """Draws the curves in metrics.jsonl as report.png; only process 0 does.
+
+    confusion: split -> its confusion matrix, {"labels": names, "counts": rows of true labels}, of which the last is
+    drawn if it has at most 20 labels.
+    """
     if messages.index() > 0:
         return
     import matplotlib
@@ -180,15 +184,24 @@ def report(folder: Path) -> None:
 
     lines = read_jsonl(folder / "metrics.jsonl")
     names = list(dict.fromkeys(key for line in lines for key in line))
-    wanted = ("f1", "loss", "accuracy", "perplexity", "rewards/accuracies", "rewards/margins")
+    matrix = list((confusion or {}).items())[-1:]
+    matrix = [(split, found) for split, found in matrix if len(found["labels"]) <= 20]
+    wanted = ("f1", "macro_f1", "pearson", "loss", "accuracy", "perplexity", "rewards/accuracies", "rewards/margins")
     evals = [name for name in names if name.partition("/")[2] in wanted]
     shown = [n for n in ("loss", "grad_norm", "learning_rate", "tokens_per_s") if n in names] + evals
     if not shown:
         return
-    columns = min(3, len(shown))
-    rows = -(-len(shown) // columns)
+    panels = len(shown) + len(matrix)
+    columns = min(3, panels)
+    rows = -(-panels // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(4.2 * columns, 2.8 * rows), squeeze=False, layout="constrained")
-    for axis in axes.flat[len(shown) :]:
+    for axis, (split, found) in zip(axes.flat[len(shown) :], matrix, strict=False):
+        axis.imshow(found["counts"], cmap="Blues")
+        axis.set_title(f"{split}: true label by predicted", fontsize=10)
+        places = range(len(found["labels"]))
+        axis.set_xticks(places, found["labels"], rotation=45, ha="right", fontsize=7)
+        axis.set_yticks(places, found["labels"], fontsize=7)
+    for axis in axes.flat[panels:]:
         axis.set_visible(False)
     for axis, name in zip(axes.flat, shown, strict=False):
         points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]

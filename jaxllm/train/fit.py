@@ -194,15 +194,16 @@ def fit(
     """Trains to `steps`, continuing from the run's newest sound checkpoint if there is one.
 
     model: the parameters that it calls frozen are neither trained nor saved. optimizer: a configuration, or an optax
-    transformation. data: a plan's batches, or rounds that are sampled from the model (`OnPolicy`). schedule: updates -> learning rate, instead of the configuration's; beside an optax transformation
-    it is only logged (null without it). evals: name -> evaluation, run every `eval_every` steps and at the end (0: at
-    the end only), and with eval_first before the first step, logged as name/number. run: the folder of a script's run; without one, `out` names the folder, by
-    default a new one below runs/. mesh: by default all devices on `data`. rules: sharding rules instead of the model's.
-    head: patterns of the parameters that `head_learning_rate` is for. on_nan: "stop" at a step that is not finite, or
-    "skip" it. checkpoint_every, checkpoint_minutes: between checkpoints, beside the one at the end (0: none).
-    checkpoints: their folder or bucket, by default below the run's. best: "dev/f1:max" keeps the best step, beside the
-    newest `keep` and the multiples of `keep_every`. early_stopping: stop after so many evaluations without a better
-    `best` (0: never). hang_timeout: seconds after which a step that does not end ends the process (0: never).
+    transformation. data: a plan's batches, or rounds that are sampled from the model (`OnPolicy`). schedule: updates ->
+    learning rate, instead of the configuration's; beside an optax transformation it is only logged (null without it).
+    evals: name -> evaluation, run every `eval_every` steps and at the end (0: at the end only), and with eval_first
+    before the first step, logged as name/number. run: the folder of a script's run; without one, `out` names the
+    folder, by default a new one below runs/. mesh: by default all devices on `data`. rules: sharding rules instead of
+    the model's. head: patterns of the parameters that `head_learning_rate` is for. on_nan: "stop" at a step that is not
+    finite, or "skip" it. checkpoint_every, checkpoint_minutes: between checkpoints, beside the one at the end (0:
+    none). checkpoints: their folder or bucket, by default below the run's. best: "dev/f1:max" keeps the best step,
+    beside the newest `keep` and the multiples of `keep_every`. early_stopping: stop after so many evaluations without a
+    better `best` (0: never). hang_timeout: seconds after which a step that does not end ends the process (0: never).
     check_replicas: compare at each checkpoint what devices hold in common. log_to: ("none",) prints nothing;
     metrics.jsonl is always written. wandb: project, entity, name and tags of the run at Weights & Biases. Signals are
     handled only in the main thread.

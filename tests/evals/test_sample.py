@@ -118,7 +118,9 @@ def test_a_mesh_samples_the_same_and_copies_no_parameter(text):
         )
         state, latest = decode.start(graphdef, Sampling(1.0), 32, 16, placed, packed, np.array([5], np.int32))
     rows = packed.limit_B.size // row_multiple(mesh)
-    assert {x.data.shape for x in state.cache.k_LBSKH.addressable_shards} == {(2, rows, 32, 2 // mesh.shape["tensor"], 4)}
+    assert {x.data.shape for x in state.cache.k_LBSKH.addressable_shards} == {
+        (2, rows, 32, 2 // mesh.shape["tensor"], 4)
+    }
     assert latest.done_B.sharding.is_fully_replicated
 
 

@@ -1,5 +1,7 @@
 """Reward models of every decoder family against `transformers`: scores, and files both ways."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,6 +99,9 @@ def test_a_head_for_several_numbers_is_named(tmp_path):
     model_type, fields = CASES["llama-2"]
     config = transformers.CONFIG_MAPPING[model_type](**fields, num_labels=2)
     transformers.AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    assert open_model(str(tmp_path)).task == "classifier"
+    described = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**described, "id2label": {"0": "reward"}, "label2id": None}))
     with pytest.raises(
         InputError, match=r"has no head for one number \(score.weight is \(2, 24\), wanted \(1, 24\)\), which a reward"
     ):

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+import mlm
 import ner
 import preference
 import sft
@@ -50,7 +51,7 @@ def test_a_flag_of_trl_is_answered_with_ours(given, answer):
 
 
 def test_every_answer_names_flags_that_there_are():
-    flags = {f"--{field.name.replace('_', '-')}" for config in (sft.Config, preference.Config, ner.Config)
+    flags = {f"--{field.name.replace('_', '-')}" for config in (sft.Config, preference.Config, ner.Config, mlm.Config)
              for field in dataclasses.fields(config)}  # fmt: skip
     for given, text in COUNTERPARTS.items():
         assert {*re.findall(r"--[a-z0-9-]+", text)} <= flags, given

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxllm.data.report import Report
@@ -64,14 +64,17 @@ class ColumnsRead:
         report.shapes.update(self.shapes)
 
 
-def parse_columns(text: str) -> dict[str, str]:
-    """{"prompt": "question"} from "prompt=question". Raises InputError for a text that names no columns."""
+def parse_columns(text: str, known: Sequence[str] = NAMES) -> dict[str, str]:
+    """{"prompt": "question"} from "prompt=question". Raises InputError for a text that names no columns.
+
+    known: the names that columns may be given.
+    """
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if wrong := [part for part in parts if not all(side.strip() for side in part.split("=", 1)) or "=" not in part]:
         raise InputError(f"--columns {wrong[0]}: give NAME=COLUMN, several separated by commas")
     pairs = [tuple(side.strip() for side in part.split("=", 1)) for part in parts]
-    if unknown := [name for name, _ in pairs if name not in NAMES]:
-        raise InputError(f"--columns {unknown[0]}=...: columns can be named {', '.join(NAMES)}")
+    if unknown := [name for name, _ in pairs if name not in known]:
+        raise InputError(f"--columns {unknown[0]}=...: columns can be named {', '.join(known)}")
     return dict(pairs)  # type: ignore[arg-type]
 
 
