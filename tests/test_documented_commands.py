@@ -58,6 +58,10 @@ SHORT: dict[str, tuple[dict[str, str], str]] = {
     "sft.py": ({**TINY, "--dataset": "chats.jsonl"}, "--steps 2 --samples 2 --sample-tokens 2"),
     "preference.py": ({**TINY, "--dataset": "pairs.jsonl"}, "--steps 2 --samples 2 --sample-tokens 2"),
     "reward.py": ({**TINY, "--dataset": "pairs.jsonl"}, "--steps 2"),
+    "online.py": (
+        {"--model": "runs/pretrain-1a2b3c4d", "--dataset": "questions.jsonl", "--reward": "numeric"},
+        "--steps 2 --batch-size 2 --num-generations 2 --max-completion-length 4 --eval-prompts 2 --eval-generations 0",
+    ),
     "three_stages.py": (
         {"--model": "path/to/llama", "--dataset": "instructions.jsonl"},
         "--sft-epochs 0.5 --preference-epochs 0.1 --questions 2 --answer-tokens 2 --max-length 64",
