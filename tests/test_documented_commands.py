@@ -35,6 +35,7 @@ HUB = {
     "HuggingFaceFW/fineweb-edu:sample-10BT", "HuggingFaceTB/SmolLM2-135M", "HuggingFaceTB/SmolLM2-135M-Instruct",
     "HuggingFaceTB/smoltalk:everyday-conversations", "Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B-Instruct",
     "bert-base-cased", "conll2003", "gpt2", "meta-llama/Llama-3.2-1B", "trl-lib/ultrafeedback_binarized",
+    "roberta-base", "nyu-mll/glue:mrpc",
 }  # fmt: skip
 """Names that the documents give of models and data sets on the hub."""
 
@@ -97,7 +98,7 @@ DATA = (
 """Fields of the configurations that name what is read."""
 
 
-PEERS_ONLY = {"all-MiniLM-L6-v2", "tinyshakespeare.txt", "path/to/sft.json", "path/to/preference.json"}
+PEERS_ONLY = {"all-MiniLM-L6-v2", "train.jsonl", "tinyshakespeare.txt", "path/to/sft.json", "path/to/preference.json"}
 """What is named by commands alone that are not run here."""
 
 
