@@ -1,5 +1,5 @@
 """The small models of every family that experiments/checks has, for tests."""
 
-from checks.families import DECODERS, ENCODERS, LABELS, VOCAB, family, still
+from checks.families import DECODER, DECODERS, ENCODER, ENCODERS, LABELS, OWN, VOCAB, family, still
 
-__all__ = ["DECODERS", "ENCODERS", "LABELS", "VOCAB", "family", "still"]
+__all__ = ["DECODER", "DECODERS", "ENCODER", "ENCODERS", "LABELS", "OWN", "VOCAB", "family", "still"]
