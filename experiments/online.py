@@ -17,8 +17,8 @@ A round samples --num-generations completions for each prompt of --steps-per-gen
 reward is a function on the host; what it cannot score is left out and counted. samples.jsonl in the run folder has the
 completions of each evaluation with their rewards.
 
-With no flags a small Llama first learns sums by SFT, until it is right about half of the time, and then by GRPO from
-whether its answers are right.
+With no flags a small Llama first learns a little of sorting letters by SFT, and then more by GRPO from whether its
+answers are right.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from rich.markup import escape
 
 import sft
 from jaxllm import planning
-from jaxllm.data.builtin.sums import sums
+from jaxllm.data.builtin.sorting import sorting
 from jaxllm.evals.logps import per_token
 from jaxllm.losses.tempered import at_temperature, values_at
 from jaxllm.models.decoder import PRESETS
@@ -53,10 +53,11 @@ from jaxllm.recipes.session import Session, open_session
 from jaxllm.train.fit import fit
 from jaxllm.train.forward import Runner
 
+CONSTANT = {"schedule": "constant", "warmup": 0.0, "beta2": 0.999}
 RECIPES: dict[str, dict[str, Any]] = {
-    "pretrained": {"epochs": 1.0, "learning_rate": 1e-6},
-    "adapters": {"epochs": 1.0, "learning_rate": 1e-5},
-    "scratch": {"epochs": 0.5, "learning_rate": 5e-4},
+    "pretrained": {"epochs": 1.0, "learning_rate": 1e-6, **CONSTANT},
+    "adapters": {"epochs": 1.0, "learning_rate": 1e-5, **CONSTANT},
+    "scratch": {"epochs": 0.7, "learning_rate": 3e-4, "schedule": "linear", "warmup": 10.0, "beta2": 0.98},
 }
 """What flags that are not given are, by where the weights come from, and for adapters on them."""
 
@@ -68,15 +69,17 @@ class Config(OnlineFlags):
     RECIPES = RECIPES
 
     model: str = "tiny"
-    teach_steps: int = flag(400, MODEL)
-    """Steps of SFT on the built-in sums that a model from scratch begins with; 0 for none."""
+    teach_steps: int = flag(120, MODEL)
+    """Steps of SFT on the built-in words to sort that a model from scratch begins with; 0 for none."""
     epochs: float | None = None  # type: ignore[assignment]
     batch_size: int = 32
     """Prompts per optimizer step, over all devices, each with --num-generations completions."""
     max_length: int = 128
     """Length of a prompt with its completion in tokens, at most; longer prompts are left out."""
     learning_rate: float | None = None  # type: ignore[assignment]
-    schedule: str = "constant"
+    schedule: str | None = None  # type: ignore[assignment]
+    warmup: float | None = None  # type: ignore[assignment]
+    beta2: float | None = None  # type: ignore[assignment]
     weight_decay: float = 0.0
 
 
@@ -86,17 +89,17 @@ def settle(config: Config) -> Config:
 
 
 def taught(config: Config, session: Session) -> Config:
-    """The flags with a model to start from: of a preset, on the built-in sums, one that SFT has taught a little."""
+    """The flags with a model to start from: of a preset, on the built-in task, one that SFT has taught a little."""
     if config.dataset != "builtin" or config.model not in PRESETS or not config.teach_steps or planning.current():
         return config
     folder = session.run.folder / "taught"
-    (folder / "sums").mkdir(parents=True, exist_ok=True)
-    for name, rows in sums().items():
+    (folder / "words").mkdir(parents=True, exist_ok=True)
+    for name, rows in sorting().items():
         text = "".join(json.dumps(row) + "\n" for row in rows)
-        (folder / "sums" / f"{name}.jsonl").write_text(text, encoding="utf-8")
+        (folder / "words" / f"{name}.jsonl").write_text(text, encoding="utf-8")
     session.console.print("[bold]SFT[/bold]")
     sft.main(sft.Config(
-        model=config.model, tokenizer=config.tokenizer or "char", dataset=str(folder / "sums"),
+        model=config.model, tokenizer=config.tokenizer or "char", dataset=str(folder / "words"),
         columns="completion=answer", steps=config.teach_steps, learning_rate=3e-3, batch_size=128, max_length=32,
         samples=0, eval_every="0", checkpoint_every="0", log_every=100, seed=config.seed, mesh=config.mesh,
         log_to=config.log_to, out=str(folder / "run"),
@@ -113,7 +116,7 @@ def main(config: Config) -> None:
     rewards = find_rewards(config.reward, config.reward_args)
     session = open_session("online", config)
     console, mesh = session.console, session.mesh
-    splits = read_prompts(config, sums)
+    splits = read_prompts(config, sorting)
     scorer = Scorer(rewards, config.reward_timeout)
     first = splits["train"].rows[0]
     if planning.current() is None:

@@ -33,16 +33,17 @@ class OnlineFlags(RowFlags, LoraFlags):
     """Flags of training on completions that the model samples."""
 
     dataset: str = "builtin"
-    """Hub id, folder or file with a column prompt or question, and those that the rewards read; `builtin` for sums."""
+    """Hub id, folder or file with a column prompt or question, and those that the rewards read; `builtin` for letters
+    to sort."""
     loss: str = "grpo"
     """A policy loss (grpo, dapo, gspo, rloo ...; `python -m jaxllm losses`), a preference loss, whose pairs are ranked
     by the reward, jsd with --teacher, or FILE.py:FUNCTION."""
     reward: str = flag("exact", LOSS)
-    """Rewards as NAME:WEIGHT joined by +: exact, numeric (their column is `answer`), format, length, model, or
+    """Rewards as NAME:WEIGHT joined by +: exact, numeric (their column is `answer`), format, length, or
     FILE.py:FUNCTION of (prompt, completion, row)."""
     reward_args: tuple[str, ...] = flag((), LOSS)
-    """Arguments of the rewards, as in exact.column=solution, format.pattern=..., length.longest=200, model.path=RUN; by
-    default their own."""
+    """Arguments of the rewards, as in exact.column=solution, format.pattern=..., length.longest=200; by default
+    their own."""
     reward_timeout: float = flag(10.0, LOSS)
     """Seconds that a reward function may take for a completion; 0 for no limit."""
     baseline: str = flag("", LOSS)

@@ -62,7 +62,7 @@ def last_number(text: str) -> float | None:
 
 
 REWARDS: dict[str, Function] = {"exact": exact, "numeric": numeric, "format": format, "length": length}
-"""Rewards that have a name; `model`, a reward model, is made where a model can be opened (reward_model.py)."""
+"""Rewards that have a name."""
 
 
 @dataclasses.dataclass(frozen=True)
