@@ -210,7 +210,7 @@ def change(**fields):
         (lambda path: sorted(path.glob("*.safetensors"))[2].unlink(), [], "download the missing shard"),
         (change(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}), [], "rope_type is 'dyn"),
         (change(rope_parameters={"rope_type": "spiral", "rope_theta": 1e4}), [], "rope_type is 'spiral'"),
-        (change(hidden_act="tanh"), [], "hidden_act is 'tanh'"),
+        (change(hidden_act="mish"), [], "hidden_act is 'mish'"),
         (change(quantization_config={"bits": 4}), [], "quantization_config is set"),
         (change(model_type="mamba"), [], "model_type is 'mamba'"),
         (lambda path: (path / "config.json").unlink(), [], "config.json is not there"),

@@ -55,7 +55,7 @@ def test_presets_and_files(write, tmp_path):
         ({**SMALL, "rope_scaling": {"king": "yarn"}}, "rope_scaling: there is no field 'king'; did you mean kind?"),
         ({**SMALL, "rope_scaling": {"kind": "yarn", "factor": 2.0}}, "original_positions=0: yarn needs it"),
         ({"model_type": "mamba"}, "model_type is 'mamba', supported: gpt2, llama"),
-        ({"model_type": "llama", "hidden_act": "tanh"}, "hidden_act is 'tanh'"),
+        ({"model_type": "llama", "hidden_act": "mish"}, "hidden_act is 'mish'"),
         ([1], "holds a list, not an object"),
     ],
 )  # fmt: skip
