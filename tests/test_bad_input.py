@@ -1,6 +1,7 @@
 """Bad input to every script and command: one line that names the thing, exit status 2, and nothing written."""
 
 import importlib
+import io
 import json
 import shlex
 import shutil
@@ -18,7 +19,9 @@ from jaxllm.train import fit
 
 pytestmark = pytest.mark.usefixtures("not_to_the_end")
 
-SCRIPTS = ("pretrain", "sft", "preference", "reward", "ner", "three_stages", "compare_losses")
+SCRIPTS = (
+    "pretrain", "sft", "preference", "reward", "ner", "mlm", "classify", "online", "three_stages", "compare_losses",
+)  # fmt: skip
 
 CHATS = [{"prompt": f"What is {n} plus 1?", "completion": f"It is {n + 1}."} for n in range(8)]
 PAIRS = [{"prompt": f"What is {n} plus 1?", "chosen": f"It is {n + 1}.", "rejected": "No."} for n in range(8)]
@@ -209,8 +212,16 @@ losses | zzz | zzz
 losses | sigmoid+sft | mixture
 show-batch | --script ner | ner
 show-batch | nothing_here | nothing_here
-tag | {bert} hi --aggregation max | --aggregation max
+tag | {bert} hi --aggregation longest | --aggregation longest
 tag | {bert} hi --words --aggregation simple | --words
+jaxllm classify | {bert} | no text to classify
+jaxllm classify | {bert} a b c | 3 texts
+mlm | --mask-rate 0 | --mask-rate
+mlm | --mask-rate 1.5 | --mask-rate
+classify | --problem several | --problem
+online | --num-generations 1 | --num-generations 1
+online | --loss grpp | grpo
+online | --reward exat | exact
 convert | {llama} x --to run --dtype float16 | --dtype float16
 nonsense | x | there is no command 'nonsense'
 genrate | x | generate
@@ -410,7 +421,7 @@ def rows():
 
 
 def start(program, argv, monkeypatch):
-    """Runs a script or command in this process as a shell would start it."""
+    """Runs a script or command in this process as a shell would start it; "jaxllm NAME" for a script's namesake."""
     monkeypatch.setenv("JAXLLM_STARTED", "1")
     if program in SCRIPTS:
         script = importlib.import_module(program)
@@ -418,7 +429,7 @@ def start(program, argv, monkeypatch):
     elif program == "launch":
         launch.main(argv)
     else:
-        monkeypatch.setattr(sys, "argv", ["jaxllm", program, *argv])
+        monkeypatch.setattr(sys, "argv", ["jaxllm", program.removeprefix("jaxllm "), *argv])
         importlib.import_module("jaxllm.__main__").main()
 
 
@@ -432,6 +443,7 @@ def test_bad_input_is_refused_in_one_line(program, words, fragment, here, tmp_pa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(here["f"].parent / "cache"))
     monkeypatch.setattr(fit, "start_run", nothing_refused_it)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
     argv = shlex.split(words.format(**here))
     with pytest.raises(SystemExit) as stop:
         start(program, argv, monkeypatch)

@@ -52,11 +52,16 @@ NOT_RUN = {
 TINY = {"--model": "model.json", "--vocab-size": "300"}
 SHORT: dict[str, tuple[dict[str, str], str]] = {
     "ner.py": ({"--dataset": "wnut17"}, "--steps 2 --vocab-size 300"),
+    "classify.py": ({"--dataset": "reviews.csv"}, "--steps 2 --vocab-size 300"),
     "mlm.py": ({"--dataset": "books.jsonl"}, "--steps 2 --vocab-size 300"),
     "pretrain.py": ({**TINY, "--dataset": "books.jsonl"}, "--steps 2 --warmup 0 --sample-tokens 2"),
     "sft.py": ({**TINY, "--dataset": "chats.jsonl"}, "--steps 2 --samples 2 --sample-tokens 2"),
     "preference.py": ({**TINY, "--dataset": "pairs.jsonl"}, "--steps 2 --samples 2 --sample-tokens 2"),
     "reward.py": ({**TINY, "--dataset": "pairs.jsonl"}, "--steps 2"),
+    "online.py": (
+        {"--model": "runs/pretrain-1a2b3c4d", "--dataset": "questions.jsonl", "--reward": "numeric"},
+        "--steps 2 --batch-size 2 --num-generations 2 --max-completion-length 4 --eval-prompts 2 --eval-generations 0",
+    ),
     "three_stages.py": (
         {"--model": "path/to/llama", "--dataset": "instructions.jsonl"},
         "--sft-epochs 0.5 --preference-epochs 0.1 --questions 2 --answer-tokens 2 --max-length 64",
@@ -82,7 +87,7 @@ SHORT: dict[str, tuple[dict[str, str], str]] = {
     "verify-resume": ({**TINY, "--dataset": "books.jsonl"}, "--steps 120 --sample-tokens 0 --no-export"),
     "generate": ({}, "--max-tokens 4"),
     "plan": ({}, "--batch-size 8 --max-length 64"),
-    "convert": ({}, ""), "tag": ({}, ""), "losses": ({}, ""), "check-loss": ({}, ""),
+    "convert": ({}, ""), "tag": ({}, ""), "classify": ({}, ""), "losses": ({}, ""), "check-loss": ({}, ""),
 }  # fmt: skip
 """How each program is made short: by flags where the command does not give them, and by flags in any case."""
 

@@ -202,9 +202,8 @@ class Rounds:
             known["dynamic/resampled"] = _mean(again, drawn)
         if self.old and self.settings.steps > 1:
             found = dataclasses.replace(found, old_logps=self._logps(model, found))
-            gap = np.abs(found.old_logps - found.logps)[
-                np.repeat(found.trained(self.batches.mask_truncated), found.lengths)
-            ]
+            trained = np.repeat(found.trained(self.batches.mask_truncated), found.lengths.reshape(-1))
+            gap = np.abs(found.old_logps - found.logps)[trained]
             if gap.size:
                 known["sampling/sampling_logp_difference/max"] = _mean(float(gap.max()), 1)
         if self.reference is not None:

@@ -41,9 +41,15 @@ from jaxllm.losses import policy_loss
 def soft(p, *, epsilon=0.2):
     return -jnp.tanh((p.ratio_BT - 1) / epsilon) * epsilon * p.advantages_BT
 """
+REWARD = """def brief(prompt, completion, row):
+    return -float(len(completion))
+"""
 SHAPE = {"vocab_size": 300, "width": 16, "depth": 1, "heads": 2, "mlp_width": 24, "max_positions": 1024, "tied": True}
 TEXTS = {
-    "model.json": json.dumps(SHAPE), "my_losses.py": LOSS, "my_policy.py": POLICY_LOSS, "books.jsonl": rows("text", 60),
+    "model.json": json.dumps(SHAPE), "my_losses.py": LOSS, "my_policy.py": POLICY_LOSS,
+    "my_rewards.py": REWARD, "books.jsonl": rows("text", 60),
+    "reviews.csv": "text,label\n" + "".join(f"It was {('good', 'bad')[i % 2]} {i} times,{i % 2}\n" for i in range(40)),
+    "questions.jsonl": "".join(json.dumps({"prompt": f"Is it {i}?", "answer": str(i)}) + "\n" for i in range(20)),
     "shakespeare.txt": "To be, or not to be: that is the question.\n" * 200,
     **dict.fromkeys(("chats.jsonl", "instructions.jsonl"), rows("asked", 40)),
     **dict.fromkeys(("pairs.jsonl", "more_pairs.jsonl"), rows("pair", 40)),
@@ -59,6 +65,7 @@ RUNS = {
     "runs/sft-1a2b3c4d": "sft.py --model runs/pretrain-1a2b3c4d --dataset chats.jsonl --lora-rank 2 --samples 0",
     "runs/reward-1a2b3c4d": "reward.py --model runs/pretrain-1a2b3c4d --dataset pairs.jsonl",
     "runs/ner-1a2b3c4d": "ner.py --dataset wnut17 --vocab-size 300",
+    "runs/classify-1a2b3c4d": "classify.py --dataset reviews.csv --vocab-size 300",
     "runs/mlm-1a2b3c4d": "mlm.py --dataset books.jsonl --vocab-size 300",
 }
 """Runs that commands name, and how they are made."""

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import pytest
 
+import classify
 import ner
 import preference
 import pretrain
@@ -17,7 +18,14 @@ from jaxllm.recipes.help import DATA, LORA, LOSS, MODEL, OPTIMISATION, SAMPLING,
 from jaxllm.recipes.parse import parse
 from jaxllm.run.folder import split_config
 
-SCRIPTS = {"ner": ner, "preference": preference, "pretrain": pretrain, "reward": reward, "sft": sft}
+SCRIPTS = {
+    "classify": classify,
+    "ner": ner,
+    "preference": preference,
+    "pretrain": pretrain,
+    "reward": reward,
+    "sft": sft,
+}
 
 
 @dataclasses.dataclass(frozen=True)
