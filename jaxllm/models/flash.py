@@ -37,7 +37,7 @@ class Blocks(NamedTuple):
 def blocks_of(H: int, dtype: Any) -> tuple[Blocks, Blocks]:
     """Of the forward and the backward pass, for heads of H features, a power of two. They fit an A100's shared memory.
 
-    By the registers and the shared memory that the compiler says they take (experiments/LOG.md), not by time.
+    Chosen by the registers and shared memory that the compiler says they take (experiments/LOG.md), not by time.
     """
     if jnp.dtype(dtype).itemsize == 2 and H <= 64:
         return Blocks(128, 64, 4, 3), Blocks(64, 64, 4, 2)
