@@ -34,7 +34,8 @@ def test_what_a_checkpoint_is_decides_what_is_loaded(llama, bert):
     scorer = jaxllm.load(str(llama), task="scorer")
     assert "score.kernel" in scorer.params
     assert any("score" in note for note in scorer.notes), "a new head is told of"
-    with pytest.raises(InputError, match="task 'taggr': give one of tagger, lm, scorer, masked, classifier; did you mean tagger"):
+    known = "tagger, lm, scorer, masked, classifier"
+    with pytest.raises(InputError, match=f"task 'taggr': give one of {known}; did you mean tagger"):
         jaxllm.load(str(llama), task="taggr")
 
 
