@@ -2,7 +2,7 @@
 
     python experiments/classify.py
     python experiments/classify.py --model roberta-base --dataset nyu-mll/glue:mrpc
-    python experiments/classify.py --model path/to/MiniLM --dataset reviews.csv --columns text=body,label=stars
+    python experiments/classify.py --model path/to/MiniLM --dataset reviews.csv --max-length 256
 
 Paper: Devlin et al. 2018, BERT, section 4.1; scored by scikit-learn and SciPy.
 Expected: see experiments/README.md, which has the numbers and the time they took.
