@@ -57,7 +57,7 @@ CONSTANT = {"schedule": "constant", "warmup": 0.0, "beta2": 0.999}
 RECIPES: dict[str, dict[str, Any]] = {
     "pretrained": {"epochs": 1.0, "learning_rate": 1e-6, **CONSTANT},
     "adapters": {"epochs": 1.0, "learning_rate": 1e-5, **CONSTANT},
-    "scratch": {"epochs": 0.7, "learning_rate": 3e-4, "schedule": "linear", "warmup": 10.0, "beta2": 0.98},
+    "scratch": {"epochs": 0.7, "learning_rate": 3e-4, "schedule": "linear", "warmup": 0.05, "beta2": 0.98},
 }
 """What flags that are not given are, by where the weights come from, and for adapters on them."""
 

@@ -17,10 +17,8 @@ import json
 import os
 import re
 import runpy
-import signal
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +34,7 @@ from jaxllm.plan.report import Report, make_report, summary_of, text_of
 from jaxllm.plan.step import compile_step, rows_of
 from jaxllm.plan.target import Target, devices_of, parse_target, prepare
 from jaxllm.recipes.script import parse
+from jaxllm.run.time_limit import TooLong, time_limit
 from jaxllm.train.setup import Program
 from jaxllm.types import InputError
 
@@ -209,11 +208,11 @@ def take(command: Sequence[str], planned: planning.Planning, seconds: float = 0.
     sys.path.insert(0, str(Path(script).resolve().parent))
     planned.script = script
     try:
-        with contextlib.redirect_stdout(io.StringIO()), _within(seconds):
+        with contextlib.redirect_stdout(io.StringIO()), time_limit(seconds):
             runpy.run_path(script, run_name="__main__")
     except planning.Planned as stop:
         return stop.program
-    except _Late:
+    except TooLong:
         raise InputError(f"{script} {why}, within {seconds:g} s; --within gives it longer") from None
     finally:
         planned.script = ""
@@ -232,29 +231,6 @@ def _named(file: Path, script: Path) -> bool:
     """Whether the script names this file's module, or its folder."""
     words = set(re.findall(r"\w+", script.read_text(errors="replace")))
     return file.stem in words or file.parent.name in words
-
-
-class _Late(BaseException):
-    """No Exception, so that no script takes it for an error."""
-
-
-@contextlib.contextmanager
-def _within(seconds: float) -> Iterator[None]:
-    """Raises _Late in the main thread after so many seconds; 0 for never."""
-    if not seconds or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_: object) -> None:
-        raise _Late
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 @contextlib.contextmanager

@@ -129,8 +129,8 @@ class Rounds:
         return Schedule(len(self.tokens), self.batches.rows, self.settings, self._sampled)
 
     def _sampled(self, step: int) -> list[list[int]] | None:
-        at, k = divmod(step, self.settings.steps)
-        if self.current is None or self.current.number != at:
+        k = step % self.settings.steps
+        if self.current is None or self.begins(step):
             return None
         return [[int(self.current.prompts[g])] for g in self._groups(k)]
 
@@ -154,10 +154,13 @@ class Rounds:
             digest.update(np.array([len(one), *one], np.int32).tobytes())
         return digest.hexdigest()[:16]
 
+    def begins(self, position: int) -> bool:
+        """Whether the step after `position` is of a round that is not sampled yet."""
+        return self.current is None or self.current.number != position // self.settings.steps
+
     def state(self, position: int) -> Mapping[str, Any] | None:
         """The round as JSON, where `position` lies within it."""
-        at, k = divmod(position, self.settings.steps)
-        return to_json(self.current) if k and self.current is not None and self.current.number == at else None
+        return None if self.current is None or self.begins(position) else to_json(self.current)
 
     def rollouts(
         self, start: int, stop: int, rows: Sequence[int], policy: Callable[[], Runner], saved: Mapping[str, Any] | None
@@ -170,8 +173,9 @@ class Rounds:
             for step in range(start, stop):
                 at, k = divmod(step, self.settings.steps)
                 known: Metrics = {}
-                if self.current is None or self.current.number != at:
+                if self.begins(step):
                     self.current, known = self.sample(at, policy())
+                assert self.current is not None
                 batch = self.batches.of(self.current, self.tokens, self._groups(k), rows)
                 self.position = step + 1
                 yield batch, known

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import dataclasses
 import json
 import math
 import numbers
-import signal
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,11 +16,8 @@ from jaxllm.data.sources import Row
 from jaxllm.distributed import messages
 from jaxllm.losses.user_code import cause
 from jaxllm.recipes.rewards import Reward
+from jaxllm.run.time_limit import TooLong, time_limit
 from jaxllm.types import InputError, UserCodeError
-
-
-class TooLong(BaseException):
-    """A reward function took longer than it may. No `except Exception` of the function's catches it."""
 
 
 @dataclasses.dataclass
@@ -128,7 +122,8 @@ class Scorer:
     def _values(
         self, one: Reward, prompts: Sequence[str], completions: Sequence[str], rows: Sequence[Row]
     ) -> list[float | None]:
-        with time_limit(self.seconds * len(prompts)):
+        limit = self.seconds * len(prompts)
+        with time_limit(limit, f"it took longer than {limit:g} s (--reward-timeout)"):
             found = one(prompts, completions, rows)
         values = _listed(found) if one.takes_lists else [found]
         if len(values) != len(prompts):
@@ -149,25 +144,3 @@ def _number(x: Any) -> float | None:
     if np.ndim(x) or not isinstance(x, numbers.Real | np.number | np.bool_):
         raise InputError(f"it returned a {type(x).__name__}; a number is wanted, or None for a reward that is missing")
     return None if math.isnan(x) else float(x)
-
-
-@contextlib.contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Raises TooLong inside the `with` block after so many seconds, in the main thread; 0 for no limit.
-
-    A signal interrupts a loop, a sleep and a regular expression alike, which a watching thread could not.
-    """
-    if not seconds or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_: Any) -> None:
-        raise TooLong(f"it took longer than {seconds:g} s (--reward-timeout)")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)

@@ -139,6 +139,8 @@ class _Loop:
         """The rows of the next step, and what is logged of them; sampling does not count as time of training."""
         if self.sampled is None:
             return next(batches), {}
+        if not self.sampled.begins(self.position):
+            return next(batches)
         jax.block_until_ready(self.state)
         with self.log.clock.paused(), self.log.writers.state("sampling"):
             batch, known = next(batches)

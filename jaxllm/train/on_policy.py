@@ -40,5 +40,8 @@ class OnPolicy(Protocol):
         there. All processes iterate together.
         """
 
+    def begins(self, position: int) -> bool:
+        """Whether the step after `position` samples first, and so waits for those before it."""
+
     def state(self, position: int) -> Mapping[str, Any] | None:
         """As JSON, what was sampled for the steps after `position`; None where a round begins there."""
