@@ -34,7 +34,10 @@ def train(data, out, *flags):
 
 @pytest.mark.slow
 def test_a_run_that_stopped_within_a_round_goes_on_bit_for_bit(data, tmp_path):
-    rounds = ("--num-iterations", "2", "--steps-per-generation", "2", "--loss-args", "beta=0.1")
+    rounds = (
+        "--num-iterations", "2", "--steps-per-generation", "2", "--loss-args", "beta=0.1", "--schedule", "constant",
+        "--warmup", "0",
+    )  # fmt: skip
     whole = train(data, tmp_path / "whole", "--steps", "6", *rounds)
     train(data, tmp_path / "parts", "--steps", "3", *rounds)
     parts = train(data, tmp_path / "parts", "--steps", "6", *rounds)
