@@ -5,7 +5,6 @@
 
 Paper: Devlin et al. 2018, BERT, section 3.1. `experiments/ner.py --model runs/mlm-...` goes on from the result.
 
-
 Of each text a share of the tokens (--mask-rate) is to be predicted: 80% of them are replaced by the mask token, 10% by
 random ones, 10% stay; special tokens never. The masks of a piece of text follow from seed, epoch and piece alone.
 Targets and weights stand at those positions only, so that the loss computes the head for them alone.
