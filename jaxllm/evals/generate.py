@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxllm.axes import AXES
 from jaxllm.distributed.mesh import row_multiple
 from jaxllm.evals import decode
 from jaxllm.evals.sampling import BY_CHANCE, GREEDY, Sampling
@@ -148,9 +149,12 @@ def _check(prompts: Sequence[Sequence[int]], config: Any) -> None:
 
 @contextlib.contextmanager
 def _mesh_of(params: Mapping[str, Any]) -> Iterator[int]:
-    """Sets the mesh that the parameters lie on, if any, and yields what the number of rows must be a multiple of."""
+    """Sets the mesh that the parameters lie on, if any, and yields what the number of rows must be a multiple of.
+
+    After a step under pmap they lie whole on each device of a mesh of pmap's own, which has none of our axes.
+    """
     at = getattr(next(iter(params.values())), "sharding", None)
-    if isinstance(at, jax.sharding.NamedSharding) and isinstance(at.mesh, jax.sharding.Mesh):
+    if isinstance(at, jax.sharding.NamedSharding) and at.mesh.axis_names == AXES:
         with jax.set_mesh(at.mesh):
             yield row_multiple(at.mesh)
     else:

@@ -43,6 +43,7 @@ FAMILIES = {
                        pre_norm=True, gated=True, attention_bias=False, mlp_bias=False, norm_bias=False),
         ("O", "X"), transform=True, transform_bias=True,
     ),
+    "crf": TaggerConfig(encoder.Config(**BASE), ("O", "X"), crf=True),
 }  # fmt: skip
 
 

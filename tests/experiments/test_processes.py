@@ -39,7 +39,7 @@ def run(world, out, processes, *flags, **environment):
         str(8 // processes), "experiments/pretrain.py", "--model", str(world / "model.json"), "--tokenizer", "char",
         "--dataset", str(world / "text.jsonl"), "--out", str(world / out), "--max-length", "32", "--log-every", "1",
         "--mesh", "data=2,fsdp=4", "--schedule", "constant", "--warmup", "0", "--checkpoint-every", "2",
-        "--sample-tokens", "8", *flags,
+        "--sample-tokens", "8", "--seed", "1", *flags,
     ]  # fmt: skip
     done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -108,7 +108,7 @@ def test_what_is_not_honoured_is_refused_by_name(kind, field, value):
         ({"position_buckets": 1}, "1 buckets for distances below 512; choose 2 to 1021"),
         ({"conv_kernel_size": 3, "conv_act": "gelu", "conv_groups": 2}, "conv_groups is 2, supported: 1"),
         ({"conv_kernel_size": 4, "conv_act": "gelu"}, "4 taps has no middle"),
-        ({"conv_kernel_size": 3, "conv_act": "tanh"}, "conv_act is 'tanh', supported: gelu"),
+        ({"conv_kernel_size": 3, "conv_act": "mish"}, "conv_act is 'mish', supported: gelu"),
         ({"conv_kernel_size": 3}, "conv_act is None, wanted str"),
     ],
 )

@@ -121,8 +121,9 @@ def test_equals_transformers(name, tmp_path):
     largest = max(float(jnp.abs(x).max()) for x in expected.values())
     assert expected.keys() == gradients.keys()
     for key, x in expected.items():
-        scale = max(float(jnp.abs(x).max()), 1e-3 * largest)
-        assert float(jnp.abs(gradients[key] - x).max()) <= 1e-4 * scale, key
+        # That of a key's bias is 0 but for rounding, for softmax does not see it: a few epsilons of the largest stay.
+        bound = max(1e-4 * float(jnp.abs(x).max()), 4 * float(jnp.finfo(jnp.float32).eps) * largest)
+        assert float(jnp.abs(gradients[key] - x).max()) <= bound, key
 
 
 @pytest.mark.parametrize("name", ONE_EACH)
@@ -171,7 +172,7 @@ def test_files_go_both_ways(name, tmp_path):
             ["dynamic", "rope"],
         ),
         ("llama-2", {"rope_parameters": {**LINEAR, "partial_rotary_factor": 0.5}}, ["partial_rotary_factor"]),
-        ("llama-2", {"hidden_act": "tanh"}, ["hidden_act", "tanh"]),
+        ("llama-2", {"hidden_act": "mish"}, ["hidden_act", "mish"]),
         ("llama-2", {"quantization_config": {"bits": 4}}, ["quantization_config"]),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, ["scale_attn_by_inverse_layer_idx"]),
         ("gpt2", {"add_cross_attention": True}, ["add_cross_attention"]),

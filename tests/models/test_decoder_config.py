@@ -33,11 +33,11 @@ def test_configurations_of_one_model_are_equal():
 @pytest.mark.parametrize(
     ("field", "wrong", "remedy"),
     [
-        ("activation", "tanh", "gelu_tanh"),
+        ("activation", "gelu_tan", "gelu_tanh"),
         ("norm", "batch", "rms"),
         ("norm_place", "between", "both"),
         ("qk_norm", "yes", "head"),
-        ("backend", "flash", "splash"),
+        ("backend", "flsh", "flash"),
         ("remat", "some", "dots"),
         ("kv_heads", 3, "and divide width"),
         ("heads", 10, "divide width=24"),

@@ -33,6 +33,7 @@ def test_a_shared_prompt_is_a_trunk_with_branches_that_begin_with_its_last_token
         "segments_BT": [1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0],
         "positions_BT": [0, 1, 2, 3, 2, 3, 4, 0, 0, 0, 0, 0],
         "branches_BT": [0, 0, 1, 1, 2, 2, 2, 0, 0, 0, 0, 0],
+        "types_BT": None,
         "answer_BT": [-1, -1, 0, 0, 1, 1, 1, -1, -1, -1, -1, -1],
         "pair_BA": [0, 0, -1, -1],
         "side_BA": [1, -1, 0, 0],
