@@ -10,7 +10,7 @@
 
 Papers: Shao et al. 2024, DeepSeekMath (GRPO); Guo et al. 2024, OAIF (online DPO); Agarwal et al. 2024, GKD (jsd); the
 losses name theirs.
-Expected: see experiments/LOG.md, which has what was tried.
+Expected: see experiments/README.md, which has the numbers and the time they took; experiments/LOG.md has what failed.
 
 A round samples --num-generations completions for each prompt of --steps-per-generation batches, and makes
 --num-iterations steps on each batch. The sampler is the model in training, with the same arrays on the same mesh. A
