@@ -36,6 +36,7 @@ from jaxllm.recipes.session import open_session
 from jaxllm.recipes.start import Start, check_vocabulary
 from jaxllm.recipes.texts import Texts, read_texts
 from jaxllm.recipes.weights import open_weights
+from jaxllm.run.best import check_best
 from jaxllm.run.folder import operational
 from jaxllm.train.fit import fit
 from jaxllm.types import InputError
@@ -130,6 +131,7 @@ def main(config: Config) -> None:
     session = open_session("mlm", config)
     console, mesh = session.console, session.mesh
     data = read_texts(config)
+    check_best(config.best, evals={"dev": evaluation.NUMBERS} if data.dev else {})
     begin = start(config, data)
     masking = masking_of(
         begin.tokenizer, rate=config.mask_rate, replace=config.mask_replace_prob, random=config.random_replace_prob,
@@ -158,8 +160,6 @@ def main(config: Config) -> None:
     multiple = row_multiple(mesh)
     batches = MaskedBatches(dev, masking, -(-config.eval_batch_size // multiple) * multiple)
     evals: dict[str, Any] = {"dev": functools.partial(evaluation.evaluate, batches=batches)} if dev else {}
-    for scored in evals.values():
-        scored.numbers = ("loss", "pseudo_perplexity")  # what --best may name
     fitted = fit(
         begin.model, loss=loss, data=feed, optimizer=optim_config(config), run=session.describing(begin), mesh=mesh,
         evals=evals, **arguments,

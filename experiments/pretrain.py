@@ -39,6 +39,7 @@ from jaxllm.recipes.script import run as run_script
 from jaxllm.recipes.session import open_session
 from jaxllm.recipes.start import DecoderFlags, Start, start_decoder
 from jaxllm.recipes.texts import read_texts
+from jaxllm.run.best import check_best
 from jaxllm.run.folder import operational
 from jaxllm.train.fit import fit
 from jaxllm.types import InputError, Numbers
@@ -113,6 +114,8 @@ def main(config: Config) -> None:
     session = open_session("pretrain", config)
     console, mesh = session.console, session.mesh
     data = read_texts(config)
+    numbers = {"dev": loss_eval.NUMBERS} if data.dev else {}
+    check_best(config.best, evals=numbers | ({"sample": ("characters",)} if config.sample_tokens else {}))
     texts = (text for documents in data.train for text in documents.texts())
     begin = start_decoder(config, texts, " ".join(documents.key for documents in data.train))
 
@@ -138,8 +141,6 @@ def main(config: Config) -> None:
     multiple = row_multiple(mesh)
     batches = TextBatches(rows(dev), -(-config.eval_batch_size // multiple) * multiple)
     evals: dict[str, Any] = {"dev": functools.partial(loss_eval.evaluate, batches=batches)} if dev else {}
-    for evaluation in evals.values():
-        evaluation.numbers = ("loss", "perplexity", "bits_per_byte")  # what --best may name
     if config.sample_tokens:
         evals["sample"] = sampler(config, begin, console)
     fitted = fit(
