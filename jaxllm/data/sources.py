@@ -45,6 +45,11 @@ class Rows(Sequence[Row]):
         part, row = self._find(row)
         return part.where(row, word)
 
+    def fault(self, row: int) -> str:
+        """Why a row of a file of columns could not be read; "" for others."""
+        part, row = self._find(row)
+        return part.faults.get(row, "")
+
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]

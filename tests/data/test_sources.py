@@ -52,11 +52,17 @@ def test_conll_reads_every_form(tmp_path):
         ("EU\tB-ORG\nrejects\n\nGerman\tB-MISC\n", "line 2: 1 columns, elsewhere 2"),
         ("EU B-ORG\nrejects the O\nGerman B-MISC\n", "line 2: 3 columns"),
         ("EU\tB-ORG\n\tO\n", "line 2: 'O' alone"),
-        ("EU\nrejects\n", "line 1: 'EU' alone"),
-        ("-DOCSTART- O\n\n", "no rows"),
     ],
 )
 def test_conll_names_the_bad_line(tmp_path, text, place):
+    rows = load(write(tmp_path / "bad.conll", text))["train"]
+    assert place in rows.fault(0)
+    assert str(tmp_path / "bad.conll") in rows.fault(0)
+    assert [rows.fault(i) for i in range(1, len(rows))] == [""] * (len(rows) - 1)
+
+
+@pytest.mark.parametrize(("text", "place"), [("EU\nrejects\n", "line 1: 'EU' alone"), ("-DOCSTART- O\n\n", "no rows")])
+def test_conll_without_tags_or_rows(tmp_path, text, place):
     assert place in fault(write(tmp_path / "bad.conll", text))
 
 

@@ -51,8 +51,8 @@ def sentences(rows: Rows) -> list[Sentence]:
 def usable_sentences(rows: Rows, report: Report) -> list[Sentence]:
     """The sentences of rows as `sentences` reads them, without those that are bad in their content.
 
-    Left out, and counted in the report, are rows without words, with words or tags that are null, and with another
-    number of tags than of words. Raises InputError for a row of the wrong structure, and where too many are bad.
+    Left out, and counted in the report, are rows without words, with words or tags that are null, with another number
+    of tags than of words, and with lines of another number of columns than the file's. Raises InputError for a row of the wrong structure, and where too many are bad.
     """
 
     def usable(numbered: tuple[int, Row], where: str) -> Sentence:
@@ -65,6 +65,8 @@ def usable_sentences(rows: Rows, report: Report) -> list[Sentence]:
 
 
 def _sentence(row: Row, i: int, rows: Rows) -> Sentence:
+    if fault := rows.fault(i):
+        raise BadRow(fault, "with a line that is not a word and its tag")
     if has_spans(row):
         read, named = read_spans(row, rows.where(i))
         return Sentence(read, named, rows.where(i), functools.partial(rows.where, i))
