@@ -59,10 +59,10 @@ def read_tagged(config: TaggedFlags) -> Tagged:
     rows = open_rows(config, builtin.ner, load)
     reports = {name: Report(max_bad_rows=config.max_bad_rows) for name in rows}
     found = {name: usable_sentences(part, reports[name]) for name, part in rows.items()}
-    if not found["train"]:
-        raise InputError("no row is left to train on: " + ("; ".join(reports["train"].lines()) or "there are none"))
-    labels = label_set(found["train"])
     scheme = schemes.recognise(found["train"], config.scheme or None)
+    found = {name: schemes.of_scheme(part, scheme, reports[name]) for name, part in found.items()}
+    reports["train"].require_rows()
+    labels = label_set(found["train"])
     others = [name for name in found if name != "train"]
     for name in others:
         label_set(found[name])  # each has tags
@@ -71,7 +71,6 @@ def read_tagged(config: TaggedFlags) -> Tagged:
     labels = _more_labels(labels, scheme, listed, (sentence for name in others for sentence in found[name]))
     for name in others:
         found[name] = without_unseen(found[name], labels, reports[name])
-        schemes.recognise(found[name], scheme)
     found = {name: sentences for name, sentences in found.items() if sentences}
     splits = {name: Split(part, [one.where for one in part], reports[name]) for name, part in found.items()}
     held = hold_out(splits, config.holdout)
