@@ -15,7 +15,6 @@ from jaxllm.evals.loss import costs, totals
 from jaxllm.train.forward import Runner
 from jaxllm.types import Batch, Numbers
 
-
 NUMBERS = ("loss", "pseudo_perplexity")
 """What `evaluate` gives."""
 

@@ -110,7 +110,12 @@ def lines_of(splits: Mapping[str, Split[Any]], kind: str) -> list[tuple[str, str
     counts = ", ".join(f"{split.report.kept:,} {name}" for name, split in splits.items())
     lines = [("data", f"{counts} {kind}")]
     lines.append(("", "; ".join(f"{name}: {_files(split.locations)}" for name, split in splits.items())))
-    lines += [("", f"{name}: {line}") for name, split in splits.items() for line in split.report.lines()]
+    return lines + report_lines(splits)
+
+
+def report_lines(splits: Mapping[str, Split[Any]]) -> list[tuple[str, str]]:
+    """Lines that say which rows of each split were left out or cut, and which columns nothing reads."""
+    lines = [("", f"{name}: {line}") for name, split in splits.items() for line in split.report.lines()]
     unread = _unread(splits)
     return lines + ([("", f"columns not read: {', '.join(unread)}")] if unread else [])
 

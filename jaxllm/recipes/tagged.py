@@ -14,8 +14,7 @@ from jaxllm.data.tagging.examples import TAG_COLUMNS, Sentence, label_set, usabl
 from jaxllm.data.tagging.load import load_tagged
 from jaxllm.recipes.flags import Common
 from jaxllm.recipes.help import DATA
-from jaxllm.recipes.rows import Split, check, hold_out, open_rows
-from jaxllm.types import InputError
+from jaxllm.recipes.rows import Split, check, hold_out, open_rows, report_lines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +108,7 @@ def _lines(
             few = f"train has too few sentences ({len(splits['train'])}) to hold out {config.holdout:g}"
             share = f"{few}; give --eval-dataset for a score"
         lines.append(("", f"no dev split: {share}"))
-    return lines + [("", f"{name}: {line}") for name, split in splits.items() for line in split.report.lines()]
+    return lines + report_lines(splits)
 
 
 def _files(rows: Rows) -> str:

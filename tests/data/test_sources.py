@@ -257,7 +257,8 @@ def test_hub(monkeypatch, caplog):
     assert len(load("org/script")["train"]) == 1
     assert len(load("org/many:small")["train"]) == 1  # the split of just that name
     assert "no train, dev or test split (extra)" in fault("org/odd")
-    assert re.search(r"the hub did not give it: no org/absent \(looked in /\S+/org/absent and /\S+\)", fault("org/absent"))
+    said = r"the hub did not give it: no org/absent \(looked in /\S+/org/absent and /\S+\); check name and network$"
+    assert re.search(said, fault("org/absent"))
     assert not caplog.records, "the client's attempts are not told"
     assert logging.getLogger("huggingface_hub").level != logging.ERROR
 
