@@ -94,9 +94,10 @@ def recognise(sentences: Sequence[Sentence], name: str | None = None) -> str:
     name = SAME.get(name or "", name)
     if name is not None and name not in SCHEMES:
         raise InputError(f"scheme {name!r} is unknown; choose of {', '.join(SCHEMES)}")
-    if name is None and (name := _guess(sentences)) == "IO":
+    scheme = name or _guess(sentences)
+    if scheme == "IO" and not name:
         _check_types(sentences)
-    return name
+    return scheme
 
 
 def of_scheme(sentences: Sequence[Sentence], scheme: str, report: Report) -> list[Sentence]:
