@@ -356,6 +356,8 @@ def test_patterns_and_split_folders(tmp_path):
     assert found(f"{tmp_path}/data/o*.jsonl") == {"train": ["data/other.jsonl"]}
     splits = {"train": ["deep/train/a.jsonl", "deep/train/b.csv"], "dev": ["deep/validation/x.jsonl"]}
     assert found(tmp_path / "deep") == splits
+    write(tmp_path / "deep/validation/2024/part-0.jsonl", '{"from": "below"}')
+    assert found(tmp_path / "deep") == {**splits, "dev": ["deep/validation/x.jsonl", "below"]}
     rows = load(f"{tmp_path}/data/train-*.jsonl")["train"]
     assert rows.where(2) == f"{tmp_path}/data/train-1.jsonl, line 2"
     assert (rows[-1], rows[1:]) == ({"from": 2}, [{"from": 1}, {"from": 2}])
