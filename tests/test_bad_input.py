@@ -1,6 +1,5 @@
 """Bad input to every script and command: one line that names the thing, exit status 2, and nothing written."""
 
-import importlib
 import io
 import json
 import shlex
@@ -11,18 +10,13 @@ import numpy as np
 import pytest
 from data_rows import write_jsonl
 from safetensors.numpy import load_file, save_file
+from started import SCRIPTS, start
 
-from jaxllm import launch
 from jaxllm.__main__ import COMMANDS
 from jaxllm.recipes import reference
-from jaxllm.recipes.script import run
 from jaxllm.train import fit
 
 pytestmark = pytest.mark.usefixtures("not_to_the_end")
-
-SCRIPTS = (
-    "pretrain", "sft", "preference", "reward", "ner", "mlm", "classify", "online", "three_stages", "compare_losses",
-)  # fmt: skip
 
 CHATS = [{"prompt": f"What is {n} plus 1?", "completion": f"It is {n + 1}."} for n in range(8)]
 PAIRS = [{"prompt": f"What is {n} plus 1?", "chosen": f"It is {n + 1}.", "rejected": "No."} for n in range(8)]
@@ -477,19 +471,6 @@ def rows():
     """(program, words, fragment) of each line of CASES."""
     lines = [line for line in CASES.splitlines() if line and not line.startswith("#")]
     return [tuple(part.strip() for part in line.split("|")) for line in lines]
-
-
-def start(program, argv, monkeypatch):
-    """Runs a script or command in this process as a shell would start it; "jaxllm NAME" for a script's namesake."""
-    monkeypatch.setenv("JAXLLM_STARTED", "1")
-    if program in SCRIPTS:
-        script = importlib.import_module(program)
-        run(script.main, script.Config, argv)
-    elif program == "launch":
-        launch.main(argv)
-    else:
-        monkeypatch.setattr(sys, "argv", ["jaxllm", program.removeprefix("jaxllm "), *argv])
-        importlib.import_module("jaxllm.__main__").main()
 
 
 def nothing_refused_it(*_):
