@@ -13,7 +13,8 @@ import numpy as np
 from jaxllm.distributed.chips import GIB
 from jaxllm.params import count
 from jaxllm.plan import collectives, memory, roofline
-from jaxllm.plan.collectives import Collective, Links, Parameter
+from jaxllm.plan.collectives import Collective, Parameter
+from jaxllm.plan.groups import Links
 from jaxllm.plan.hlo import parse
 from jaxllm.plan.kernels import kernel_flops
 from jaxllm.plan.memory import Buffer, Memory
