@@ -39,8 +39,8 @@ class OnlineFlags(RowFlags, LoraFlags):
     """A policy loss (grpo, dapo, gspo, rloo ...; `python -m jaxllm losses`), a preference loss, whose pairs are ranked
     by the reward, jsd with --teacher, or FILE.py:FUNCTION."""
     reward: str = flag("exact", LOSS)
-    """Rewards as NAME:WEIGHT joined by +: exact, numeric (their column is `answer`), format, length, or
-    FILE.py:FUNCTION of (prompt, completion, row)."""
+    """Rewards as NAME:WEIGHT joined by +: exact, numeric (their column is `answer`), format, length, model (a reward
+    model, --reward-args model.path=RUN), or FILE.py:FUNCTION of (prompt, completion, row)."""
     reward_args: tuple[str, ...] = flag((), LOSS)
     """Arguments of the rewards, as in exact.column=solution, format.pattern=..., length.longest=200; by default
     their own."""

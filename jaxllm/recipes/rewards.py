@@ -79,6 +79,11 @@ class Reward:
         """Whether it is called once for all completions."""
         return next(iter(inspect.signature(self.function).parameters), "") == "prompts"
 
+    @property
+    def together(self) -> bool:
+        """Whether all processes call it with all completions, as a model on all devices wants it, and no limit."""
+        return bool(getattr(self.function, "together", False))
+
     def __call__(self, prompts: Sequence[str], completions: Sequence[str], rows: Sequence[Row]) -> Any:
         """What the function returns: of one that takes no lists, for one completion each."""
         if self.takes_lists:

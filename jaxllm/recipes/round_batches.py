@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from jaxllm.data.packing import bucket
 from jaxllm.data.preference.answers import Answer, AnswerRows, Group, Layout
 from jaxllm.data.rollouts import Completion, RolloutRows, Sampled
 from jaxllm.losses.advantages import Scale, advantages, combine, leave_one_out
@@ -102,7 +103,7 @@ class Batches:
         return RolloutRows(sampled, self.layout, self.max_tokens)
 
     def _collate(self, rows: RolloutRows, local: Sequence[int]) -> Rollouts:
-        length = _bucket(int(rows.lengths.max()))
+        length = bucket(int(rows.lengths.max()))
         return rows.collate([[r] if r < len(rows.prompts) else [] for r in local], length, len(local), self.group)
 
     def _answers(
@@ -127,7 +128,7 @@ class Batches:
         longest = max((int(pairs.lengths[row].sum()) for row in placed if row), default=1)
         slots = 2 if self.pairs == "best" else self.group * (self.group - 1)
         asked = [placed[r] if r < len(placed) else [] for r in rows]
-        return pairs.collate(asked, _bucket(longest), len(rows), slots)
+        return pairs.collate(asked, bucket(longest), len(rows), slots)
 
     def _pairs(self, total: np.ndarray, usable: np.ndarray) -> list[tuple[int, int]]:
         """(better, worse) of a group."""
@@ -143,11 +144,3 @@ def _kl(found: Round) -> np.ndarray:
     old = found.logps if found.old_logps is None else found.old_logps
     ratios = found.cut(old - found.ref_logps)
     return np.array([[float(x.sum(dtype=np.float64)) for x in group] for group in ratios])
-
-
-def _bucket(n: int) -> int:
-    """A length of rows: 16, 24, 32, 48, 64, 96, ..., so that few shapes are compiled."""
-    size = 16
-    while size < n:
-        size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
-    return size
