@@ -139,8 +139,8 @@ def main(config: Config) -> None:
         return str(begin.tokenizer.decode(ids, skip_special_tokens=True))
 
     reference, frozen = None, None
-    if (loss.reference or config.reward_kl) and planning.current() is None:
-        if begin is base:
+    if loss.reference or config.reward_kl:
+        if begin is base and planning.current() is None:
             frozen = load_start(base, mesh, config.seed)
         own, kept_programs = base.model.graphdef, {}  # type: ignore[var-annotated]
 
