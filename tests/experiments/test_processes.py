@@ -60,13 +60,13 @@ def numbers(folder):
     ]
 
 
-def same(found, expected, position=0):
+def same(found, expected, position=0, least=1e-12):
     """Numbers and exported parameters of two runs."""
     lines = [line for line in numbers(expected) if line["step"] > position]
     here = [line for line in numbers(found) if line["step"] > position]
     assert [line.keys() for line in here] == [line.keys() for line in lines]
     for one, other in zip(here, lines, strict=True):
-        assert one == pytest.approx(other, rel=1e-5), one
+        assert one == pytest.approx(other, rel=1e-5, abs=least), one
     ours, theirs = (load_file(folder / "hf" / "model.safetensors") for folder in (found, expected))
     assert ours.keys() == theirs.keys()
     for name, x in theirs.items():
@@ -122,10 +122,11 @@ def test_online_training_on_eight_devices_of_two_processes_is_that_on_one_device
             "--tokenizer", "char", "--dataset", str(world / "sums.jsonl"), "--out", str(world / out), "--mesh", mesh,
             "--max-length", "12", "--max-completion-length", "4", "--batch-size", "4", "--num-generations", "4",
             "--steps", "3", "--steps-per-generation", "2", "--log-every", "1", "--eval-prompts", "4",
+            "--learning-rate", "3e-5",  # Adam makes of what rounding adds to a small gradient a share of this
             "--eval-generations", "0", "--reward", "format+length:0.5", "--loss-args", "beta=0.1",
             "--reward-args", "format.pattern=[0-9]+.*", "length.longest=2", "--dynamic-sampling", "1",
         )  # fmt: skip
-    same(world / "o2", world / "o1")
+    same(world / "o2", world / "o1", least=1e-9)  # a divergence of 1e-7 is the difference of numbers near 1
     alone, two = ((world / out / "samples.jsonl").read_text() for out in ("o1", "o2"))
     assert alone == two
     assert "completions/ended" in numbers(world / "o1")[2], "the second round is of the third step"
