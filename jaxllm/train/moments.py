@@ -3,8 +3,8 @@
 bfloat16 rounds stochastically: with a decay of 0.999 the second moment moves by less than half of a last place a step,
 and would never fall. (`mu_dtype` of optax is the first moment alone, rounded to nearest.)
 
-int8 is Dettmers et al. 2022, section 2: each block of numbers along the last axis by its largest, on a scale whose steps
-grow with the number (their dynamic tree). Two things differ: a second moment is kept as its root, so that it spans the
+int8 is Dettmers et al. 2022, section 2: each block of numbers along the last axis by its largest, on a scale whose
+steps grow with the number (their dynamic tree). Two things differ: a second moment is kept as its root, so that it spans the
 decades that the first does, and what is not zero never becomes zero, where an update would divide by `eps` alone. As
 there, arrays of fewer than 4,096 numbers keep theirs. Codes have the parameter's shape and are sharded as it is.
 """

@@ -22,7 +22,7 @@ def widened(params: Params) -> Params:
 
 
 def moved(params: Params, updates: Params, seed: jax.Array) -> Params:
-    """The sums in the types of the parameters: those in bfloat16 rounded stochastically. seed: a uint32, of the step."""
+    """The sums in the types of the parameters, bfloat16 rounded stochastically. seed: a uint32, of the step."""
 
     def one(name: str, x: jax.Array, update: Any) -> jax.Array:
         if x.dtype == jnp.bfloat16:

@@ -1,4 +1,4 @@
-"""Stochastic rounding: its expectation, what it leaves alone, and parameters in bfloat16 that move by less than a half."""
+"""Stochastic rounding: its expectation, what it leaves alone, and parameters that move by less than a half."""
 
 import jax
 import jax.numpy as jnp
