@@ -4,9 +4,9 @@ bfloat16 rounds stochastically: with a decay of 0.999 the second moment moves by
 and would never fall. (`mu_dtype` of optax is the first moment alone, rounded to nearest.)
 
 int8 is Dettmers et al. 2022, section 2: each block of numbers along the last axis by its largest, on a scale whose
-steps grow with the number (their dynamic tree). Two things differ: a second moment is kept as its root, so that it spans the
-decades that the first does, and what is not zero never becomes zero, where an update would divide by `eps` alone. As
-there, arrays of fewer than 4,096 numbers keep theirs. Codes have the parameter's shape and are sharded as it is.
+steps grow with the number (their dynamic tree). Two things differ: a second moment is kept as its root, so that it
+spans the decades that the first does, and what is not zero never becomes zero, where an update would divide by `eps`
+alone. As there, arrays of fewer than 4,096 numbers keep theirs. Codes have the parameter's shape, and its sharding.
 """
 
 from __future__ import annotations
@@ -111,9 +111,8 @@ def block(length: int) -> int:
 
 
 def _spread(scales: jax.Array, length: int) -> jax.Array:
-    return jnp.repeat(scales, block(length), axis=-1, total_repeat_length=scales.shape[-1] * block(length))[
-        ..., :length
-    ]
+    size = block(length)
+    return jnp.repeat(scales, size, axis=-1, total_repeat_length=scales.shape[-1] * size)[..., :length]
 
 
 def _is_second(path: Any) -> bool:
