@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from jaxllm.data import files, sources
+from jaxllm.data.kept import corpus
 from jaxllm.data.report import Report
 from jaxllm.data.sources import Rows
 from jaxllm.data.splits import choose
@@ -30,7 +31,7 @@ def open_rows(
     split.
     """
     if config.dataset == "builtin":
-        parts = {name: files.Part(f"builtin {name}", part) for name, part in embedded().items()}
+        parts = {name: files.Part(f"builtin {name}", part) for name, part in corpus(embedded).items()}
         chosen = choose(parts, config.split, "builtin") if config.split else {name: [x] for name, x in parts.items()}
         rows = {name: Rows(found) for name, found in chosen.items()}
     else:
