@@ -121,7 +121,7 @@ def main(config: Config) -> None:
     session = open_session("online", config)
     console, mesh = session.console, session.mesh
     rewards = find_rewards(config.reward, config.reward_args, {"model": RewardModel(mesh, config.dtype)})
-    splits = read_prompts(config, sorting)
+    splits = read_prompts(config, sorting, [one.columns for one in rewards])
     scorer = Scorer(rewards, config.reward_timeout)
     first = splits["train"].rows[0]
     if planning.current() is None:
