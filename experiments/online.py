@@ -58,9 +58,12 @@ CONSTANT = {"schedule": "constant", "warmup": 0.0, "beta2": 0.999}
 RECIPES: dict[str, dict[str, Any]] = {
     "pretrained": {"epochs": 1.0, "learning_rate": 1e-6, **CONSTANT},
     "adapters": {"epochs": 1.0, "learning_rate": 1e-5, **CONSTANT},
-    "scratch": {"epochs": 0.7, "learning_rate": 3e-4, "schedule": "linear", "warmup": 0.05, "beta2": 0.98},
+    "scratch": {"epochs": 1.35, "learning_rate": 8e-4, "schedule": "linear", "warmup": 0.05, "beta2": 0.98},
 }
 """What flags that are not given are, by where the weights come from, and for adapters on them."""
+
+LONGEST = 12
+"""Tokens of a completion of the built-in task, at most: twice as many as an answer has."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +73,7 @@ class Config(OnlineFlags):
     RECIPES = RECIPES
 
     model: str = "tiny"
-    teach_steps: int = flag(120, MODEL)
+    teach_steps: int = flag(60, MODEL)
     """Steps of SFT on the built-in words to sort that a model from scratch begins with; 0 for none."""
     epochs: float | None = None  # type: ignore[assignment]
     batch_size: int = 32
@@ -85,8 +88,9 @@ class Config(OnlineFlags):
 
 
 def settle(config: Config) -> Config:
-    """Fills in what was not given from the recipe for these weights."""
-    return fill_in(config, RECIPES)
+    """Fills in what was not given from the recipe for these weights, and for the built-in task."""
+    longest = config.max_completion_length or (LONGEST if config.dataset == "builtin" else 64)
+    return dataclasses.replace(fill_in(config, RECIPES), max_completion_length=longest)
 
 
 def taught(config: Config, session: Session) -> Config:

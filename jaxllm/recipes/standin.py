@@ -60,7 +60,7 @@ def _vocabulary(config: Common) -> int:
 def _rows(config: Common) -> Iterator[dict[str, Any]]:
     """Rows of the shape that a script of these flags reads."""
     length = config.max_length
-    room = getattr(config, "max_completion_length", length - length // 2)
+    room = getattr(config, "max_completion_length", 0) or length - length // 2
     for i in range(ROWS):
         name = string.ascii_lowercase[i % 26]
         prompt, answer = name * (length - room), "ab"[i % 2] * length
