@@ -1,7 +1,7 @@
 """How much of what each stage computes on is tokens: training, evaluations and the prompts that are continued.
 
     python experiments/padding.py
-    python experiments/padding.py --stages ner --dataset ner=path/to/wnut17 --model ner=path/to/MiniLM
+    python experiments/padding.py --stages ner sft --dataset ner=path/to/wnut17 sft=path/to/sft.json
 
 Each script runs as it is, at its default settings, up to where it would train; its batches are then made and counted
 instead of computed on. Expected: experiments/README.md.
