@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,8 +35,9 @@ from jaxllm.recipes.recipe import fill_in
 from jaxllm.recipes.script import run as run_script
 from jaxllm.recipes.session import open_session
 from jaxllm.recipes.start import Start, check_vocabulary
-from jaxllm.recipes.texts import Texts, read_texts
+from jaxllm.recipes.texts import Texts, lines_of, read_texts, summary_of
 from jaxllm.recipes.weights import open_weights
+from jaxllm.run.best import check_best
 from jaxllm.run.folder import operational
 from jaxllm.train.fit import fit
 from jaxllm.types import InputError
@@ -130,6 +132,7 @@ def main(config: Config) -> None:
     session = open_session("mlm", config)
     console, mesh = session.console, session.mesh
     data = read_texts(config)
+    check_best(config.best, evals={"dev": evaluation.NUMBERS} if data.dev else {})
     begin = start(config, data)
     masking = masking_of(
         begin.tokenizer, rate=config.mask_rate, replace=config.mask_replace_prob, random=config.random_replace_prob,
@@ -150,16 +153,12 @@ def main(config: Config) -> None:
     arguments = fit_arguments(config, feed.plan)
     if session.finished(arguments["steps"]):
         return
-    corpora = [("train", part.corpus) for part in train] + [("dev", part.corpus) for part in dev]
-    lines = [(word, corpus.describe()) for word, corpus in corpora]
-    lines += [("", f"{corpus.name}: {line}") for _, corpus in corpora for line in corpus.report.lines()]
-    session.header(begin, [*lines, ("rows", feed.plan.describe())])
+    corpora = [[part.corpus for part in parts] for parts in (train, dev)]
+    session.header(begin, [*lines_of(*corpora), ("rows", feed.plan.describe())])
 
     multiple = row_multiple(mesh)
     batches = MaskedBatches(dev, masking, -(-config.eval_batch_size // multiple) * multiple)
     evals: dict[str, Any] = {"dev": functools.partial(evaluation.evaluate, batches=batches)} if dev else {}
-    for scored in evals.values():
-        scored.numbers = ("loss", "pseudo_perplexity")  # what --best may name
     fitted = fit(
         begin.model, loss=loss, data=feed, optimizer=optim_config(config), run=session.describing(begin), mesh=mesh,
         evals=evals, **arguments,
@@ -168,9 +167,7 @@ def main(config: Config) -> None:
         texts = [text.format(begin.tokenizer.mask_token) for text in DEMO]
         for text, found in zip(texts, evaluation.fill(fitted.model, begin.tokenizer, texts), strict=True):
             console.print(f"{text}: " + ", ".join(f"{token} {p:.2f}" for token, p in found), markup=False)
-    documents = {corpus.name: len(corpus.ends) for _, corpus in corpora}
-    dropped = {corpus.name: corpus.report.dropped for _, corpus in corpora if corpus.report.dropped}
-    session.finish(begin, fitted, arguments["steps"], rows=documents, dropped=dropped)
+    session.finish(begin, fitted, arguments["steps"], **summary_of([*itertools.chain(*corpora)]))
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ class Documents:
     """A string that changes when the documents change."""
     read: Callable[[], Iterator[Fragment]]
     report: Report = dataclasses.field(default_factory=Report, compare=False)
-    """The rows that the last pass to the end left out."""
+    """The rows that the last pass to the end left out, and the columns that nothing reads."""
 
     def __iter__(self) -> Iterator[Fragment]:
         return self.read()
@@ -155,8 +155,15 @@ def _of_texts_of(name: str, key: str, read: Callable[[], Iterator[Located]], max
     """Documents of rows, without those that are bad in their content."""
     report = Report(max_bad_rows=max_bad_rows)
 
+    def checked(row: Any, where: str) -> Any:
+        """The text of a row, or the fragments of a file as they are."""
+        if not isinstance(row, Mapping):
+            return row
+        report.unread |= dict.fromkeys(column for column in row if column != "text")
+        return _text(row, where)
+
     def fragments() -> Iterator[Fragment]:
-        for found in usable(read(), _checked, report):
+        for found in usable(read(), checked, report):
             yield from split_document(found) if isinstance(found, str) else found
 
     return Documents(name, key, fragments, report)
@@ -164,11 +171,6 @@ def _of_texts_of(name: str, key: str, read: Callable[[], Iterator[Located]], max
 
 def _located(rows: sources.Rows) -> Iterator[Located]:
     return ((row, rows.where(i)) for i, row in enumerate(rows))
-
-
-def _checked(row: Any, where: str) -> Any:
-    """The text of a row, or the fragments of a file as they are."""
-    return _text(row, where) if isinstance(row, Mapping) else row
 
 
 def _of_files(paths: Sequence[File], max_bad_rows: float) -> Documents:
@@ -272,10 +274,11 @@ def _parquet(path: File) -> Iterator[Located]:
 
     with files.table_errors(path):
         file = pq.ParquetFile(os.fspath(path))
-    _text(dict.fromkeys(file.schema_arrow.names, ""), str(path))
+    others = dict.fromkeys(file.schema_arrow.names, "")
+    _text(others, str(path))
     column = (value for batch in file.iter_batches(batch_size=1024, columns=["text"]) for value in batch.column(0))
     for number, value in enumerate(column, start=1):
-        yield {"text": value.as_py()}, f"{path}, row {number}"
+        yield {**others, "text": value.as_py()}, f"{path}, row {number}"
 
 
 def _whole(path: File) -> Iterator[Located]:
