@@ -95,8 +95,9 @@ def find_loss(config: Config) -> Loss:
 def start(config: Config, data: Tagged, crf: bool = False) -> Start:
     """A pretrained encoder, or a preset with a tokenizer trained on the words of the training split."""
     computing: dict[str, Any] = {"dtype": config.dtype, "remat": config.remat}
+    own: dict[str, Any] = {"crf": crf, "decode": config.decode, "document_context": config.document_context}
     if config.model not in PRESETS:
-        opened = open_weights(config.model, "tagger", labels=data.labels, crf=crf, **computing)
+        opened = open_weights(config.model, "tagger", labels=data.labels, **own, **computing)
         tokenizer = hf.load_tokenizer(config.tokenizer or str(opened.folder))
         return Start(opened.spec, opened.config, tokenizer, opened, tuple(opened.notes))
     if config.tokenizer:
@@ -105,7 +106,7 @@ def start(config: Config, data: Tagged, crf: bool = False) -> Start:
         texts = (" ".join(sentence.words) for sentence in data.splits["train"].rows)
         tokenizer = builtin.wordpiece(texts, config.vocab_size, PRESETS[config.model]["max_positions"])
     shape = encoder.Config(vocab_size=len(tokenizer), **PRESETS[config.model], **MODERN, **computing)
-    tagger = TaggerConfig(shape, data.labels, transform=True, crf=crf)
+    tagger = TaggerConfig(shape, data.labels, transform=True, **own)
     return Start(describe_model(tagger), tagger, tokenizer, None, ())
 
 
@@ -124,8 +125,10 @@ def main(config: Config) -> None:
     data = read_tagged(config)
     begin = start(config, data, crf=loss.kind == "sentences")
     limit = min(config.max_length, begin.config.encoder.max_positions)
-    encode = functools.partial(ner.encode, tokenizer=begin.tokenizer, labels=data.labels, max_length=limit)
-    windows = {name: encode(split.rows) for name, split in data.splits.items()}
+    windows = {
+        name: ner.encode(split.rows, begin.tokenizer, data.labels, limit, config.document_context)
+        for name, split in data.splits.items()
+    }
     multiple = row_multiple(mesh)
     train = windows["train"].examples
     plan = make_plan(

@@ -50,6 +50,10 @@ class Rows(Sequence[Row]):
         part, row = self._find(row)
         return part.where(row, word)
 
+    def file(self, row: int) -> str:
+        """The name of the file, or of the split of a hub data set, that a row is in."""
+        return self._find(row)[0].name
+
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
