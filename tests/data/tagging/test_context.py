@@ -61,8 +61,6 @@ def test_the_tokens_beside_a_sentence_have_no_weight_and_no_prediction(tokenizer
     text = tokenizer.convert_ids_to_tokens(example.tokens.tolist())
     parts = ([token for word in part for token in tokenizer.tokenize(word)] for part in (around.left, around.right))
     left, right = parts
-        [token for word in part for token in tokenizer.tokenize(word)] for part in (around.left, around.right)
-    )
     inner = tokenizer.convert_ids_to_tokens(bare.tokens[1:-1].tolist())
     assert text == ["[CLS]", *left[-2:], *inner, *right[:2], "[SEP]"]
     shift = slice(3, 3 + len(inner))
