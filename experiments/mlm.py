@@ -46,10 +46,12 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 """What flags that are not given are, by where the weights come from."""
 
+BUILTIN = "builtin-sentences"
+
 DEMO_STEPS = 400
 """Of the run with no flags."""
 
-DEMO = ("import {}", "the {} of the list", "raise {}Error")
+DEMO = ("My name is Maarten and I {} in Enschede.", "How much does the lamp {}?", "Please {} the parcel on Friday.")
 """What the model of the embedded corpus fills in at the end."""
 
 
@@ -59,9 +61,10 @@ class Config(Common):
 
     model: str = "tiny"
     """Hugging Face id or folder of an encoder, a run folder, or a preset trained from scratch: tiny, small."""
-    dataset: tuple[str, ...] = ("builtin",)  # type: ignore[assignment]
-    """Text files, folders, patterns or hub ids, each with a weight if wanted, as in a.txt:0.7 b.jsonl:0.3; `builtin` is
-    the source and documentation of Python's standard library."""
+    dataset: tuple[str, ...] = (BUILTIN,)  # type: ignore[assignment]
+    """Text files, folders, patterns or hub ids, each with a weight if wanted, as in a.txt:0.7 b.jsonl:0.3;
+    `builtin-sentences` are those of the embedded corpora of `ner.py` and `classify.py`, and `builtin` is the source and
+    documentation of Python's standard library."""
     holdout: float = flag(0.05, DATA)
     """Share of a data set without a dev split to evaluate on; 0 for none."""
     mask_rate: float = flag(0.15, DATA)
@@ -93,7 +96,7 @@ def settle(config: Config) -> Config:
     config = fill_in(config, RECIPES, PRESETS)
     if config.steps or config.epochs:
         return config
-    return dataclasses.replace(config, steps=DEMO_STEPS if config.dataset == ("builtin",) else 0, epochs=1.0)
+    return dataclasses.replace(config, steps=DEMO_STEPS if config.dataset == (BUILTIN,) else 0, epochs=1.0)
 
 
 def start(config: Config, data: Texts) -> Start:
@@ -153,6 +156,11 @@ def main(config: Config) -> None:
     corpora = [("train", part.corpus) for part in train] + [("dev", part.corpus) for part in dev]
     lines = [(word, corpus.describe()) for word, corpus in corpora]
     lines += [("", f"{corpus.name}: {line}") for _, corpus in corpora for line in corpus.report.lines()]
+    known: dict[str, float] = {}
+    if dev:
+        tokens = ([one.corpus.tokens for one in part] for part in (train, dev))
+        known["frequency_loss"] = evaluation.frequency_loss(*tokens, masking.special_V)
+        lines.append(("", f"dev loss of token frequencies alone: {known['frequency_loss']:.3f}"))
     session.header(begin, [*lines, ("rows", feed.plan.describe())])
 
     multiple = row_multiple(mesh)
@@ -164,13 +172,13 @@ def main(config: Config) -> None:
         begin.model, loss=loss, data=feed, optimizer=optim_config(config), run=session.describing(begin), mesh=mesh,
         evals=evals, **arguments,
     )  # fmt: skip
-    if config.dataset == ("builtin",):
+    if config.dataset == (BUILTIN,):
         texts = [text.format(begin.tokenizer.mask_token) for text in DEMO]
         for text, found in zip(texts, evaluation.fill(fitted.model, begin.tokenizer, texts), strict=True):
             console.print(f"{text}: " + ", ".join(f"{token} {p:.2f}" for token, p in found), markup=False)
     documents = {corpus.name: len(corpus.ends) for _, corpus in corpora}
     dropped = {corpus.name: corpus.report.dropped for _, corpus in corpora if corpus.report.dropped}
-    session.finish(begin, fitted, arguments["steps"], rows=documents, dropped=dropped)
+    session.finish(begin, fitted, arguments["steps"], rows=documents, dropped=dropped, **known)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from jaxllm.types import Batch
 Entity = dict[str, Any]
 """entity_group, score, word, start, end, as transformers' pipeline("token-classification") names them."""
 
-ROW, ROWS = 128, 32
+ROW, ROWS = 64, 64
 """The length of a row, in tokens, and the rows of a batch: short examples share rows of this shape."""
 
 
