@@ -50,7 +50,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "weight_decay": 0.01, "beta2": 0.999,
     },
     "scratch": {
-        "epochs": 5.0, "batch_size": 32, "learning_rate": 1e-3, "schedule": "cosine", "warmup": 0.05,
+        "epochs": 4.0, "batch_size": 32, "learning_rate": 1e-3, "schedule": "cosine", "warmup": 0.05,
         "weight_decay": 0.05, "beta2": 0.98,
     },
 }  # fmt: skip
