@@ -27,9 +27,9 @@ from jaxllm.evals import mlm as evaluation
 from jaxllm.models import encoder
 from jaxllm.models.heads import describe_model
 from jaxllm.models.mlm_head import MaskedConfig
-from jaxllm.recipes.encoders import MODERN, PRESETS
+from jaxllm.recipes.encoders import MODERN, PRESETS, EncoderFlags
 from jaxllm.recipes.flags import Common, fit_arguments, optim_config, token_loss
-from jaxllm.recipes.help import DATA, MODEL, flag
+from jaxllm.recipes.help import DATA, flag
 from jaxllm.recipes.recipe import fill_in
 from jaxllm.recipes.script import run as run_script
 from jaxllm.recipes.session import open_session
@@ -56,7 +56,7 @@ DEMO = ("My name is Maarten and I {} in Enschede.", "How much does the lamp {}?"
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Common):
+class Config(EncoderFlags, Common):  # type: ignore[misc]
     """Masked-language-model pretraining of an encoder."""
 
     model: str = "tiny"
@@ -75,18 +75,11 @@ class Config(Common):
     """Share of the tokens to be predicted that random tokens replace; the rest stays as it is."""
     whole_words: bool = flag(False, DATA)
     """Mask all sub-words of a word or none."""
-    vocab_size: int = flag(2048, MODEL)
-    """Vocabulary of the tokenizer that is trained for a preset, in sub-words."""
     max_length: int = 128
     epochs: float = 0.0
     """Length of the run in passes over the data; 0 for one, or on the embedded corpus for 400 steps."""
     batch_size: int = 16
     """Rows of --max-length tokens per optimizer step, over all devices."""
-    learning_rate: float | None = None  # type: ignore[assignment]
-    schedule: str | None = None  # type: ignore[assignment]
-    warmup: float | None = None  # type: ignore[assignment]
-    weight_decay: float | None = None  # type: ignore[assignment]
-    beta2: float | None = None  # type: ignore[assignment]
     eval_every: str = operational("200")
     checkpoint_every: str = operational("500")
 
