@@ -35,7 +35,7 @@ from jaxllm.models.heads import ClassifierConfig, ScorerConfig, describe_model, 
 from jaxllm.recipes.encoders import MODERN, PRESETS, EncoderFlags
 from jaxllm.recipes.flags import fit_arguments, optim_config
 from jaxllm.recipes.help import OPTIMISATION, flag
-from jaxllm.recipes.labelled import LabelledData, LabelledFlags, find_loss, read_labelled, summary_of_task
+from jaxllm.recipes.labelled import LabelledData, LabelledFlags, check_pairs, find_loss, read_labelled, summary_of_task
 from jaxllm.recipes.recipe import fill_in
 from jaxllm.recipes.rows import summary_of
 from jaxllm.recipes.script import run as run_script
@@ -73,11 +73,13 @@ class Config(EncoderFlags, LabelledFlags):  # type: ignore[misc]
 def start(config: Config, data: LabelledData) -> Start:
     """A pretrained encoder or decoder, or a preset with a tokenizer trained on the texts of the training split."""
     computing: dict[str, Any] = {"dtype": config.dtype, "remat": config.remat}
+    first = data.splits["train"].rows[0]
     if config.model not in PRESETS:
         opened = open_weights(config.model, "classifier", labels=data.labels, **computing)
         tokenizer = hf.load_tokenizer(config.tokenizer or str(opened.folder))
         check_vocabulary(tokenizer, trunk_of(opened.config).vocab_size, own=not config.tokenizer)
-        whole = dataclasses.replace(opened.config, problem=data.problem)
+        check_pairs(opened.config.pairs, first)
+        whole = dataclasses.replace(opened.config, problem=data.problem, pairs=first.pair is not None)
         notes = [*opened.notes, *(give_pad(tokenizer) if isinstance(whole, ScorerConfig) else ())]
         tokens = {"pad_token_id": tokenizer.pad_token_id} if isinstance(whole, ScorerConfig) else {}
         return Start(opened.spec, whole, tokenizer, opened, tuple(notes), tokens)
@@ -89,7 +91,8 @@ def start(config: Config, data: LabelledData) -> Start:
         tokenizer = builtin.wordpiece(texts, config.vocab_size, PRESETS[config.model]["max_positions"])
     shape = encoder.Config(vocab_size=len(tokenizer), **PRESETS[config.model], **MODERN, **computing)
     head = {"transform_bias": False, "transform_activation": "gelu", "transform_norm": True, "mean": True}
-    whole = ClassifierConfig(shape, data.labels, problem=data.problem, **head)  # type: ignore[arg-type]
+    told = {"problem": data.problem, "pairs": first.pair is not None}
+    whole = ClassifierConfig(shape, data.labels, **told, **head)  # type: ignore[arg-type]
     return Start(describe_model(whole), whole, tokenizer, None, ())
 
 

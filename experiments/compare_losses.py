@@ -1,14 +1,17 @@
-"""Several preference losses on the same model, pairs and seeds: one table and one plot, with confidence intervals.
+"""Several losses on the same model, data and seeds: one table and one plot, with confidence intervals.
 
     python experiments/compare_losses.py
     python experiments/compare_losses.py --model runs/sft-1a2b3c4d --dataset pairs.jsonl --losses sigmoid ipo simpo \
         --seeds 0 1 2 3 4
     python experiments/compare_losses.py --losses sigmoid my_losses.py:margin --loss-args beta=0.2
+    python experiments/compare_losses.py --losses grpo dr_grpo rloo dpo
 
-Each run is one of experiments/preference.py, in a folder below --out, so what has been run is not run again. Measured
-on dev, at the end of each run: reward accuracy (the reward is the one that the loss optimises) and, on the scale that
-all losses share, by how many nats the log-ratio of policy and reference favours the chosen answer; the log-probability
-of the chosen answers; and, of answers sampled to dev's prompts, their length and the KL divergence from the reference.
+Each run is one of experiments/preference.py or, where one of --losses is a policy loss, of experiments/online.py, with
+the flags of that script, in a folder below --out, so what has been run is not run again. Measured on dev, at the end of
+each run: of online training, what it evaluates; of preference tuning, reward accuracy (the reward is the one that the
+loss optimises) and, on the scale that all losses share, by how many nats the log-ratio of policy and reference favours
+the chosen answer; the log-probability of the chosen answers; and, of answers sampled to dev's prompts, their length and
+the KL divergence from the reference.
 A model that is trained from scratch starts from other weights with each seed, and has another reference.
 Expected: see experiments/README.md.
 """
@@ -20,17 +23,23 @@ import dataclasses
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from scipy.stats import t
 
+import online
 import preference
+from jaxllm.data.builtin.sorting import sorting
 from jaxllm.losses import resolve
+from jaxllm.recipes import online as recipe
 from jaxllm.recipes.help import LOSS, OPTIMISATION, flag
 from jaxllm.recipes.losses import find_preference_loss
 from jaxllm.recipes.pairs import read_pairs
+from jaxllm.recipes.prompts import read_prompts
 from jaxllm.recipes.script import run as run_script
 from jaxllm.types import InputError
 
@@ -41,15 +50,25 @@ MEASURES = {
     "dev/logps/chosen": "log p(chosen) (nats)",
     "samples/length": "length (tokens)",
 }
-"""What is compared: its name in a run's summary.json, and in table and plot."""
+"""What is compared of preference losses: its name in a run's summary.json, and in table and plot."""
 
-DIGITS = {"dev/rewards/accuracies": 3, "samples/length": 1}
+ONLINE_MEASURES = {
+    "dev/accuracy": "greedy accuracy",
+    "dev/pass@1": "pass@1",
+    "dev/reward": "greedy reward",
+    "dev/mean_length": "length (tokens)",
+}
+"""And of losses in online training."""
+
+DIGITS = {"dev/rewards/accuracies": 3, "samples/length": 1, "dev/mean_length": 1} | dict.fromkeys(
+    ("dev/accuracy", "dev/pass@1", "dev/reward"), 3
+)
 """After the point in the table, if not 2."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(preference.Config):
-    """Preference tuning with several losses and seeds. Other flags are those of experiments/preference.py."""
+class Compared:
+    """What is compared."""
 
     losses: tuple[str, ...] = flag(("sigmoid", "ipo", "apo_zero", "simpo", "sigmoid+sft"), LOSS)
     """Losses to compare: names, mixtures or FILE.py:FUNCTION."""
@@ -57,16 +76,47 @@ class Config(preference.Config):
     """Seeds of the runs of each loss, one run per seed."""
 
 
-def settle(config: Config) -> tuple[Config, list[preference.Config]]:
+@dataclasses.dataclass(frozen=True)
+class Config(Compared, preference.Config):
+    """Preference tuning with several losses and seeds. Other flags are those of experiments/preference.py, or with a
+    policy loss of experiments/online.py."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OnlineConfig(Compared, online.Config):
+    """Online training with several losses and seeds. Other flags are those of experiments/online.py."""
+
+
+def flags_of(argv: Sequence[str]) -> type[Config] | type[OnlineConfig]:
+    """Whose flags these words are: of online training where `--losses` names a policy loss."""
+    given = argv[argv.index("--losses") + 1 :] if "--losses" in argv else []
+    losses = given[: next((i for i, word in enumerate(given) if word.startswith("--")), len(given))]
+    return OnlineConfig if any(_is_policy_loss(loss) for loss in losses) else Config
+
+
+def _is_policy_loss(loss: str) -> bool:
+    try:
+        return resolve(loss).kind == "completions"
+    except InputError:  # which is said where it is used
+        return False
+
+
+Run = preference.Config | online.Config
+
+
+def settle(config: Config | OnlineConfig) -> tuple[Config | OnlineConfig, list[Run]]:
     """The configuration with its folder, and that of each run. Raises InputError before any run starts."""
     if not config.losses or not config.seeds:
         raise InputError("--losses and --seeds: give at least one of each")
-    if config.loss is not None:
+    kind: Any = online.Config if isinstance(config, OnlineConfig) else preference.Config
+    fields = {f.name: f.default for f in dataclasses.fields(kind)}
+    if config.loss != fields["loss"]:
         raise InputError(f"--loss {config.loss}: it is --losses here, one or several")
-    if not config.samples:
+    if isinstance(config, Config) and not config.samples:
         raise InputError("--samples 0: there would be no length and no KL to compare; give a number of prompts")
-    known = {f.name for f in dataclasses.fields(preference.Config)}
-    shared = {name: x for name, x in vars(config).items() if name in known}
+    if isinstance(config, OnlineConfig) and not config.eval_generations:
+        raise InputError("--eval-generations 0: there would be no pass@1 to compare; give a number of completions")
+    shared = {name: x for name, x in vars(config).items() if name in fields}
     config = dataclasses.replace(config, out=config.out or "runs/compare_losses")
     for text in config.loss_args:
         if not any(_takes(loss, text) for loss in config.losses):
@@ -76,21 +126,32 @@ def settle(config: Config) -> tuple[Config, list[preference.Config]]:
         own = tuple(text for text in config.loss_args if _takes(loss, text))
         for seed in config.seeds:
             out = str(Path(config.out) / f"{_slug(loss)}-{seed}")
-            run = preference.Config(**{**shared, "loss": loss, "loss_args": own, "seed": seed, "out": out})
-            find_preference_loss(run, run.reference)
+            run = kind(**{**shared, "loss": loss, "loss_args": own, "seed": seed, "out": out})
+            if isinstance(run, online.Config):
+                recipe.check(run)
+                recipe.find_loss(run)
+            else:
+                find_preference_loss(run, run.reference)
             runs.append(run)
     return config, runs
 
 
-def check_pairs(config: preference.Config) -> None:
-    """Raises InputError, before any run starts, for data without what is compared: pairs of answers held out."""
-    splits = read_pairs(config)
-    if len(splits["train"].rows[0].answers) < 2:
-        raise InputError(f"--dataset {config.dataset} has judged answers without rivals: losses are compared on pairs")
+def check_data(config: Run) -> None:
+    """Raises InputError, before any run starts, for data without what is compared: prompts or pairs held out."""
+    if isinstance(config, online.Config):
+        splits: Mapping[str, Any] = read_prompts(config, sorting)
+        what = "prompts"
+    else:
+        splits, what = read_pairs(config), "pairs"
+        if len(splits["train"].rows[0].answers) < 2:
+            raise InputError(
+                f"--dataset {config.dataset} has judged answers without rivals: losses are compared on pairs"
+            )
     if "dev" not in splits:
         raise InputError(
-            f"--dataset {config.dataset}: {len(splits['train'])} pairs leave none to evaluate on at --holdout "
-            f"{config.holdout:g}, and losses are compared on dev; give --eval-dataset, more pairs or a larger --holdout"
+            f"--dataset {config.dataset}: {len(splits['train'])} {what} leave none to evaluate on at --holdout "
+            f"{config.holdout:g}, and losses are compared on dev; give --eval-dataset, more {what} or a larger "
+            "--holdout"
         )
 
 
@@ -121,21 +182,27 @@ Found = Mapping[str, Mapping[str, list[float]]]
 """Values by loss and measure, one per seed."""
 
 
-def collect(config: Config, runs: Sequence[preference.Config]) -> dict[str, dict[str, list[float]]]:
+def measures_of(config: Config | OnlineConfig) -> dict[str, str]:
+    """What is compared, and what it is called."""
+    return ONLINE_MEASURES if isinstance(config, OnlineConfig) else MEASURES
+
+
+def collect(config: Config | OnlineConfig, runs: Sequence[Run]) -> dict[str, dict[str, list[float]]]:
     """What the finished runs measured."""
-    found: dict[str, dict[str, list[float]]] = {loss: {name: [] for name in MEASURES} for loss in config.losses}
+    measures = measures_of(config)
+    found: dict[str, dict[str, list[float]]] = {loss: {name: [] for name in measures} for loss in config.losses}
     for run in runs:
         finals = json.loads((Path(run.out) / "summary.json").read_text())["final"]
-        for name in MEASURES:
+        for name in measures:
             found[str(run.loss)][name].append(math.nan if finals[name] is None else finals[name])
     return found
 
 
-def table(found: Found) -> str:
+def table(found: Found, measures: Mapping[str, str]) -> str:
     """Markdown: a row per loss, mean and half interval of each measure."""
-    lines = ["| loss | " + " | ".join(MEASURES.values()) + " |", "|---" * (len(MEASURES) + 1) + "|"]
+    lines = ["| loss | " + " | ".join(measures.values()) + " |", "|---" * (len(measures) + 1) + "|"]
     for loss, values in found.items():
-        cells = (" ± ".join(f"{x:.{DIGITS.get(name, 2)}f}" for x in interval(values[name])) for name in MEASURES)
+        cells = (" ± ".join(f"{x:.{DIGITS.get(name, 2)}f}" for x in interval(values[name])) for name in measures)
         lines.append(f"| {loss} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -144,13 +211,13 @@ def write_csv(path: Path, found: Found, seeds: Sequence[int]) -> None:
     """One line per run."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["loss", "seed", *MEASURES])
+        writer.writerow(["loss", "seed", *next(iter(found.values()))])
         for loss, values in found.items():
             for i, seed in enumerate(seeds):
-                writer.writerow([loss, seed, *(values[name][i] for name in MEASURES)])
+                writer.writerow([loss, seed, *(x[i] for x in values.values())])
 
 
-def plot(path: Path, found: Found) -> None:
+def plot(path: Path, found: Found, measures: Mapping[str, str]) -> None:
     """A panel per measure: for each loss the mean with its interval, and a point per run below it."""
     import matplotlib
 
@@ -158,10 +225,10 @@ def plot(path: Path, found: Found) -> None:
     import matplotlib.pyplot as plt
 
     losses = list(found)
-    seeds = len(found[losses[0]][next(iter(MEASURES))])
-    size = (3.1 * len(MEASURES), 1.5 + 0.45 * len(losses))
-    figure, axes = plt.subplots(1, len(MEASURES), figsize=size, sharey=True, layout="constrained")
-    for axis, (name, label) in zip(axes, MEASURES.items(), strict=True):
+    seeds = len(found[losses[0]][next(iter(measures))])
+    size = (3.1 * len(measures), 1.5 + 0.45 * len(losses))
+    figure, axes = plt.subplots(1, len(measures), figsize=size, sharey=True, layout="constrained")
+    for axis, (name, label) in zip(axes, measures.items(), strict=True):
         for i, loss in enumerate(losses):
             values = found[loss][name]
             mean, half = interval(values)
@@ -178,22 +245,23 @@ def plot(path: Path, found: Found) -> None:
     plt.close(figure)
 
 
-def main(config: Config) -> None:
+def main(config: Config | OnlineConfig) -> None:
     """Runs what has not been run, then compares."""
     config, runs = settle(config)
-    check_pairs(runs[0])
+    check_data(runs[0])
+    run_one: Callable[[Any], None] = online.main if isinstance(config, OnlineConfig) else preference.main
     console = Console(soft_wrap=True, highlight=False, quiet="none" in config.log_to)
     for number, run in enumerate(runs, start=1):
         console.print(f"\n[bold]{number} of {len(runs)}: {run.loss}, seed {run.seed}[/bold]")
-        preference.main(run)
-    found, folder = collect(config, runs), Path(config.out)
-    text = table(found)
+        run_one(run)
+    found, folder, measures = collect(config, runs), Path(config.out), measures_of(config)
+    text = table(found, measures)
     (folder / "table.md").write_text(text)
     write_csv(folder / "runs.csv", found, config.seeds)
-    plot(folder / "losses.png", found)
+    plot(folder / "losses.png", found, measures)
     console.print(f"\n{text}\nmean ± half of the 95% interval over {len(config.seeds)} seeds: {folder}/table.md, "
                   "runs.csv, losses.png", markup=False)  # fmt: skip
 
 
 if __name__ == "__main__":
-    run_script(main, Config)
+    run_script(main, flags_of(sys.argv[1:]))

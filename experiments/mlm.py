@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,24 +35,39 @@ from jaxllm.recipes.recipe import fill_in
 from jaxllm.recipes.script import run as run_script
 from jaxllm.recipes.session import open_session
 from jaxllm.recipes.start import Start, check_vocabulary
-from jaxllm.recipes.texts import Texts, read_texts
+from jaxllm.recipes.texts import Texts, lines_of, read_texts, summary_of
 from jaxllm.recipes.weights import open_weights
+from jaxllm.run.best import check_best
 from jaxllm.run.folder import operational
 from jaxllm.train.fit import fit
 from jaxllm.types import InputError
 
 RECIPES: dict[str, dict[str, Any]] = {
-    "pretrained": {"learning_rate": 5e-5, "schedule": "linear", "warmup": 0.06, "weight_decay": 0.01, "beta2": 0.98},
-    "scratch": {"learning_rate": 2e-3, "schedule": "cosine", "warmup": 0.05, "weight_decay": 0.05, "beta2": 0.98},
+    "pretrained": {
+        "batch_size": 16,
+        "learning_rate": 5e-5,
+        "schedule": "linear",
+        "warmup": 0.06,
+        "weight_decay": 0.01,
+        "beta2": 0.98,
+    },
+    "scratch": {
+        "batch_size": 8,
+        "learning_rate": 2e-3,
+        "schedule": "cosine",
+        "warmup": 0.05,
+        "weight_decay": 0.05,
+        "beta2": 0.98,
+    },
 }
 """What flags that are not given are, by where the weights come from."""
 
-BUILTIN = "builtin-sentences"
+BUILTIN = "builtin-requests"
 
-DEMO_STEPS = 400
+DEMO_STEPS = 800
 """Of the run with no flags."""
 
-DEMO = ("My name is Maarten and I {} in Enschede.", "How much does the lamp {}?", "Please {} the parcel on Friday.")
+DEMO = ("I {} not happy with the lamp.", "How much does the kettle {}?", "Please {} the parcel on Friday.")
 """What the model of the embedded corpus fills in at the end."""
 
 
@@ -63,8 +79,8 @@ class Config(EncoderFlags, Common):  # type: ignore[misc]
     """Hugging Face id or folder of an encoder, a run folder, or a preset trained from scratch: tiny, small."""
     dataset: tuple[str, ...] = (BUILTIN,)  # type: ignore[assignment]
     """Text files, folders, patterns or hub ids, each with a weight if wanted, as in a.txt:0.7 b.jsonl:0.3;
-    `builtin-sentences` are those of the embedded corpora of `ner.py` and `classify.py`, and `builtin` is the source and
-    documentation of Python's standard library."""
+    `builtin-requests` is the text of `classify.py`'s embedded corpus, and `builtin` the source and documentation of
+    Python's standard library."""
     holdout: float = flag(0.05, DATA)
     """Share of a data set without a dev split to evaluate on; 0 for none."""
     mask_rate: float = flag(0.15, DATA)
@@ -77,8 +93,8 @@ class Config(EncoderFlags, Common):  # type: ignore[misc]
     """Mask all sub-words of a word or none."""
     max_length: int = 128
     epochs: float = 0.0
-    """Length of the run in passes over the data; 0 for one, or on the embedded corpus for 400 steps."""
-    batch_size: int = 16
+    """Length of the run in passes over the data; 0 for one, or on the embedded corpus for 800 steps."""
+    batch_size: int | None = None
     """Rows of --max-length tokens per optimizer step, over all devices."""
     eval_every: str = operational("200")
     checkpoint_every: str = operational("500")
@@ -126,6 +142,7 @@ def main(config: Config) -> None:
     session = open_session("mlm", config)
     console, mesh = session.console, session.mesh
     data = read_texts(config)
+    check_best(config.best, evals={"dev": evaluation.NUMBERS} if data.dev else {})
     begin = start(config, data)
     masking = masking_of(
         begin.tokenizer, rate=config.mask_rate, replace=config.mask_replace_prob, random=config.random_replace_prob,
@@ -146,12 +163,10 @@ def main(config: Config) -> None:
     arguments = fit_arguments(config, feed.plan)
     if session.finished(arguments["steps"]):
         return
-    corpora = [("train", part.corpus) for part in train] + [("dev", part.corpus) for part in dev]
-    lines = [(word, corpus.describe()) for word, corpus in corpora]
-    lines += [("", f"{corpus.name}: {line}") for _, corpus in corpora for line in corpus.report.lines()]
-    known: dict[str, float] = {}
+    corpora = [[part.corpus for part in parts] for parts in (train, dev)]
+    lines, known = lines_of(*corpora), dict[str, float]()
     if dev:
-        tokens = ([one.corpus.tokens for one in part] for part in (train, dev))
+        tokens = ([one.tokens for one in part] for part in corpora)
         known["frequency_loss"] = evaluation.frequency_loss(*tokens, masking.special_V)
         lines.append(("", f"dev loss of token frequencies alone: {known['frequency_loss']:.3f}"))
     session.header(begin, [*lines, ("rows", feed.plan.describe())])
@@ -159,8 +174,6 @@ def main(config: Config) -> None:
     multiple = row_multiple(mesh)
     batches = MaskedBatches(dev, masking, -(-config.eval_batch_size // multiple) * multiple)
     evals: dict[str, Any] = {"dev": functools.partial(evaluation.evaluate, batches=batches)} if dev else {}
-    for scored in evals.values():
-        scored.numbers = ("loss", "pseudo_perplexity")  # what --best may name
     fitted = fit(
         begin.model, loss=loss, data=feed, optimizer=optim_config(config), run=session.describing(begin), mesh=mesh,
         evals=evals, **arguments,
@@ -169,9 +182,7 @@ def main(config: Config) -> None:
         texts = [text.format(begin.tokenizer.mask_token) for text in DEMO]
         for text, found in zip(texts, evaluation.fill(fitted.model, begin.tokenizer, texts), strict=True):
             console.print(f"{text}: " + ", ".join(f"{token} {p:.2f}" for token, p in found), markup=False)
-    documents = {corpus.name: len(corpus.ends) for _, corpus in corpora}
-    dropped = {corpus.name: corpus.report.dropped for _, corpus in corpora if corpus.report.dropped}
-    session.finish(begin, fitted, arguments["steps"], rows=documents, dropped=dropped, **known)
+    session.finish(begin, fitted, arguments["steps"], **summary_of([*itertools.chain(*corpora)]), **known)
 
 
 if __name__ == "__main__":

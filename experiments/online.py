@@ -44,6 +44,7 @@ from jaxllm.recipes.online import OnlineFlags
 from jaxllm.recipes.prompts import encode_prompts, read_prompts
 from jaxllm.recipes.recipe import fill_in
 from jaxllm.recipes.reference import load_start
+from jaxllm.recipes.reward_model import RewardModel
 from jaxllm.recipes.rewards import find_rewards
 from jaxllm.recipes.rounds import Rounds
 from jaxllm.recipes.rows import key_of, lines_of, summary_of
@@ -113,10 +114,10 @@ def main(config: Config) -> None:
     config = settle(config)
     online.check(config)
     loss = online.find_loss(config)
-    rewards = find_rewards(config.reward, config.reward_args)
     session = open_session("online", config)
     console, mesh = session.console, session.mesh
-    splits = read_prompts(config, sorting)
+    rewards = find_rewards(config.reward, config.reward_args, {"model": RewardModel(mesh, config.dtype)})
+    splits = read_prompts(config, sorting, [one.columns for one in rewards])
     scorer = Scorer(rewards, config.reward_timeout)
     first = splits["train"].rows[0]
     if planning.current() is None:
@@ -138,8 +139,8 @@ def main(config: Config) -> None:
         return str(begin.tokenizer.decode(ids, skip_special_tokens=True))
 
     reference, frozen = None, None
-    if (loss.reference or config.reward_kl) and planning.current() is None:
-        if begin is base:
+    if loss.reference or config.reward_kl:
+        if begin is base and planning.current() is None:
             frozen = load_start(base, mesh, config.seed)
         own, kept_programs = base.model.graphdef, {}  # type: ignore[var-annotated]
 

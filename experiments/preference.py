@@ -39,10 +39,11 @@ from jaxllm.recipes.help import LOSS, SAMPLING, flag
 from jaxllm.recipes.losses import find_preference_loss
 from jaxllm.recipes.pairs import PairFlags, groups_of, layout_of, lines_of, read_pairs, texts_of
 from jaxllm.recipes.recipe import fill_in
-from jaxllm.recipes.reference import Reference, load_start
+from jaxllm.recipes.reference import Reference, load_start, unknown
 from jaxllm.recipes.rows import key_of, summary_of
 from jaxllm.recipes.script import run as run_script
 from jaxllm.recipes.session import open_session, shown
+from jaxllm.run.best import check_best
 from jaxllm.train.fit import fit
 from jaxllm.train.forward import Runner
 from jaxllm.types import InputError
@@ -114,22 +115,25 @@ def main(config: Config) -> None:
     arguments = fit_arguments(config, plan)
     if session.finished(arguments["steps"]):
         return
-    session.header(begin, [*lines_of(splits), *(("", note) for note in notes), ("rows", plan.describe())])
-
-    rows, model = {name: AnswerRows(part, layout) for name, part in groups.items()}, begin.model
-    if loss.reference and config.reference == "live":
-        # Adapters have their base as the teacher already.
-        model = begin.model if begin is not base else add_teacher(base.model, base.model)
-    elif loss.reference:
-        say = lambda line: console.print(f"{'':<8} reference of {line}", markup=False)  # noqa: E731
-        reference = Reference(base, mesh, config.seed, layout, config.eval_batch_size, say)
-        rows = {name: AnswerRows(part, layout, reference.logps(part, name)) for name, part in groups.items()}
-        del reference  # and its parameters
+    cached, model = loss.reference and config.reference == "cached", begin.model
+    rows = {name: AnswerRows(part, layout, unknown(part) if cached else None) for name, part in groups.items()}
 
     def batches_of(split: str) -> AnswerBatches:
         size = min(config.eval_batch_size, len(groups[split]))
         return AnswerBatches(rows[split], make_plan(rows[split].lengths, batch_size=size, multiple=multiple))
 
+    if cached and config.best:  # before the reference computes
+        numbers = {"dev": LossEval(loss, batches_of("dev"), model.graphdef).numbers} if "dev" in rows else {}
+        check_best(config.best, evals=numbers)
+    session.header(begin, [*lines_of(splits), *(("", note) for note in notes), ("rows", plan.describe())])
+    if loss.reference and not cached:
+        # Adapters have their base as the teacher already.
+        model = begin.model if begin is not base else add_teacher(base.model, base.model)
+    elif cached:
+        say = lambda line: console.print(f"{'':<8} reference of {line}", markup=False)  # noqa: E731
+        reference = Reference(base, mesh, config.seed, layout, config.eval_batch_size, say)
+        rows = {name: AnswerRows(part, layout, reference.logps(part, name)) for name, part in groups.items()}
+        del reference  # and its parameters
     evals = {split: LossEval(loss, batches_of(split), model.graphdef) for split in ("dev", "test") if split in rows}
     fitted = fit(
         model, loss=loss, data=rows["train"].loader(plan), optimizer=optim_config(config),

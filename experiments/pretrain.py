@@ -38,7 +38,8 @@ from jaxllm.recipes.help import DATA, OPTIMISATION, SAMPLING, flag
 from jaxllm.recipes.script import run as run_script
 from jaxllm.recipes.session import open_session
 from jaxllm.recipes.start import DecoderFlags, Start, start_decoder
-from jaxllm.recipes.texts import read_texts
+from jaxllm.recipes.texts import lines_of, read_texts, summary_of
+from jaxllm.run.best import check_best
 from jaxllm.run.folder import operational
 from jaxllm.train.fit import fit
 from jaxllm.types import InputError, Numbers
@@ -113,6 +114,8 @@ def main(config: Config) -> None:
     session = open_session("pretrain", config)
     console, mesh = session.console, session.mesh
     data = read_texts(config)
+    numbers = {"dev": loss_eval.NUMBERS} if data.dev else {}
+    check_best(config.best, evals=numbers | ({"sample": ("characters",)} if config.sample_tokens else {}))
     texts = (text for documents in data.train for text in documents.texts())
     begin = start_decoder(config, texts, " ".join(documents.key for documents in data.train))
 
@@ -129,26 +132,18 @@ def main(config: Config) -> None:
     arguments = fit_arguments(config, feed.plan)
     if session.finished(arguments["steps"]):
         return
-    lines = [("train", corpus.describe()) for corpus in train] + [("dev", corpus.describe()) for corpus in dev]
-    lines += [("", f"{corpus.name}: {line}") for corpus in (*train, *dev) for line in corpus.report.lines()]
-    if not dev:
-        lines.append(("dev", "none: too few documents to hold one out; name an --eval-dataset"))
-    session.header(begin, [*lines, ("rows", feed.plan.describe())])
+    session.header(begin, [*lines_of(train, dev), ("rows", feed.plan.describe())])
 
     multiple = row_multiple(mesh)
     batches = TextBatches(rows(dev), -(-config.eval_batch_size // multiple) * multiple)
     evals: dict[str, Any] = {"dev": functools.partial(loss_eval.evaluate, batches=batches)} if dev else {}
-    for evaluation in evals.values():
-        evaluation.numbers = ("loss", "perplexity", "bits_per_byte")  # what --best may name
     if config.sample_tokens:
         evals["sample"] = sampler(config, begin, console)
     fitted = fit(
         begin.model, loss=loss, data=feed, optimizer=optim_config(config), run=session.describing(begin), mesh=mesh,
         evals=evals, **arguments,
     )  # fmt: skip
-    dropped = {corpus.name: corpus.report.dropped for corpus in (*train, *dev) if corpus.report.dropped}
-    documents = {corpus.name: len(corpus.ends) for corpus in (*train, *dev)}
-    session.finish(begin, fitted, arguments["steps"], rows=documents, dropped=dropped)
+    session.finish(begin, fitted, arguments["steps"], **summary_of([*train, *dev]))
 
 
 if __name__ == "__main__":

@@ -166,6 +166,20 @@ def describe(build: Callable[[nnx.Rngs], nnx.Module], rules: Rules) -> ModelSpec
     return ModelSpec(graphdef, lambda key: split(build(nnx.Rngs(key)))[1], rules)
 
 
+def stored_as(spec: ModelSpec, dtype: str) -> ModelSpec:
+    """The model with its parameters kept in a dtype; what it computes in stays the model's own."""
+    shapes = tuple((name, shape, dtype) for name, shape, _ in spec.graphdef.shapes)
+
+    def cast(params: Params) -> Params:
+        return {name: x.astype(dtype) for name, x in params.items()}
+
+    def load(wanted: Mapping[str, jax.sharding.Sharding]) -> Params:
+        return cast(spec.load_own(wanted))
+
+    graphdef = dataclasses.replace(spec.graphdef, shapes=shapes)
+    return dataclasses.replace(spec, graphdef=graphdef, init=lambda key: cast(spec.init(key)), load=load)
+
+
 def materialize(spec: ModelSpec, shardings: Mapping[str, jax.sharding.Sharding], seed: int) -> Params:
     """The parameters that `shardings` names, loaded where `spec.load` finds them and otherwise initialised from `seed`.
 

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from jaxllm import launch
 from jaxllm.__main__ import COMMANDS
+from jaxllm.recipes import reference
 from jaxllm.recipes.script import run
 from jaxllm.train import fit
 
@@ -84,6 +85,8 @@ def here(tmp_path_factory, llama, bert):
     write_jsonl(files / "chats.jsonl", CHATS * 2)
     write_jsonl(files / "pairs.jsonl", PAIRS * 2)
     write_jsonl(files / "words.jsonl", WORDS)
+    write_jsonl(files / "labels.jsonl", [{"text": f"text {n}", "label": "ab"[n % 2]} for n in range(24)])
+    write_jsonl(files / "questions.jsonl", [{"prompt": f"What is {n}?", "answer": str(n)} for n in range(16)])
     (files / "text.txt").write_text("To be, or not to be.\n" * 20)
     (files / "folder" / "notes.xyz").write_text("hello")
     (models / "broken" / "config.json").write_text("{")
@@ -383,6 +386,9 @@ sft | {tiny} --dataset {f}/chats.jsonl --samples 0 --freeze encoder.* | encoder.
 sft | {tiny} --dataset {f}/chats.jsonl --samples 0 --freeze blocks[:1.* | blocks[:1.*
 pretrain | {tiny} --dataset {f}/text.txt --sample-tokens 0 --best dev/f1:max | dev/f1
 preference | {tiny} --dataset {f}/pairs.jsonl --samples 0 --best dev/f1:max | dev/f1
+mlm | --model tiny --dataset {f}/text.txt --holdout 0.5 --best dev/f1:max | dev/f1
+classify | --model tiny --dataset {f}/labels.jsonl --best dev/f2:max | dev/f2
+online | {tiny} --max-completion-length 16 --dataset {f}/questions.jsonl --best dev/f1:max | dev/f1
 reward | {tiny} --dataset {f}/pairs.jsonl --best dev/f1:max | dev/f1
 ner | --model {bert} --dataset {f}/words.jsonl --best dev/f2:max | dev/f2
 ner | --model {bert} --dataset {f}/words.jsonl --freeze * | --freeze
@@ -433,9 +439,9 @@ def start(program, argv, monkeypatch):
         importlib.import_module("jaxllm.__main__").main()
 
 
-def nothing_refused_it(run):
-    """Takes the place of the function with which training begins to write."""
-    raise AssertionError(f"training would start in {run.folder}")
+def nothing_refused_it(*_):
+    """Takes the place of the functions with which training begins to write, and the reference to compute."""
+    raise AssertionError("training would start")
 
 
 @pytest.mark.parametrize(("program", "words", "fragment"), rows(), ids=[f"{r[0]} {r[1]}" for r in rows()])
@@ -443,6 +449,7 @@ def test_bad_input_is_refused_in_one_line(program, words, fragment, here, tmp_pa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(here["f"].parent / "cache"))
     monkeypatch.setattr(fit, "start_run", nothing_refused_it)
+    monkeypatch.setattr(reference, "load_start", nothing_refused_it)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
     argv = shlex.split(words.format(**here))
     with pytest.raises(SystemExit) as stop:

@@ -41,6 +41,7 @@ HUB = {
 
 NOT_RUN = {
     r"benchmark\.py": "needs torch, of the extra `bench`, or takes minutes; its own test runs it",
+    r"compare_losses\.py .*--losses grpo": "takes minutes; its own test runs it",
     r"accelerator_check\.py": "takes minutes; its own test runs it",
     r"bench_tag\.py": "needs torch, of the extra `bench`",
     r"peers/": "needs torch, and no jaxllm",
@@ -131,7 +132,9 @@ def config_of(words: list[str]) -> Any:
     with contextlib.chdir(ROOT):  # documents name files of the clone as from its folder
         if name == "plan":  # `read` wants the compiler
             return module.flags(argv)
-        return module.read(argv) if name == "verify-resume" else parse(module.Config, argv)
+        if name == "verify-resume":
+            return module.read(argv)
+        return parse(module.flags_of(argv) if name == "compare_losses.py" else module.Config, argv)
 
 
 def named(words: list[str]) -> list[str]:

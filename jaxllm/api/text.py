@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.api.batches import layout_for
@@ -24,6 +23,7 @@ from jaxllm.evals import tag as tagging
 from jaxllm.evals.decoding import find_chain
 from jaxllm.evals.generate import Sampling
 from jaxllm.evals.logps import answer_logps
+from jaxllm.evals.rewards import answer_rewards
 from jaxllm.evals.text import continue_texts
 from jaxllm.evals.text import encode as encode_prompt
 from jaxllm.hf.families import task_of
@@ -111,11 +111,7 @@ def score(model: Model, prompts: Sequence[str], answers: Sequence[str]) -> np.nd
     batches = AnswerBatches(answer_rows, plan)
     if not answer_rows.layout.closed:
         return np.array([logps[0].sum() for logps in answer_logps(model.runner, batches)], np.float32)
-    found = np.zeros(len(groups), np.float32)
-    for step, rewards_BT in enumerate(model.runner.map(_rewards, batches)):
-        for number, values in answer_rows.take(plan.step(step), rewards_BT):
-            found[number] = values[0][-1]
-    return found
+    return answer_rewards(model.runner, batches)
 
 
 def _groups(model: Model, prompts: Sequence[str], answers: Sequence[str]) -> list[Group]:
@@ -155,8 +151,3 @@ def _check_task(model: Model, *tasks: str) -> None:
 
 def _token_logps(model: Any, batch: Batch) -> jax.Array:
     return over_tokens(model, batch, token_logprobs)[0]
-
-
-def _rewards(model: Any, answers: Any) -> jax.Array:
-    hidden_BTD, _ = model.hidden(answers.batch)
-    return jnp.squeeze(model.head(hidden_BTD), -1)

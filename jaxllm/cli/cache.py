@@ -17,8 +17,8 @@ from jaxllm.types import InputError, nearest
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Lists the caches: compiled programs, tokens, downloaded data, reference log-probabilities, tokenizers, and those
-    of Hugging Face.
+    """Lists the caches: compiled programs, tokens, downloaded data, reference log-probabilities, embedded corpora,
+    tokenizers, and those of Hugging Face.
 
     They are in $XDG_CACHE_HOME/jaxllm, by default ~/.cache/jaxllm; those of Hugging Face, which other programs share,
     in $HF_HOME.
@@ -37,6 +37,7 @@ def caches() -> Mapping[str, tuple[Path, str]]:
         "tokens": (root / "tokens", "text as tokens, for pretraining"),
         "downloads": (root / "downloads", "data files from other machines"),
         "references": (root / "references", "log-probabilities under the reference of a preference loss"),
+        "corpora": (root / "corpora", "embedded corpora, which are generated"),
         "tokenizers": (root / "tokenizers", "tokenizers that were trained, or given a chat template"),
         "hub": (Path(constants.HF_HUB_CACHE), "models and files from the Hugging Face hub"),
         "datasets": (Path(os.environ.get("HF_DATASETS_CACHE", hf / "datasets")), "data sets from the hub, as tables"),

@@ -56,7 +56,7 @@ def main(config: Config) -> None:
     first = next(texts, None)
     if first is None:
         raise InputError("no text to classify: give one after the model, or --input, or standard input")
-    find = _finder(config)
+    find = _finder(config, first)
     texts = itertools.chain([first], texts)
     while chunk := list(itertools.islice(texts, CHUNK)):
         for text, found in zip(chunk, find(chunk), strict=True):
@@ -64,15 +64,17 @@ def main(config: Config) -> None:
             print(json.dumps({"text": text.text, **pair, **found}, ensure_ascii=False), flush=True)
 
 
-def _finder(config: Config) -> Callable[[Sequence[Text]], list[dict[str, Any]]]:
+def _finder(config: Config, first: Text) -> Callable[[Sequence[Text]], list[dict[str, Any]]]:
     from jaxllm.data.labelled.examples import encode
     from jaxllm.distributed import mesh as meshes
     from jaxllm.evals.classify import answer, classify, scores_of
     from jaxllm.models.heads import ScorerConfig, trunk_of
+    from jaxllm.recipes.labelled import check_pairs
     from jaxllm.recipes.weights import load_params, open_weights
     from jaxllm.train.forward import Runner
 
     opened = open_weights(config.model, "classifier")
+    check_pairs(opened.config.pairs, first)
     tokenizer, whole, mesh = opened.load_tokenizer(), opened.config, meshes.make_mesh()
     runner = Runner(opened.spec.graphdef, load_params(opened.spec, mesh), mesh)
     trunk = trunk_of(whole)

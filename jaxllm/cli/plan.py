@@ -30,9 +30,10 @@ from jaxllm.distributed.topology import parse_mesh
 from jaxllm.models.remat import REMAT
 from jaxllm.plan import measure as measuring
 from jaxllm.plan import search as searching
-from jaxllm.plan.report import Report, make_report, summary_of, text_of
+from jaxllm.plan.report import Report, make_report
 from jaxllm.plan.step import compile_step, rows_of
 from jaxllm.plan.target import Target, devices_of, parse_target, prepare
+from jaxllm.plan.text import summary_of, text_of
 from jaxllm.recipes.script import parse
 from jaxllm.run.time_limit import TooLong, time_limit
 from jaxllm.train.setup import Program

@@ -49,6 +49,7 @@ class Part:
     class_names: Mapping[str, list[str]] = dataclasses.field(default_factory=dict)
     word_lines: Sequence[Sequence[int]] = ()  # of a file of columns: the line of every word
     columns: Choice | None = None  # of a file of columns: which hold words and tags
+    faults: Mapping[int, str] = dataclasses.field(default_factory=dict)  # rows that could not be read, with the reason
 
     def where(self, row: int, word: int | None) -> str:
         """Names a row, or a word of it, for messages."""
@@ -242,7 +243,8 @@ def column_file(path: File, word_column: str = "", tag_column: str = "", like: C
     rows: list[Row] = [{"tokens": words, "ner_tags": tags} for words, tags in zip(found.words, found.tags, strict=True)]
     if len({*found.documents}) > 1:
         rows = [{**row, "document": number} for row, number in zip(rows, found.documents, strict=True)]
-    return Part(str(path), rows, [lines[0] for lines in found.lines], word_lines=found.lines, columns=found.choice)
+    numbers = [lines[0] for lines in found.lines]
+    return Part(str(path), rows, numbers, word_lines=found.lines, columns=found.choice, faults=found.faults)
 
 
 def is_column_file(path: File) -> bool:

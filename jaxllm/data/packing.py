@@ -168,6 +168,14 @@ def make_plan(
     return dataclasses.replace(best, rows=_round_up(best.rows, wanted))
 
 
+def bucket(n: int) -> int:
+    """A length of rows: 16, 24, 32, 48, 64, 96, ..., so that few shapes are compiled."""
+    size = 16
+    while size < n:
+        size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
+    return size
+
+
 def fixed_plan(lengths: Sequence[int] | np.ndarray, *, row_length: int, rows: int) -> Plan:
     """A plan in steps of `rows` rows of `row_length` tokens, whatever the number of examples: one compiled shape.
 

@@ -6,23 +6,18 @@ Folders, patterns and files may be on another machine: `path_of` tells, and all 
 from __future__ import annotations
 
 import bisect
-import contextlib
 import glob
 import itertools
-import logging
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxllm.data.files import READERS, Part, Row, read, suffix_of, table_part
+from jaxllm.data.hub import download_dataset
 from jaxllm.data.remote import File, RemotePath, path_of
 from jaxllm.data.splits import WORDS, by_split, choose, group, split_of
 from jaxllm.types import InputError
-
-# Known by a short name, and scripts on the hub: only their parquet conversion can be loaded.
-_SCRIPTS = {"conll2003": "eriktks/conll2003", "eriktks/conll2003": "eriktks/conll2003"}
-_CONVERTED = "refs/convert/parquet"
 
 
 class Rows(Sequence[Row]):
@@ -53,6 +48,11 @@ class Rows(Sequence[Row]):
     def file(self, row: int) -> str:
         """The name of the file, or of the split of a hub data set, that a row is in."""
         return self._find(row)[0].name
+
+    def fault(self, row: int) -> str:
+        """Why a row of a file of columns could not be read; "" for others."""
+        part, row = self._find(row)
+        return part.faults.get(row, "")
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
@@ -92,7 +92,7 @@ def load(dataset: str | File, split: str = "") -> dict[str, Rows]:
     if chosen and split:
         raise InputError(f"--split {split}: {dataset} names a split to train on already; give one")
     hub_id = str(dataset).removesuffix(f":{chosen}").removesuffix(":") if chosen else str(dataset)
-    return _tables(_download(hub_id), hub_id, chosen, split)
+    return _tables(download_dataset(hub_id), hub_id, chosen, split)
 
 
 def is_saved(folder: File) -> bool:
@@ -167,38 +167,6 @@ def visible(folder: File) -> list[File]:
     """What is in a folder, sorted, without hidden files: macOS leaves ._train.jsonl beside train.jsonl."""
     listed: list[File] = [*folder.glob("*")]
     return sorted(path for path in listed if not path.name.startswith("."))
-
-
-@contextlib.contextmanager
-def quiet_hub() -> Iterator[None]:
-    """Silences the hub client's line for each new attempt: where all attempts fail, the exception says why."""
-    log = logging.getLogger("huggingface_hub")
-    before = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(before)
-
-
-def _download(dataset: str) -> Mapping[str, Any]:
-    import datasets  # 2 s, and local text files do without
-
-    name, _, config = dataset.partition(":")
-    options = {"name": config} if config else {}
-    try:
-        with quiet_hub():
-            if name in _SCRIPTS:
-                return datasets.load_dataset(_SCRIPTS[name], revision=_CONVERTED, **options)
-            try:
-                return datasets.load_dataset(name, **options)
-            except RuntimeError as error:
-                if "scripts are no longer supported" not in str(error):
-                    raise
-                return datasets.load_dataset(name, revision=_CONVERTED, **options)
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{dataset}: no such file or folder, and the hub says: {reason}") from error
 
 
 def _tables(loaded: Mapping[str, Any], dataset: str, chosen: str = "", split: str = "") -> dict[str, Rows]:

@@ -60,7 +60,8 @@ def shardings(
 
     In a flat dictionary of parameters each takes the spec of its first rule that the mesh divides. In an optimizer's
     state a leaf below a parameter's name takes that spec if it has the parameter's shape, the spec less the reduced
-    axis if it is factored, and anything else is replicated. params: the parameters' shapes, which tell what is
+    axis if it is factored, what the mesh divides of it if it has a number for each block of a last axis, and anything
+    else is replicated. params: the parameters' shapes, which tell what is
     factored; by default the largest leaf of a name has them. limits: what else an axis must divide. Raises InputError
     that lists every axis that does not divide what it shards, and what it could be.
     """
@@ -76,7 +77,7 @@ def shardings(
         shape, specs = tuple(params[name].shape), specs_of(name, rules)
         asked = wants.setdefault(name, [_cuts(name, shape, spec) for spec in specs])
         fits = (spec for spec, cuts in zip(specs, asked, strict=True) if all(_divided(cut, mesh.shape) for cut in cuts))
-        return NamedSharding(mesh, _spec_of_leaf(next(fits, specs[0]), shape, tuple(x.shape)))
+        return NamedSharding(mesh, _spec_of_leaf(next(fits, specs[0]), shape, tuple(x.shape), mesh.shape))
 
     placed = jax.tree_util.tree_map_with_path(place, tree)
     _check(list(wants.values()), mesh.shape)
@@ -128,13 +129,15 @@ def _name(path: Any) -> str:
     return next((key.key for key in reversed(path) if isinstance(getattr(key, "key", None), str)), "")
 
 
-def _spec_of_leaf(spec: P, whole: tuple[int, ...], part: tuple[int, ...]) -> P:
+def _spec_of_leaf(spec: P, whole: tuple[int, ...], part: tuple[int, ...], sizes: Mapping[str, int]) -> P:
     """The spec of an array of shape `part` that belongs to a parameter of shape `whole`."""
     if len(spec) > len(whole):  # a factored leaf, taken for the largest
         return P()
     if part == whole:
         return spec
     axes = (*spec, *(None,) * (len(whole) - len(spec)))
+    if part and part[:-1] == whole[:-1]:
+        return P(*axes[:-1], axes[-1] if all(_divided(cut, sizes) for cut in _cuts("", part, spec)) else None)
     less = {axes[:i] + axes[i + 1 :] for i in range(len(whole)) if whole[:i] + whole[i + 1 :] == part}
     return P(*less.pop()) if len(less) == 1 else P()
 

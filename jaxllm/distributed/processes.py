@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import ipaddress
@@ -58,6 +59,7 @@ def join(
         there = json.loads(messages.broadcast(note, 60))["processes"]  # a process that expects more would wait for them
         notes = [json.loads(text) for text in messages.exchange(note, 60, there)]
     if problem := disagreement(notes):
+        _end_alone(problem)
         raise InputError(problem)
     return True
 
@@ -174,6 +176,22 @@ def _initialize(place: Place, devices: list[int] | None, timeout: int) -> None:
         initialization_timeout=timeout,
         heartbeat_timeout_seconds=HEARTBEAT_S,
     )
+
+
+def _end_alone(problem: str) -> None:
+    """Keeps JAX from aborting this process because another ended first, before it said why or when Python ends."""
+
+    def explain(_: int) -> None:
+        os.write(2, f"error: {problem}\n".encode())
+        os._exit(2)
+
+    def leave() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(2)
+
+    abort.on_abort(explain)
+    atexit.register(leave)
 
 
 @contextlib.contextmanager

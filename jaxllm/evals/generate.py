@@ -153,10 +153,10 @@ def _mesh_of(params: Mapping[str, Any]) -> Iterator[int]:
 
     After a step under pmap they lie whole on each device of a mesh of pmap's own, which has none of our axes.
     """
-    at = getattr(next(iter(params.values())), "sharding", None)
-    if isinstance(at, jax.sharding.NamedSharding) and at.mesh.axis_names == AXES:
-        with jax.set_mesh(at.mesh):
-            yield row_multiple(at.mesh)
+    mesh = getattr(getattr(next(iter(params.values())), "sharding", None), "mesh", None)
+    if isinstance(mesh, jax.sharding.Mesh) and mesh.axis_names == AXES:
+        with jax.set_mesh(mesh):
+            yield row_multiple(mesh)
     else:
         yield 1
 

@@ -34,6 +34,10 @@ def totals(model: Any, function: Callable[..., dict[str, jax.Array]], batches: I
     return {**sums, "loss": loss, "perplexity": math.exp(min(loss, 700.0))}  # the exponential of more overflows
 
 
+NUMBERS = ("loss", "perplexity", "bits_per_byte")
+"""What `evaluate` gives."""
+
+
 def evaluate(model: Any, batches: TextBatches) -> Numbers:
     """loss (nats per token), perplexity (its exponential) and bits_per_byte of a `Runner`'s model.
 

@@ -15,6 +15,9 @@ from jaxllm.evals.loss import costs, totals
 from jaxllm.train.forward import Runner
 from jaxllm.types import Batch, Numbers
 
+NUMBERS = ("loss", "pseudo_perplexity")
+"""What `evaluate` gives."""
+
 
 def evaluate(model: Any, batches: Iterable[Batch]) -> Numbers:
     """loss (nats per masked token) and pseudo_perplexity (its exponential) of a `Runner`'s model.

@@ -11,8 +11,11 @@ from jaxllm.types import InputError
 
 T = TypeVar("T")
 
+PAIRS = "text_pairs"
+"""A field of our own: whether a classifier of texts was trained on pairs of them."""
+
 _HARMLESS = frozenset({
-    "model_type", "architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path", "id2label",
+    PAIRS, "model_type", "architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path", "id2label",
     "label2id", "num_labels", "problem_type", "finetuning_task", "task_specific_params", "pad_token_id", "bos_token_id",
     "eos_token_id", "sep_token_id", "cls_token_id", "mask_token_id", "unk_token_id", "use_cache", "output_attentions",
     "output_hidden_states", "return_dict", "chunk_size_feed_forward", "gradient_checkpointing", "tie_word_embeddings",

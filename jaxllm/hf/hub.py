@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import threading
 from pathlib import Path
 from typing import Any
 
 from jaxllm import planning
-from jaxllm.data.sources import quiet_hub
+from jaxllm.data.hub import quiet_hub, why_unreachable
 from jaxllm.hf.config import read_json
 from jaxllm.types import InputError
 
@@ -19,9 +17,6 @@ library where there is no tokenizer.json."""
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", *PIECES)
 """One of these holds a tokenizer's vocabulary."""
-
-TIMEOUT_S = 4.0
-"""Seconds to wait for the hub's first answer, unless HF_HUB_ETAG_TIMEOUT says how many."""
 
 
 def fetch(source: str, *, weights: bool = True) -> Path:
@@ -44,7 +39,7 @@ def _download(repo: str, revision: str | None, kinds: list[str]) -> Path:
     """The folder of a hub id in the cache, brought up to date if the hub answers. Raises InputError."""
     from huggingface_hub import constants, snapshot_download
 
-    unreachable = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _why_unreachable(repo, revision)
+    unreachable = why_unreachable(repo, revision)
     try:
         return Path(
             snapshot_download(
@@ -59,30 +54,6 @@ def _download(repo: str, revision: str | None, kinds: list[str]) -> Path:
         raise InputError(
             f"{name!r} is no folder, and the hub did not give it: {reason} ({looked}); check name and network"
         ) from None
-
-
-def _why_unreachable(repo: str, revision: str | None) -> str:
-    """Why the hub cannot be asked about a repository at all; "" where it answers, be it with an error.
-
-    Asked once, in a thread that can be left behind, for looking up a name may take longer than any timeout.
-    """
-    from huggingface_hub import HfApi
-
-    limit = float(os.environ.get("HF_HUB_ETAG_TIMEOUT") or TIMEOUT_S)
-    found: list[str] = []
-
-    def ask() -> None:
-        try:
-            HfApi().repo_info(repo, revision=revision, timeout=limit)
-            found.append("")
-        except Exception as error:  # of the hub, which the download will meet again and say, or of its HTTP client
-            client = type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "requests")
-            found.append(f"no connection ({' '.join(str(error).split()) or type(error).__name__})" if client else "")
-
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(limit)
-    return found[0] if found else f"no answer in {limit:g} s (HF_HUB_ETAG_TIMEOUT)"
 
 
 def load_tokenizer(source: str) -> Any:

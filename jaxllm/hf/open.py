@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.hf import files, table
-from jaxllm.hf.config import Fields, read_description
+from jaxllm.hf.config import PAIRS, Fields, read_description
 from jaxllm.hf.families import OURS, TASKS, task_in
 from jaxllm.hf.hub import fetch, load_tokenizer
 from jaxllm.hf.masked_files import read_as_found
@@ -216,7 +216,8 @@ def read_config(raw: Mapping[str, Any], where: str, task: str) -> tuple[Any, lis
         config = dataclasses.replace(config, labels=_labels(fields))
     if task == "classifier":
         named = {theirs: ours for ours, theirs in PROBLEMS.items()}.get(str(fields.values.get("problem_type")))
-        config = dataclasses.replace(config, problem=named or ("single" if len(config.labels) > 1 else "regression"))
+        named = named or ("single" if len(config.labels) > 1 else "regression")
+        config = dataclasses.replace(config, problem=named, pairs=fields.values.get(PAIRS))
     return config, fields.finish()
 
 

@@ -14,14 +14,14 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxllm.hf import files, table
-from jaxllm.hf.config import Fields, read_json
+from jaxllm.hf.config import PAIRS, Fields, read_json
 from jaxllm.hf.families import TASKS, task_of
 from jaxllm.hf.family import Family
 from jaxllm.hf.open import PretrainedModel
 from jaxllm.models.heads import PROBLEMS
 from jaxllm.types import InputError
 
-_COMPUTING = ("dtype", "remat", "unroll", "backend", "labels", "problem", "learned")
+_COMPUTING = ("dtype", "remat", "unroll", "backend", "labels", "problem", "pairs", "learned")
 """Fields of ours that do not change the function computed, or that `export` writes itself."""
 
 MAX_SHARD_BYTES = 5_000_000_000
@@ -140,6 +140,7 @@ def _config(config: Any, tokenizer: Any, source: PretrainedModel[Any] | None) ->
         labels["label2id"] = {label: i for i, label in enumerate(config.labels)}
     if task == "classifier" or (task == "scorer" and config.labels != ("reward",)):
         labels["problem_type"] = PROBLEMS[config.problem]
+        labels |= {} if config.pairs is None else {PAIRS: config.pairs}
     candidates = [source.family] if source else list(families)
     for kind in candidates:
         family, fields = families[kind], _base(kind, tokenizer, source) | labels

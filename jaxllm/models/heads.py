@@ -72,6 +72,8 @@ class ClassifierConfig(TaggerConfig):
     """Every token has the mean over its text, in place of its own hidden state."""
     problem: str = "single"
     """A name of PROBLEMS."""
+    pairs: bool | None = None
+    """Whether it was trained on pairs of texts; None where that is not known."""
 
 
 def mean_of_texts(x_BTD: jax.Array, segments_BT: jax.Array) -> jax.Array:
@@ -145,6 +147,8 @@ class ScorerConfig:
     """Names, in the order of the logits."""
     problem: str = "regression"
     """A name of PROBLEMS."""
+    pairs: bool | None = None
+    """As of `ClassifierConfig`."""
 
     @property
     def trunk(self) -> DecoderConfig:

@@ -10,7 +10,8 @@ from typing import Any
 import jax
 
 from jaxllm.params import materialize
-from jaxllm.plan.report import Report, gib
+from jaxllm.plan.report import Report
+from jaxllm.plan.text import gib
 from jaxllm.run.usage import device_bytes, host_bytes, reset_peak
 from jaxllm.train.setup import init_state, put
 from jaxllm.types import InputError

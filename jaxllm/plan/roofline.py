@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from jaxllm.distributed.chips import Chip
-from jaxllm.plan.collectives import Collective, Links
+from jaxllm.plan.collectives import Collective
+from jaxllm.plan.groups import Links
 
 
 @dataclasses.dataclass(frozen=True)

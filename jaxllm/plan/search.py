@@ -19,8 +19,9 @@ from jaxllm.distributed.mesh import shardings
 from jaxllm.models.flops import config_of
 from jaxllm.params import bind, count
 from jaxllm.plan.memory import held
-from jaxllm.plan.report import Report, gib
+from jaxllm.plan.report import Report
 from jaxllm.plan.target import Target
+from jaxllm.plan.text import gib
 from jaxllm.train.setup import Program
 from jaxllm.types import InputError
 

@@ -23,6 +23,7 @@ from jaxllm.recipes.help import DATA, DEVICES, EVALUATION, LOGGING, LOSS, MODEL,
 from jaxllm.run.best import check_best
 from jaxllm.run.folder import operational
 from jaxllm.run.metrics import LOG_TO
+from jaxllm.train import moments
 from jaxllm.train.optim import OptimConfig
 from jaxllm.train.optimizers import OPTIMIZERS
 from jaxllm.train.schedules import SCHEDULES
@@ -110,6 +111,11 @@ class OptimFlags:
     """Decoupled weight decay, multiplied by the learning rate; biases and norms have none."""
     beta2: float = 0.999
     """Decay rate per step of the optimizer's second moment."""
+    moments: str = "float32"
+    """Type that the optimizer's moments are kept in between steps: float32, bfloat16 (rounded stochastically: half the
+    memory) or int8 (in blocks: a quarter)."""
+    param_dtype: str = "float32"
+    """Type that parameters are kept in between steps: float32, or bfloat16, rounded stochastically."""
     max_grad_norm: float = 1.0
     """Global norm that the gradient is clipped to; 0 for no clipping."""
     freeze: tuple[str, ...] = ()
@@ -223,6 +229,8 @@ def check(config: Common) -> None:
     _one_of("--remat", config.remat, REMAT)
     _one_of("--strategy", config.strategy, ("jit", "pmap"))
     _one_of("--on-nan", config.on_nan, ("stop", "skip"))
+    _one_of("--moments", config.moments, moments.KINDS)
+    _one_of("--param-dtype", config.param_dtype, ("float32", "bfloat16"))
     _one_of("--export-dtype", config.export_dtype, ("", "float32", "bfloat16", "float16"))
     for log in config.log_to:
         _one_of("--log-to", log, LOG_TO)

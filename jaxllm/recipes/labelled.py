@@ -176,6 +176,16 @@ def _weights(config: LabelledFlags, problem: str, labels: tuple[str, ...], train
     return weights
 
 
+def check_pairs(trained: bool | None, text: Text) -> None:
+    """Raises InputError for one text where a model was trained on pairs of them, and the other way.
+
+    trained: `pairs` of the model's configuration.
+    """
+    if trained not in (None, text.pair is not None):
+        has, wants = ("one text", "pairs of texts") if trained else ("a pair of texts", "single texts")
+        raise InputError(f"{text.where}: {has}, and the model was trained on {wants}; give it these, or another model")
+
+
 def find_loss(config: LabelledFlags, problem: str) -> Loss:
     """The loss that --loss names, or that of the problem. Raises InputError for one of another kind."""
     loss: Loss = resolve(config.loss or LOSSES[problem], **loss_arguments(config.loss_args))

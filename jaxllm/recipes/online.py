@@ -39,8 +39,8 @@ class OnlineFlags(RowFlags, LoraFlags):
     """A policy loss (grpo, dapo, gspo, rloo ...; `python -m jaxllm losses`), a preference loss, whose pairs are ranked
     by the reward, jsd with --teacher, or FILE.py:FUNCTION."""
     reward: str = flag("exact", LOSS)
-    """Rewards as NAME:WEIGHT joined by +: exact, numeric (their column is `answer`), format, length, or
-    FILE.py:FUNCTION of (prompt, completion, row)."""
+    """Rewards as NAME:WEIGHT joined by +: exact, numeric (their column is `answer`), format, length, model (a reward
+    model, --reward-args model.path=RUN), or FILE.py:FUNCTION of (prompt, completion, row)."""
     reward_args: tuple[str, ...] = flag((), LOSS)
     """Arguments of the rewards, as in exact.column=solution, format.pattern=..., length.longest=200; by default
     their own."""
@@ -53,8 +53,9 @@ class OnlineFlags(RowFlags, LoraFlags):
     """What advantages are divided by: the deviation of the group, of the batch, or none; by default group, and none for
     dr_grpo."""
     reward_kl: float = flag(0.0, LOSS)
-    """Times the log-ratio of the policy that sampled and the first model, in nats, is taken off each reward; KL in the
-    loss is --loss-args beta=0.04."""
+    """Times the KL from the first model, in nats, is taken off each reward; KL in the loss is --loss-args beta=0.04."""
+    reward_kl_estimator: str = flag("k1", LOSS)
+    """How a sampled token estimates that KL (Schulman 2020): k1 (the log-ratio), k2 or k3."""
     pairs: str = flag("best", LOSS)
     """For a preference loss, which completions are compared: best (the best with the worst) or all (every two)."""
     teacher: str = flag("", LOSS)
@@ -97,7 +98,7 @@ def check(config: OnlineFlags) -> None:
         raise InputError(f"--temperature {config.temperature}: give a number above 0; greedy groups would be all alike")
     for name, known in (
         ("baseline", ("", "group", "leave_one_out")), ("scale_rewards", ("", "group", "batch", "none")),
-        ("pairs", ("best", "all")),
+        ("pairs", ("best", "all")), ("reward_kl_estimator", ("k1", "k2", "k3")),
     ):  # fmt: skip
         if getattr(config, name) not in known:
             given = getattr(config, name)
@@ -125,6 +126,14 @@ def find_loss(config: OnlineFlags) -> Loss:
             f"--loss {config.loss} learns from a teacher: give --teacher MODEL" if distils
             else f"--teacher {config.teacher}: --loss {config.loss} reads no teacher, leave it out"
         )  # fmt: skip
+    policy = loss.kind in ("completions", "")
+    for name, reads in (("baseline", policy), ("scale_rewards", policy), ("reward_kl", policy), ("pairs", not policy)):
+        given = getattr(config, name)
+        if not reads and given not in ("", 0, "best"):
+            flag = f"--{name.replace('_', '-')} {given}"
+            raise InputError(
+                f"{flag}: --loss {config.loss} {'makes no pairs' if policy else 'has no advantages'}, leave it out"
+            )
     if {"kl", "mismatched"} & {*loss.needs}:
         raise InputError(f"--loss {config.loss} reads more of the reference than sampled completions have: use another")
     if config.num_generations < 2 and not distils:
@@ -173,5 +182,6 @@ def batches_of(config: OnlineFlags, loss: Loss, begin: Start, mesh: Any, scorer:
         config.max_completion_length, config.num_generations, scorer.weights,
         baseline,  # type: ignore[arg-type]
         config.scale_rewards or ("none" if name == "dr_grpo" else "group"),  # type: ignore[arg-type]
-        config.reward_kl, config.mask_truncated_completions, config.pairs, Layout(config.share_prompt and not splash),
+        config.reward_kl, config.reward_kl_estimator,  # type: ignore[arg-type]
+        config.mask_truncated_completions, config.pairs, Layout(config.share_prompt and not splash),
     )  # fmt: skip

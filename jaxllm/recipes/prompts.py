@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from jaxllm.data.chat.columns import ColumnsRead, parse_columns
 from jaxllm.data.chat.encode import prompt_of_text, prompt_tokens
@@ -37,8 +37,13 @@ class Prompt:
         return prompt_tokens(self.prompt, begin.tokenizer, self.options)
 
 
-def read_prompts(config: RowFlags, embedded: Embedded) -> dict[str, Split[Prompt]]:
-    """The splits train and, where there are any, dev and test. Raises InputError where too many rows are bad."""
+def read_prompts(
+    config: RowFlags, embedded: Embedded, read_beside: Sequence[Collection[str] | None] = ()
+) -> dict[str, Split[Prompt]]:
+    """The splits train and, where there are any, dev and test. Raises InputError where too many rows are bad.
+
+    read_beside: the columns that each reward reads, None for one that may read any; others are named as not read.
+    """
     check_rows(config.holdout, "answer", ("answer",))
     columns, splits = ColumnsRead(parse_columns(config.columns)), {}
 
@@ -48,11 +53,16 @@ def read_prompts(config: RowFlags, embedded: Embedded) -> dict[str, Split[Prompt
         if not prompt or (not isinstance(prompt, str) and prompt[-1]["role"] == "assistant"):
             what = "is empty" if not prompt else "ends with the assistant's turn"
             raise BadRow(f"{where}: its prompt {what}; mend the row", f"prompt {what}")
-        return Prompt(prompt, dict(opened), options_of(opened, where))
+        found = Prompt(prompt, dict(opened), options_of(opened, where))
+        for beside in read_beside:
+            opened.read |= {*(opened if beside is None else beside)}
+        columns.close(opened, "prompt")
+        return found
 
     for name, part in open_rows(config, embedded).items():
         report = Report(max_bad_rows=config.max_bad_rows)
         splits[name] = Split(*convert_each(part, read, part.where, report), report)
+        columns.tell(report)
     return hold_out(splits, config.holdout)
 
 

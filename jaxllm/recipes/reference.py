@@ -53,6 +53,11 @@ def load_start(begin: Start, mesh: Mesh, seed: int) -> Runner:
     return Runner(begin.model.graphdef, load_params(begin.model, mesh, seed), mesh)
 
 
+def unknown(groups: Sequence[Group]) -> list[Logps]:
+    """Zeros in the shapes of the log-probabilities of these groups' answers."""
+    return [[np.zeros(answer.reach, np.float32) for answer in group.answers] for group in groups]
+
+
 @dataclasses.dataclass
 class Reference:
     """Computes log-probabilities of answers under the initial model, or reads those that an earlier run cached."""
@@ -85,7 +90,7 @@ class Reference:
 
     def _kept(self, groups: Sequence[Group], what: str) -> list[Logps]:
         if planning.current() is not None:  # shapes are all that matters
-            return [[np.zeros(answer.reach, np.float32) for answer in group.answers] for group in groups]
+            return unknown(groups)
         self._weights = self._weights or weights_key(self.begin, self.seed)
         path = reference_cache.path_of(reference_cache.key_of(groups, self._weights), self.root)
         found = reference_cache.read(path, groups)

@@ -79,6 +79,21 @@ class Reward:
         """Whether it is called once for all completions."""
         return next(iter(inspect.signature(self.function).parameters), "") == "prompts"
 
+    @property
+    def columns(self) -> set[str] | None:
+        """The columns of a row that it reads; None where that is not known, of a function that is not built in."""
+        if self.together:
+            return set()
+        if self.function not in REWARDS.values():
+            return None
+        default = inspect.signature(self.function).parameters.get("column")
+        return set() if default is None else {str(self.arguments.get("column", default.default))}
+
+    @property
+    def together(self) -> bool:
+        """Whether all processes call it with all completions, as a model on all devices wants it, and no limit."""
+        return bool(getattr(self.function, "together", False))
+
     def __call__(self, prompts: Sequence[str], completions: Sequence[str], rows: Sequence[Row]) -> Any:
         """What the function returns: of one that takes no lists, for one completion each."""
         if self.takes_lists:

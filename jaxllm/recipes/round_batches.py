@@ -9,9 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from jaxllm.data.packing import bucket
 from jaxllm.data.preference.answers import Answer, AnswerRows, Group, Layout
 from jaxllm.data.rollouts import Completion, RolloutRows, Sampled
 from jaxllm.losses.advantages import Scale, advantages, combine, leave_one_out
+from jaxllm.losses.rollouts import Estimator
 from jaxllm.recipes.round_record import Round
 from jaxllm.types import Answers, Rollouts
 
@@ -23,8 +25,9 @@ class Batches:
     """How rounds become batches of `rows` rows, a row for each prompt with its completions.
 
     kind: that of the loss: completions for `Rollouts`, pairs and answers for `Answers`, tokens for a `Batch` of all
-    completions. baseline: what a reward is compared with. reward_kl: times the log-ratio of old policy and reference,
-    summed over a completion, is taken off its reward. pairs: best against worst, or all whose rewards differ.
+    completions. baseline: what a reward is compared with. reward_kl: times the divergence of old policy and reference,
+    as the tokens of a completion estimate it, is taken off its reward. pairs: best against worst, or all whose rewards
+    differ.
     """
 
     kind: str
@@ -36,6 +39,7 @@ class Batches:
     baseline: Baseline = "group"
     scale: Scale = "group"
     reward_kl: float = 0.0
+    kl_estimator: Estimator = "k1"
     mask_truncated: bool = False
     pairs: str = "best"
     layout: Layout = dataclasses.field(default_factory=Layout)
@@ -51,7 +55,7 @@ class Batches:
         """The advantage of each completion of a round, [groups, G]."""
         total = combine(found.rewards, self.weights)
         if self.reward_kl:
-            total = total - self.reward_kl * _kl(found)
+            total = total - self.reward_kl * _kl(found, self.kl_estimator)
         return leave_one_out(total) if self.baseline == "leave_one_out" else advantages(total, scale_rewards=self.scale)
 
     def all_tokens(
@@ -102,7 +106,7 @@ class Batches:
         return RolloutRows(sampled, self.layout, self.max_tokens)
 
     def _collate(self, rows: RolloutRows, local: Sequence[int]) -> Rollouts:
-        length = _bucket(int(rows.lengths.max()))
+        length = bucket(int(rows.lengths.max()))
         return rows.collate([[r] if r < len(rows.prompts) else [] for r in local], length, len(local), self.group)
 
     def _answers(
@@ -127,7 +131,7 @@ class Batches:
         longest = max((int(pairs.lengths[row].sum()) for row in placed if row), default=1)
         slots = 2 if self.pairs == "best" else self.group * (self.group - 1)
         asked = [placed[r] if r < len(placed) else [] for r in rows]
-        return pairs.collate(asked, _bucket(longest), len(rows), slots)
+        return pairs.collate(asked, bucket(longest), len(rows), slots)
 
     def _pairs(self, total: np.ndarray, usable: np.ndarray) -> list[tuple[int, int]]:
         """(better, worse) of a group."""
@@ -137,17 +141,12 @@ class Batches:
         return [(i, j) for i, j in itertools.combinations(order, 2) if total[i] > total[j]]
 
 
-def _kl(found: Round) -> np.ndarray:
-    """The log-ratio of the policy that sampled and the reference, summed over each completion, [groups, G] in nats."""
+def _kl(found: Round, estimator: Estimator) -> np.ndarray:
+    """KL(policy that sampled || reference) as the tokens of each completion estimate it, summed, [groups, G] in nats.
+
+    With x = reference - policy: k1 is -x, k2 is x^2 / 2, k3 is exp(x) - 1 - x, as `losses.rollouts.kl` has them.
+    """
     assert found.ref_logps is not None
-    old = found.logps if found.old_logps is None else found.old_logps
-    ratios = found.cut(old - found.ref_logps)
-    return np.array([[float(x.sum(dtype=np.float64)) for x in group] for group in ratios])
-
-
-def _bucket(n: int) -> int:
-    """A length of rows: 16, 24, 32, 48, 64, 96, ..., so that few shapes are compiled."""
-    size = 16
-    while size < n:
-        size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
-    return size
+    x = found.ref_logps.astype(np.float64) - (found.logps if found.old_logps is None else found.old_logps)
+    each = {"k1": lambda: -x, "k2": lambda: np.square(x) / 2, "k3": lambda: np.expm1(x) - x}[estimator]()
+    return np.array([[float(tokens.sum()) for tokens in group] for group in found.cut(each)])

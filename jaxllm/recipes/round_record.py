@@ -1,4 +1,4 @@
-"""What was sampled in a round, as arrays, and as JSON for a checkpoint."""
+"""What was sampled in a round, as arrays, as JSON for a checkpoint, and as numbers to log."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxllm.evals.generate import Sample
+from jaxllm.types import Mean, Metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,3 +71,22 @@ def from_json(saved: Mapping[str, Any]) -> Round:
     """What `to_json` made."""
     with np.load(io.BytesIO(base64.b64decode(saved["arrays"])), allow_pickle=False) as arrays:
         return Round(int(saved["number"]), **dict(arrays))
+
+
+def without_signal(rewards: np.ndarray) -> np.ndarray:
+    """Which groups have rewards [groups, G] that are all alike, or at most one, bool [groups]."""
+    highest, lowest = (
+        f(np.where(np.isnan(rewards), -s * np.inf, rewards), axis=1) for f, s in ((np.max, 1), (np.min, -1))
+    )
+    return ~(highest - lowest > 1e-8)
+
+
+def gaps(gap: np.ndarray, kinds: Sequence[str]) -> Metrics:
+    """What is logged of the differences between a sampler's log-probabilities and those of the train step, in nats."""
+    found = {"mean": (float(np.abs(gap).sum()), gap.size), "max": (float(np.abs(gap).max(initial=0)), 1)}
+    return {f"sampling/sampling_logp_difference/{kind}": mean(*found[kind]) for kind in kinds if gap.size}
+
+
+def mean(total: float, count: float) -> Mean:
+    """A mean to log."""
+    return Mean(float(total), float(count))

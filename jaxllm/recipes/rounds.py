@@ -17,15 +17,17 @@ import jax
 import numpy as np
 
 from jaxllm.data.sources import Row
+from jaxllm.distributed.mesh import row_multiple
 from jaxllm.evals.generate import Sample, Sampling, sample
 from jaxllm.evals.logps import per_token
 from jaxllm.losses.advantages import reward_metrics
+from jaxllm.losses.tempered import values_at
 from jaxllm.params import GraphDef
 from jaxllm.recipes.round_batches import Batches
-from jaxllm.recipes.round_record import Round, from_json, of_samples, to_json
+from jaxllm.recipes.round_record import Round, from_json, gaps, mean, of_samples, to_json, without_signal
 from jaxllm.recipes.scoring import Scorer
 from jaxllm.train.forward import Runner
-from jaxllm.types import Mean, Metrics
+from jaxllm.types import Metrics
 
 MORE_ROUNDS = 2**20
 """Attempts of dynamic sampling are numbered apart from rounds by this."""
@@ -191,28 +193,29 @@ class Rounds:
         rewards, scoring = self._score(prompts, samples)
         drawn, again = len(prompts), 0
         for attempt in range(1, self.settings.dynamic + 1):
-            if not (weak := np.flatnonzero(_without_signal(self.scorer.total(rewards)))).size:
+            if not (weak := np.flatnonzero(without_signal(self.scorer.total(rewards)))).size:
                 break
             fresh = np.array(self.plan.others(number, attempt, len(weak)))
             more, took = self._complete(model, fresh, number + MORE_ROUNDS * attempt)
             scores, scored = self._score(fresh, more)
             seconds, scoring, drawn, again = seconds + took, scoring + scored, drawn + len(weak), again + len(weak)
-            better = ~_without_signal(self.scorer.total(scores))
+            better = ~without_signal(self.scorer.total(scores))
             for place, g in zip(weak[better], np.flatnonzero(better), strict=True):  # the weak stay where all are weak
                 prompts[place], samples[place], rewards[:, place] = fresh[g], more[g], scores[:, g]
         found = of_samples(number, prompts, samples, rewards)
         known = self._numbers(found, seconds, scoring)
         if self.settings.dynamic:
-            known["dynamic/resampled"] = _mean(again, drawn)
+            known["dynamic/resampled"] = mean(again, drawn)
         if self.old and self.settings.steps > 1:
-            found = dataclasses.replace(found, old_logps=self._logps(model, found))
+            found = dataclasses.replace(found, old_logps=self._logps(model, found, self.logps_of))
             trained = np.repeat(found.trained(self.batches.mask_truncated), found.lengths.reshape(-1))
-            gap = np.abs(found.old_logps - found.logps)[trained]
-            if gap.size:
-                known["sampling/sampling_logp_difference/max"] = _mean(float(gap.max()), 1)
+            known |= gaps((found.old_logps - found.logps)[trained], ("max",))
+        elif not self.old:  # a loss that reads no log-probabilities of a sampler, and so does not log this
+            few = self._logps(model, found, self._sampled_logps_of, row_multiple(model.mesh))
+            known |= gaps(few - found.logps[: len(few)], ("mean", "max"))
         if self.reference is not None:
-            found = dataclasses.replace(found, ref_logps=self._logps(self.reference(policy), found))
-        known["time/round_s"] = _mean(time.monotonic() - began, 1)
+            found = dataclasses.replace(found, ref_logps=self._logps(self.reference(policy), found, self.logps_of))
+        known["time/round_s"] = mean(time.monotonic() - began, 1)
         return found, known
 
     def _alone(self, policy: Runner) -> Runner:
@@ -255,38 +258,33 @@ class Rounds:
         known: Metrics = {}
         if self.settings.group > 1:
             numbers = reward_metrics(found.rewards, self.scorer.weights, names=self.scorer.names)
-            known = {name: _mean(x, 1) for name, x in numbers.items() if np.isfinite(x)}
+            known = {name: mean(x, 1) for name, x in numbers.items() if np.isfinite(x)}
         count, lengths, tokens = found.lengths.size, found.lengths, int(found.lengths.sum())
         missing = np.isnan(found.rewards).all(axis=0).sum()
         return known | {
-            "completions/mean_length": _mean(tokens, count),
-            "completions/max_length": _mean(int(lengths.max()), 1),
-            "completions/ended": _mean(int(found.ended.sum()), count),
-            "completions/unscored": _mean(int(missing), count),
-            "sampling/tokens_per_s": _mean(tokens, sampling_s),
-            "time/sampling_s": _mean(sampling_s, 1),
-            "time/scoring_s": _mean(scoring_s, 1),
+            "completions/mean_length": mean(tokens, count),
+            "completions/max_length": mean(int(lengths.max()), 1),
+            "completions/ended": mean(int(found.ended.sum()), count),
+            "completions/unscored": mean(int(missing), count),
+            "sampling/tokens_per_s": mean(tokens, sampling_s),
+            "time/sampling_s": mean(sampling_s, 1),
+            "time/scoring_s": mean(scoring_s, 1),
         }
 
-    def _logps(self, model: Runner, found: Round) -> np.ndarray:
-        """The log-probabilities of all tokens of a round under a model, by the path that training takes."""
-        parts = range(self.settings.steps_per_generation)
-        batches = [self.batches.all_tokens(found, self.tokens, self._groups(k)) for k in parts]
-        values = model.map(self.logps_of, (batch for _, batch in batches))
-        taken: list[np.ndarray] = []
+    @functools.cached_property
+    def _sampled_logps_of(self) -> Callable[[Any, Any], jax.Array]:
+        return values_at(per_token, self.settings.temperature)
+
+    def _logps(
+        self, model: Runner, found: Round, logps_of: Callable[[Any, Any], jax.Array], few: int = 0
+    ) -> np.ndarray:
+        """The log-probabilities of all tokens of a round, or of its first few groups, by training's path."""
+        made, parts = self.batches, [self._groups(k) for k in range(self.settings.steps_per_generation)]
+        if few:
+            made, parts = dataclasses.replace(made, rows=few), [range(min(few, len(found.prompts)))]
+        batches = [made.all_tokens(found, self.tokens, groups) for groups in parts]
+        values, taken = model.map(logps_of, (batch for _, batch in batches)), list[np.ndarray]()
         for (rows, _), values_BT in zip(batches, values, strict=True):
             for _, each in rows.take([[i] for i in range(len(rows.groups))], np.asarray(values_BT, np.float32)):
                 taken += each
         return np.concatenate(taken)
-
-
-def _without_signal(rewards: np.ndarray) -> np.ndarray:
-    """Which groups have rewards [groups, G] that are all alike, or at most one, bool [groups]."""
-    highest, lowest = (
-        f(np.where(np.isnan(rewards), -s * np.inf, rewards), axis=1) for f, s in ((np.max, 1), (np.min, -1))
-    )
-    return ~(highest - lowest > 1e-8)
-
-
-def _mean(total: float, count: float) -> Mean:
-    return Mean(float(total), float(count))

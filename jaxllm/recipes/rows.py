@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from jaxllm.data import files, sources
+from jaxllm.data.kept import corpus
 from jaxllm.data.report import Report
 from jaxllm.data.sources import Rows
 from jaxllm.data.splits import choose
@@ -29,7 +31,7 @@ def open_rows(
     split.
     """
     if config.dataset == "builtin":
-        parts = {name: files.Part(f"builtin {name}", part) for name, part in embedded().items()}
+        parts = {name: files.Part(f"builtin {name}", part) for name, part in corpus(embedded).items()}
         chosen = choose(parts, config.split, "builtin") if config.split else {name: [x] for name, x in parts.items()}
         rows = {name: Rows(found) for name, found in chosen.items()}
     else:
@@ -72,10 +74,12 @@ class Split(Generic[T]):
         return len(self.rows)
 
     def every(self, period: int) -> tuple[Split[T], Split[T]]:
-        """All but every `period`-th row, and every `period`-th row."""
+        """All but every `period`-th row, and every `period`-th row. The pairs of one row stay together."""
+        number_of = {place: i for i, place in enumerate(dict.fromkeys(map(_row, self.locations)))}
+        numbers = [number_of[_row(place)] for place in self.locations]
 
         def part(held_out: bool) -> Split[T]:
-            which = [i for i in range(len(self)) if (i % period == period - 1) == held_out]
+            which = [i for i in range(len(self)) if (numbers[i] % period == period - 1) == held_out]
             gone = len(self) - len(which)
             report = dataclasses.replace(self.report, kept=len(which), total=self.report.total - gone)
             if held_out:
@@ -96,7 +100,7 @@ def check(holdout: float, cut: str, cuts: Sequence[str]) -> None:
 def hold_out(splits: Mapping[str, Split[T]], share: float) -> dict[str, Split[T]]:
     """The splits, with this share of train as dev where there is no dev split and train has enough rows."""
     period = max(2, round(1 / share)) if share else 0
-    if "dev" in splits or not 0 < period <= len(splits["train"]):
+    if "dev" in splits or not 0 < period <= len(set(map(_row, splits["train"].locations))):
         return dict(splits)
     train, dev = splits["train"].every(period)
     return {**splits, "train": train, "dev": dev}
@@ -107,14 +111,24 @@ def lines_of(splits: Mapping[str, Split[Any]], kind: str) -> list[tuple[str, str
     counts = ", ".join(f"{split.report.kept:,} {name}" for name, split in splits.items())
     lines = [("data", f"{counts} {kind}")]
     lines.append(("", "; ".join(f"{name}: {_files(split.locations)}" for name, split in splits.items())))
-    lines += [("", f"{name}: {line}") for name, split in splits.items() for line in split.report.lines()]
+    return lines + report_lines(splits)
+
+
+def report_lines(splits: Mapping[str, Split[Any]]) -> list[tuple[str, str]]:
+    """Lines that say which rows of each split were left out or cut, and which columns nothing reads."""
+    lines = [("", f"{name}: {line}") for name, split in splits.items() for line in split.report.lines()]
     unread = _unread(splits)
     return lines + ([("", f"columns not read: {', '.join(unread)}")] if unread else [])
 
 
+def _row(location: str) -> str:
+    """The location of the row that a pair is of: "train.jsonl, line 9" for "train.jsonl, line 9, pair 2"."""
+    return re.sub(r", pair \d+$", "", location)
+
+
 def _files(locations: Sequence[str]) -> str:
     """The files that the rows at these locations come from: "train-0.jsonl, train-1.jsonl and 6 more"."""
-    names = [*dict.fromkeys(location.rpartition(", ")[0].rpartition("/")[2] for location in locations)]
+    names = [*dict.fromkeys(_row(location).rpartition(", ")[0].rpartition("/")[2] for location in locations)]
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 

@@ -83,11 +83,15 @@ class Scorer:
         """
         mine = range(messages.index(), len(prompts), messages.count())
         said, answered, read = [prompts[i] for i in mine], [completions[i] for i in mine], [rows[i] for i in mine]
-        found = [self._score(one, said, answered, read) for one in self.rewards]
+        found = [None if one.together else self._score(one, said, answered, read) for one in self.rewards]
         rewards = np.full((len(self.rewards), len(prompts)), np.nan)
         for index, text in enumerate(messages.exchange(json.dumps(found))):  # None for NaN
             for f, values in enumerate(json.loads(text)):
-                rewards[f, index :: messages.count()] = [math.nan if x is None else x for x in values]
+                if values is not None:
+                    rewards[f, index :: messages.count()] = _floats(values)
+        for f, one in enumerate(self.rewards):
+            if one.together:
+                rewards[f] = _floats(self._score(one, prompts, completions, rows))
         return rewards
 
     def _score(
@@ -122,13 +126,17 @@ class Scorer:
     def _values(
         self, one: Reward, prompts: Sequence[str], completions: Sequence[str], rows: Sequence[Row]
     ) -> list[float | None]:
-        limit = self.seconds * len(prompts)
+        limit = 0.0 if one.together else self.seconds * len(prompts)
         with time_limit(limit, f"it took longer than {limit:g} s (--reward-timeout)"):
             found = one(prompts, completions, rows)
         values = _listed(found) if one.takes_lists else [found]
         if len(values) != len(prompts):
             raise InputError(f"it returned {len(values)} rewards for {len(prompts)} completions: return one for each")
         return [_number(x) for x in values]
+
+
+def _floats(values: Sequence[float | None]) -> list[float]:
+    return [math.nan if x is None else x for x in values]
 
 
 def _listed(found: Any) -> list[Any]:

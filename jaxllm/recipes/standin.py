@@ -1,7 +1,7 @@
 """What stands in for data, tokenizer and run folder while a script is planned (jaxllm/plan), which reads none.
 
-Every example is as long as `--max-length` allows, and the prompt of a pair is half of that, so that the script's own
-code makes the rows of a batch as it would from data of that kind.
+Every example is as long as `--max-length` allows, and the prompt of a pair is half of that, or what the longest sampled
+completion leaves of it, so that the script's own code makes the rows of a batch as it would from data of that kind.
 """
 
 from __future__ import annotations
@@ -61,9 +61,10 @@ def _vocabulary(config: Common) -> int:
 def _rows(config: Common) -> Iterator[dict[str, Any]]:
     """Rows of the shape that a script of these flags reads."""
     length = config.max_length
+    room = getattr(config, "max_completion_length", length - length // 2)
     for i in range(ROWS):
         name = string.ascii_lowercase[i % 26]
-        prompt, answer = name * (length // 2), "ab"[i % 2] * length
+        prompt, answer = name * (length - room), "ab"[i % 2] * length
         if isinstance(config, TaggedFlags):
             yield {"tokens": [name] * length, "ner_tags": [LABELS[j % len(LABELS)] for j in range(length)]}
         elif isinstance(config, LabelledFlags):

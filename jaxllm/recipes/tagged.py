@@ -15,7 +15,7 @@ from jaxllm.data.tagging.examples import TAG_COLUMNS, Sentence, label_set, usabl
 from jaxllm.data.tagging.load import load_tagged
 from jaxllm.recipes.flags import Common
 from jaxllm.recipes.help import DATA
-from jaxllm.recipes.rows import Split, check, hold_out, open_rows
+from jaxllm.recipes.rows import Split, check, hold_out, open_rows, report_lines
 from jaxllm.types import InputError
 
 
@@ -65,10 +65,10 @@ def read_tagged(config: TaggedFlags) -> Tagged:
     rows = open_rows(config, builtin.ner, load)
     reports = {name: Report(max_bad_rows=config.max_bad_rows) for name in rows}
     found = {name: usable_sentences(part, reports[name]) for name, part in rows.items()}
-    if not found["train"]:
-        raise InputError("no row is left to train on: " + ("; ".join(reports["train"].lines()) or "there are none"))
-    labels = label_set(found["train"])
     scheme = schemes.recognise(found["train"], config.scheme or None)
+    found = {name: schemes.of_scheme(part, scheme, reports[name]) for name, part in found.items()}
+    reports["train"].require_rows()
+    labels = label_set(found["train"])
     others = [name for name in found if name != "train"]
     for name in others:
         label_set(found[name])  # each has tags
@@ -77,7 +77,6 @@ def read_tagged(config: TaggedFlags) -> Tagged:
     labels = _more_labels(labels, scheme, listed, (sentence for name in others for sentence in found[name]))
     for name in others:
         found[name] = without_unseen(found[name], labels, reports[name])
-        schemes.recognise(found[name], scheme)
     found = {name: list(in_context(one, config.document_context)) for name, one in found.items() if one}
     splits = {name: Split(part, [one.where for one in part], reports[name]) for name, part in found.items()}
     held = hold_out(splits, config.holdout)
@@ -119,7 +118,7 @@ def _lines(
             few = f"train has too few sentences ({len(splits['train'])}) to hold out {config.holdout:g}"
             share = f"{few}; give --eval-dataset for a score"
         lines.append(("", f"no dev split: {share}"))
-    return lines + [("", f"{name}: {line}") for name, split in splits.items() for line in split.report.lines()]
+    return lines + report_lines(splits)
 
 
 def _files(rows: Rows) -> str:

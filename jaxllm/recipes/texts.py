@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from jaxllm.data.text.documents import Documents, open_documents, parse_weight
+from jaxllm.data.text.token_cache import Corpus
 from jaxllm.types import InputError
 
 
@@ -32,3 +34,22 @@ def read_texts(config: Any) -> Texts:
     if config.eval_dataset and not dev:  # a lone file
         dev = [held_out[0]["train"]]
     return Texts([splits["train"] for splits in opened], [weight for _, weight in named], dev)
+
+
+def lines_of(train: Sequence[Corpus], dev: Sequence[Corpus]) -> list[tuple[str, str]]:
+    """Lines that describe the corpora, for the header: their sizes, rows left out, and columns that nothing reads."""
+    lines = [("train", corpus.describe()) for corpus in train] + [("dev", corpus.describe()) for corpus in dev]
+    lines += [("", f"{corpus.name}: {line}") for corpus in (*train, *dev) for line in corpus.report.lines()]
+    if not dev:
+        lines.append(("dev", "none: too few documents to hold one out; name an --eval-dataset"))
+    unread = summary_of([*train, *dev])["columns_not_read"]
+    return lines + ([("", f"columns not read: {', '.join(unread)}")] if unread else [])
+
+
+def summary_of(corpora: Sequence[Corpus]) -> dict[str, Any]:
+    """For summary.json: documents by corpus, the locations of rows left out by reason, and columns not read."""
+    return {
+        "rows": {corpus.name: len(corpus.ends) for corpus in corpora},
+        "dropped": {corpus.name: corpus.report.dropped for corpus in corpora if corpus.report.dropped},
+        "columns_not_read": list(dict.fromkeys(column for corpus in corpora for column in corpus.report.unread)),
+    }

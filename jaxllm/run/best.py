@@ -49,17 +49,20 @@ class Best:
                 self.add(line["step"], {self.metric: math.nan if x is None else x})
 
 
-def check_best(text: str | None, patience: int = 0, evals: Iterable[str] | None = None) -> None:
+def check_best(text: str | None, patience: int = 0, evals: Mapping[str, Iterable[str]] | None = None) -> None:
     """Raises InputError for a `--best` that is not of the form EVALUATION/NUMBER:max, and for patience without one.
 
-    evals: the evaluations that there are, where they are known already; another is an error too.
+    evals: the evaluations that there are, where they are known already, with the numbers that each gives, none where
+    those are not known; another evaluation or number is an error too.
     """
     if patience and not text:
         raise InputError("--early-stopping needs --best, such as dev/f1:max, to know what is better")
-    form = re.fullmatch(r"([^/:]+)/[^:]+:(max|min)", text or "")
+    form = re.fullmatch(r"([^/:]+)/([^:]+):(max|min)", text or "")
     if text and (not form or (evals is not None and form[1] not in evals)):
         known = "" if evals is None else f"; evaluations: {', '.join(evals) or 'none here'}"
         raise InputError(f"--best {text}: give EVALUATION/NUMBER:max or :min{known}")
+    if form and evals and (numbers := [*evals[form[1]]]) and form[2] not in numbers:
+        raise InputError(f"--best {text}: {form[1]} gives no {form[2]}; {nearest(form[2], numbers)}")
 
 
 def parse_best(text: str | None, evals: Mapping[str, Any], patience: int = 0) -> Best:
@@ -68,11 +71,7 @@ def parse_best(text: str | None, evals: Mapping[str, Any], patience: int = 0) ->
     evals: evaluations by name. Of one with an attribute `numbers`, the names of what it gives, an unknown number is an
     error too; of others it is one at the first evaluation.
     """
-    check_best(text, patience, evals)
-    if not text:
-        return Best()
-    metric, _, mode = text.partition(":")
-    evaluation, _, number = metric.partition("/")
-    if number not in (numbers := getattr(evals[evaluation], "numbers", [number])):
-        raise InputError(f"--best {text}: {evaluation} gives no {number}; {nearest(number, numbers)}")
-    return Best(metric, mode, patience)
+    metric, _, mode = (text or "").partition(":")
+    named = metric.partition("/")[0]
+    check_best(text, patience, {name: getattr(x, "numbers", ()) if name == named else () for name, x in evals.items()})
+    return Best(metric, mode, patience) if text else Best()

@@ -21,7 +21,7 @@ from jaxllm.data.loader import Loader
 from jaxllm.distributed import messages
 from jaxllm.distributed.mesh import local_rows, make_mesh
 from jaxllm.models.flops import model_flops
-from jaxllm.params import ModelSpec, Rules, materialize, select
+from jaxllm.params import ModelSpec, Rules, materialize, select, stored_as
 from jaxllm.run import preemption, watchdog
 from jaxllm.run.best import parse_best
 from jaxllm.run.clock import Clock
@@ -230,6 +230,8 @@ def fit(
         run = open_run("fit", config, str(out or _new_folder()))
         again = again if out else f"fit(..., out={str(run.folder)!r}) goes on"
     if isinstance(optimizer, OptimConfig):
+        if optimizer.param_dtype != "float32":
+            model = stored_as(model, optimizer.param_dtype)
         freeze = select(model.trained, optimizer.freeze)
         schedule = schedule or make_schedule(optimizer, steps)
         optimizer = make_optimizer(optimizer, model.trained, schedule, head=head)

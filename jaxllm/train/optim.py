@@ -13,6 +13,7 @@ import optax
 
 from jaxllm.params import Abstract, select
 from jaxllm.train import optimizers, schedules
+from jaxllm.train.moments import kept_as
 from jaxllm.train.optimizers import is_vector
 from jaxllm.train.schedules import Schedule
 from jaxllm.types import InputError
@@ -40,10 +41,14 @@ class OptimConfig:
     """Decay of the second moment, and of lion's only moment; adafactor derives its own from the step."""
     eps: float = 1e-8
     """Added to the root of the second moment."""
+    moments: str = "float32"
+    """What the optimizer keeps between steps: float32, bfloat16 (rounded stochastically) or int8 (in blocks)."""
     max_grad_norm: float = 1.0
     """Clip the gradient's global norm to this; 0 for no clipping."""
     head_learning_rate: float | None = None
     """Peak learning rate of the head's parameters, if it differs."""
+    param_dtype: str = "float32"
+    """What parameters are kept in between steps: float32, or bfloat16, rounded stochastically."""
     freeze: tuple[str, ...] = ()
     """Patterns of parameters not to train: `embeddings.*`, `blocks[:4].*`, `!classifier.*` (all but the classifier)."""
 
@@ -76,7 +81,7 @@ def make_optimizer(
     decayed = {name: not is_vector(name) for name in params}
 
     moving = [
-        kind.direction(config.beta1, config.beta2, config.eps),
+        kept_as(config.moments, kind.direction(config.beta1, config.beta2, config.eps)),
         optax.add_decayed_weights(config.weight_decay, mask=lambda tree: {name: decayed[name] for name in tree}),
     ]
     moving += [_scaled(ratios)] if len(set(ratios.values())) > 1 else []

@@ -29,6 +29,7 @@ from jaxllm.params import ModelSpec, materialize
 from jaxllm.run.folder import Run, differences
 from jaxllm.run.inputs import changed_files, changes
 from jaxllm.train.on_policy import OnPolicy
+from jaxllm.train.rounding import widened
 from jaxllm.train.step import StepFn, make_train_step
 from jaxllm.types import InputError, LossFn, TrainState
 
@@ -59,7 +60,7 @@ def lay_out(model: ModelSpec, transform: optax.GradientTransformation, mesh: Mes
     """
     at = meshes.shardings(model.graphdef.abstract, mesh, model.rules, limits=model.graphdef.limits)
     trained = model.trained
-    shapes = jax.eval_shape(transform.init, trained)
+    shapes = jax.eval_shape(lambda params: transform.init(widened(params)), trained)
     return Layout(
         mesh,
         {name: x for name, x in at.items() if name in trained},
@@ -96,7 +97,7 @@ def prepare(
 def init_state(model: ModelSpec, transform: optax.GradientTransformation, layout: Layout, seed: int = 0) -> TrainState:
     """The state before the first step: parameters loaded or initialised, each array created in its own sharding."""
     params = materialize(model, layout.params, seed)
-    opt_state = jax.jit(transform.init, out_shardings=layout.opt_state)(params)
+    opt_state = jax.jit(lambda x: transform.init(widened(x)), out_shardings=layout.opt_state)(params)
     return TrainState(jax.device_put(jnp.zeros((), jnp.int32), meshes.replicated(layout.mesh)), params, opt_state)
 
 

@@ -18,6 +18,7 @@ import optax
 from jaxllm.params import GraphDef, bind
 from jaxllm.train.optim import mask
 from jaxllm.train.optimizers import Moments, gradient_at
+from jaxllm.train.rounding import moved, widened
 from jaxllm.types import Batch, InputError, LossFn, Mean, Metrics, Params, Terms, TrainState, terms
 
 StepFn = Callable[..., tuple[TrainState, Metrics]]
@@ -82,6 +83,8 @@ def make_train_step(
 
     def step(state: TrainState, batch: Any, frozen: Params | None = None) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
+        rounding = jax.random.bits(key)  # the same on every device
+        wide = widened(state.params)
         if axis is not None:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis))
         parts = jax.tree.map(lambda x: _split(x, microbatches), batch)
@@ -107,7 +110,7 @@ def make_train_step(
         # None of this depends on the parameters, so the forward pass is dead code here.
         counts = total(lambda part, i: [mean.count for mean in sums_of(state.params, part, i)["loss"]])
 
-        at = gradient_at(state.opt_state, state.params)
+        at = gradient_at(state.opt_state, wide)
 
         def gradient(part: Any, i: jax.Array) -> tuple[Params, dict[str, list[Mean]]]:
             def objective(trained: Params) -> tuple[jax.Array, dict[str, list[Mean]]]:
@@ -119,13 +122,13 @@ def make_train_step(
             return jax.grad(objective, has_aux=True)({n: x for n, x in at.items() if n not in whole})
 
         grads, sums = total(gradient)
-        grads = mask({n: grads.get(n, jnp.zeros_like(x)) for n, x in state.params.items()}, freeze or {})
+        grads = mask({n: grads.get(n, jnp.zeros_like(x)) for n, x in wide.items()}, freeze or {})
         metrics: Metrics = {name: _join(weights[name], means) for name, means in sums.items()}
         norm = optax.tree.norm(grads)
         # A gradient that is not finite has a norm that is not finite; a loss need not have such a gradient.
         ok = jnp.isfinite(norm) & jnp.isfinite(sum(mean.total for mean in sums["loss"]))
-        updates, opt_state = update(grads, state.opt_state, state.params, ok=ok)
-        new = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state)
+        updates, opt_state = update(grads, state.opt_state, wide, ok=ok)
+        new = TrainState(state.step + 1, moved(state.params, updates, rounding), opt_state)
         kept = lambda x: isinstance(x, Moments)  # noqa: E731  (adam has done it)
         new = jax.tree.map(lambda old, x: x if kept(x) else jnp.where(ok, x, old), state, new, is_leaf=kept)
         one = jnp.ones((), jnp.float32)

@@ -6,7 +6,7 @@ from huggingface_hub import constants
 from jaxllm.cli import cache
 from jaxllm.types import InputError
 
-OURS = ("tokens", "downloads", "references", "tokenizers")
+OURS = ("tokens", "downloads", "references", "corpora", "tokenizers")
 
 
 @pytest.fixture
@@ -34,7 +34,8 @@ def test_each_cache_is_listed_with_its_size_and_folder(root, capsys):
     compiled = found.pop("compiled")
     assert compiled.split()[1] in ("bytes", "kB", "MB", "GB", "TB")
     assert found == {
-        "tokens": "3 bytes", "downloads": "5 bytes", "references": "0 bytes", "tokenizers": "1.5 kB", "hub": "2.0 MB",
+        "tokens": "3 bytes", "downloads": "5 bytes", "references": "0 bytes", "corpora": "0 bytes", "tokenizers": "1.5 kB",
+        "hub": "2.0 MB",
         "datasets": "0 bytes",
     }  # fmt: skip
     assert [line.strip() for line in lines[1::2]][1:] == [

@@ -44,6 +44,18 @@ def in_an_empty_folder(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir() if path.name not in ("given", "losses.py", "own.py")] == []
 
 
+@pytest.mark.parametrize(
+    ("flags", "answers"),
+    [(["--loss-args", "beta=0.04"], 4), (["--loss", "dpo", "--reward", "model", "--reward-args", "path=nowhere"], 2)],
+    ids=["grpo", "dpo"],
+)
+def test_online(capsys, flags, answers):
+    """With a reference's log-probabilities; completions as long as they may be; no reward is looked for."""
+    more = ["--max-completion-length", "48", "--num-generations", "4", "--mesh", "fsdp=8"]
+    found = planned(capsys, "online", *TINY, *more, *flags)
+    assert found["tokens"] == 8 * (64 - 48 - 1 + answers * 48)
+
+
 def test_pretraining(capsys):
     found = planned(capsys, "pretrain", *TINY, "--mesh", "fsdp=4,tensor=2")
     assert found.keys() >= KEYS

@@ -1,9 +1,12 @@
 import json
 import logging
+import re
 
 import datasets
+import huggingface_hub
 import pytest
 
+from jaxllm.data import hub as data_hub
 from jaxllm.data.sources import Rows, load
 from jaxllm.types import InputError
 
@@ -49,11 +52,17 @@ def test_conll_reads_every_form(tmp_path):
         ("EU\tB-ORG\nrejects\n\nGerman\tB-MISC\n", "line 2: 1 columns, elsewhere 2"),
         ("EU B-ORG\nrejects the O\nGerman B-MISC\n", "line 2: 3 columns"),
         ("EU\tB-ORG\n\tO\n", "line 2: 'O' alone"),
-        ("EU\nrejects\n", "line 1: 'EU' alone"),
-        ("-DOCSTART- O\n\n", "no rows"),
     ],
 )
 def test_conll_names_the_bad_line(tmp_path, text, place):
+    rows = load(write(tmp_path / "bad.conll", text))["train"]
+    assert place in rows.fault(0)
+    assert str(tmp_path / "bad.conll") in rows.fault(0)
+    assert [rows.fault(i) for i in range(1, len(rows))] == [""] * (len(rows) - 1)
+
+
+@pytest.mark.parametrize(("text", "place"), [("EU\nrejects\n", "line 1: 'EU' alone"), ("-DOCSTART- O\n\n", "no rows")])
+def test_conll_without_tags_or_rows(tmp_path, text, place):
     assert place in fault(write(tmp_path / "bad.conll", text))
 
 
@@ -222,6 +231,7 @@ class Hub:
 
 def test_hub(monkeypatch, caplog):
     monkeypatch.setattr(logging.getLogger("huggingface_hub"), "propagate", True)
+    monkeypatch.setattr(data_hub, "why_unreachable", lambda repo, kind: "")
     converted = "refs/convert/parquet"
     script = RuntimeError("Dataset scripts are no longer supported, but found x.py")
     hub = Hub(
@@ -247,9 +257,31 @@ def test_hub(monkeypatch, caplog):
     assert len(load("org/script")["train"]) == 1
     assert len(load("org/many:small")["train"]) == 1  # the split of just that name
     assert "no train, dev or test split (extra)" in fault("org/odd")
-    assert fault("org/absent").endswith("the hub says: no org/absent")
+    said = r"the hub did not give it: no org/absent \(looked in /\S+/org/absent and /\S+\); check name and network$"
+    assert re.search(said, fault("org/absent"))
     assert not caplog.records, "the client's attempts are not told"
     assert logging.getLogger("huggingface_hub").level != logging.ERROR
+
+
+def test_a_hub_that_does_not_answer_is_asked_once_for_a_data_set(monkeypatch):
+    asked = []
+
+    def ask(self, repo, **more):
+        asked.append((repo, more["repo_type"]))
+        raise type("ConnectError", (Exception,), {"__module__": "httpx"})("Name or service not known")
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", ask)  # which `datasets` would call as well, with attempts
+    words = r"nobody/x: no such .*: no connection \(Name or service not known\) \(looked in /\S+/nobody/x and /\S+\); "
+    with pytest.raises(InputError, match=words):
+        load("nobody/x")
+    assert asked == [("nobody/x", "dataset")]
+    assert not datasets.config.HF_HUB_OFFLINE
+    assert not huggingface_hub.constants.HF_HUB_OFFLINE
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert "HF_HUB_OFFLINE is set (looked in" in fault("nobody/x")
+    assert len(asked) == 1
 
 
 LINES = [{"text": "a é", "n": 1}, {"text": "b", "n": 2}]
@@ -364,7 +396,7 @@ def hub(monkeypatch, *names):
         asked.append(dataset)
         return {name: datasets.Dataset.from_list([{"text": name}]) for name in names}
 
-    monkeypatch.setattr("jaxllm.data.sources._download", download)
+    monkeypatch.setattr("jaxllm.data.sources.download_dataset", download)
     return asked
 
 

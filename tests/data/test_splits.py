@@ -99,7 +99,7 @@ def test_splits_of_saved_sets_and_of_the_hub(tmp_path, monkeypatch):
         name: datasets.Dataset.from_list([{"text": name}]) for name in ("train_sft", "train_gen", "test_sft", "odd")
     }
     datasets.DatasetDict(held).save_to_disk(tmp_path / "saved")
-    monkeypatch.setattr(sources, "_download", lambda dataset: held)
+    monkeypatch.setattr(sources, "download_dataset", lambda dataset: held)
     split = "train=train_sft+train_gen,dev=odd,test=test_sft"
     for dataset in (tmp_path / "saved", "org/name", "org/name:config"):
         found = {name: [row["text"] for row in rows] for name, rows in sources.load(dataset, split).items()}

@@ -160,8 +160,9 @@ def test_the_command_names_what_is_wrong(trained, tmp_path):
         ({"text": ("a", "b", "c")}, "3 texts: give one, or the two of a pair"),
         ({"text": ("a",), "input": "x"}, "texts are given, and --input too"),
         ({"input": "nowhere.csv"}, "--input nowhere.csv: no such file"),
-        ({"input": str(tmp_path / "x.jsonl")}, "x.jsonl, line 2: a pair with one text, premise"),
         ({"input": str(tmp_path / "x.txt")}, "x.txt, line 2: list where an object"),
+        ({"text": ("a", "b")}, "^the text: a pair of texts, and the model was trained on single texts; give it these"),
+        ({"input": str(tmp_path / "x.jsonl")}, "x.jsonl, line 1: a pair of texts, and the model was trained on single"),
     ):
         with pytest.raises(InputError, match=message):
             command.main(command.Config(str(trained), **flags))
@@ -201,6 +202,15 @@ def test_pairs_with_a_number(bert, tmp_path, capsys):
     assert pipe.model.config.problem_type == "regression"
     config = pipe.model.config
     assert (config.id2label, config.architectures) == ({0: "score"}, ["BertForSequenceClassification"])
+    with pytest.raises(InputError, match=r"^the text: one text, and the model was trained on pairs of texts; give"):
+        command.main(command.Config(str(tmp_path / "run"), text=("good bad",)))
+    write(tmp_path / "y.jsonl", [{"premise": "a", "hypothesis": "b"}, {"premise": "a"}])
+    with pytest.raises(InputError, match=r"y\.jsonl, line 2: a pair with one text, premise"):
+        command.main(command.Config(str(tmp_path / "run"), input=str(tmp_path / "y.jsonl")))
+    alone = write(tmp_path / "alone.jsonl", [{"text": row["sentence1"], "score": row["score"]} for row in rows])
+    with pytest.raises(InputError, match=r"alone\.jsonl, line 1: one text, and the model was trained on pairs"):
+        run("--model", tmp_path / "run", "--dataset", alone, "--steps", 2, "--out", tmp_path / "other", *FAST)
+    assert not (tmp_path / "other").exists()
 
 
 def test_several_labels(bert, tmp_path, capsys):

@@ -10,6 +10,7 @@ from data_rows import write_jsonl
 
 import compare_losses as script
 from jaxllm.recipes.script import parse
+from jaxllm.report_card.checks import check_loss
 from jaxllm.types import InputError
 
 pytestmark = pytest.mark.slow
@@ -81,6 +82,50 @@ def test_data_without_what_is_compared_is_refused_before_the_first_run(folder, t
     with pytest.raises(InputError, match=named):
         script.main(config(folder, "--dataset", path, "--out", tmp_path / "out", *flags))
     assert not (tmp_path / "out").exists()
+
+
+OWN = """
+import jax.numpy as jnp
+from jaxllm.losses import policy_loss
+
+@policy_loss(reduction="sequence mean")
+def mine(p, *, epsilon=0.2):
+    return -jnp.tanh((p.ratio_BT - 1) / epsilon) * epsilon * p.advantages_BT
+"""
+
+
+def test_a_policy_loss_in_ones_own_file_is_trained_checked_and_compared(tmp_path):
+    (tmp_path / "model.json").write_text(json.dumps(SHAPE))
+    (tmp_path / "losses.py").write_text(OWN)
+    write_jsonl(tmp_path / "sums.jsonl", ({"prompt": f"{i}+1=", "answer": str(i + 1)} for i in range(20)))
+    own = f"{tmp_path / 'losses.py'}:mine"
+    argv = [
+        "--losses", "grpo", own, "--seeds", "0", "1", "--model", tmp_path / "model.json", "--tokenizer", "char",
+        "--dataset", tmp_path / "sums.jsonl", "--out", tmp_path / "out", "--log-to", "none", "--steps", "2",
+        "--max-length", "16", "--max-completion-length", "4", "--batch-size", "4", "--num-generations", "2",
+        "--eval-prompts", "2", "--eval-generations", "2", "--reward", "format", "--reward-args", "pattern=[0-9]+.*",
+        "--no-export", "--loss-args", "epsilon=0.3", "beta=0.1",
+    ]  # fmt: skip
+    argv = [str(word) for word in argv]
+    assert script.flags_of(argv) is script.OnlineConfig
+    script.main(parse(script.OnlineConfig, argv))
+    lines = (tmp_path / "out" / "table.md").read_text().splitlines()
+    assert [line.split("|")[1].strip() for line in lines] == ["loss", "---", "grpo", own]
+    assert lines[0].count("|") == len(script.ONLINE_MEASURES) + 2
+    with (tmp_path / "out" / "runs.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["seed"] for row in rows] == ["0", "1"] * 2
+    assert all(math.isfinite(float(row[name])) for row in rows for name in script.ONLINE_MEASURES)
+    assert not [line for line in check_loss(own, timed=False) if not line.passed]
+    for flags, named in ((["--eval-generations", "0"], "pass@1"), (["--num-generations", "1"], "2 or more")):
+        with pytest.raises(InputError, match=named):
+            script.settle(parse(script.OnlineConfig, [*argv, *flags]))
+
+
+def test_whose_flags_are_read_follows_from_the_losses():
+    assert script.flags_of(["--losses", "sigmoid", "rloo", "--seeds", "0"]) is script.OnlineConfig
+    assert script.flags_of(["--losses", "sigmoid", "no_such", "--out", "grpo"]) is script.Config
+    assert script.flags_of(["--seeds", "0"]) is script.Config
 
 
 @pytest.mark.parametrize(("degrees", "quantile"), [(1, 12.7062), (2, 4.30265), (4, 2.77645), (30, 2.04227)])

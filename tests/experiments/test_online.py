@@ -56,13 +56,58 @@ def test_a_run_that_stopped_within_a_round_goes_on_bit_for_bit(data, tmp_path):
     assert {line["step"] for line in samples} == {0, 6}
 
 
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """The export of a run of RLOO, and its log."""
+    out = tmp_path_factory.mktemp("rloo") / "run"
+    return out / "hf", train(data, out, "--steps", "2", "--loss", "rloo", "--dynamic-sampling", "1")
+
+
+def differences(lines):
+    """By how much sampler and train step differ in each round, in nats."""
+    return [line["sampling/sampling_logp_difference/mean"] for line in lines if "completions/ended" in line]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", ["rloo", "dpo"])
-def test_other_losses_learn_from_what_is_sampled(data, tmp_path, loss):
-    lines = train(data, tmp_path / "run", "--steps", "2", "--loss", loss, "--dynamic-sampling", "1")
+def test_other_losses_learn_from_what_is_sampled(data, trained, tmp_path, loss):
+    flags = ["--steps", "2", "--loss", loss, "--dynamic-sampling", "1", "--temperature", "0.7"]
+    lines = trained[1] if loss == "rloo" else train(data, tmp_path / "run", *flags)
     assert [line["step"] for line in lines] == [1, 2]
     assert all(np.isfinite(line["loss"]) for line in lines)
     assert all(0 <= line["dynamic/resampled"] <= 1 for line in lines)
+    assert len(differences(lines)) == 2
+    assert max(differences(lines)) < 2e-5, "sampler and train step disagree"
+
+
+@pytest.mark.slow
+def test_a_teacher_is_learned_from_on_sampled_completions(data, trained, tmp_path):
+    flags = ["--loss", "jsd", "--teacher", str(trained[0]), "--tokenizer", str(trained[0]), "--temperature", "0.7"]
+    # At this temperature a distribution is sampled, not the one that is learned.
+    lines = train(data, tmp_path / "run", *flags, "--steps", "6", "--num-generations", "1", "--learning-rate", "1e-2",
+                  "--seed", "1")  # fmt: skip
+    assert len(differences(lines)) == 6
+    assert max(differences(lines)) < 2e-5
+    assert lines[-1]["loss"] < 0.8 * lines[0]["loss"], "it comes nearer to its teacher"
+    assert not [name for name in load_file(tmp_path / "run" / "hf" / "model.safetensors") if "teacher" in name]
+
+
+@pytest.mark.slow
+def test_adapters_are_trained_at_a_temperature_with_kl_in_the_reward_and_in_the_loss(data, trained, tmp_path):
+    model = ["--model", str(trained[0]), "--tokenizer", str(trained[0]), "--lora-rank", "2", "--learning-rate", "1e-2"]
+    kl = ["--reward-kl", "0.1", "--reward-kl-estimator", "k3", "--loss-args", "beta=0.1", "kl_estimator=k2"]
+    lines = train(data, tmp_path / "run", *model, *kl, "--temperature", "0.7", "--steps", "3", "--num-iterations", "2")
+    assert lines[0]["kl"] < 1e-9, "adapters begin at zero, so the first policy is the reference"
+    assert lines[2]["kl"] > 1e-6
+    assert max(differences(lines)) < 2e-5, "both are at the temperature"
+    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
+    before, after = (
+        load_file(trained[0] / "model.safetensors"),
+        load_file(tmp_path / "run" / "hf" / "model.safetensors"),
+    )
+    changed = {name for name, x in after.items() if not np.array_equal(x, before[name])}
+    assert changed
+    assert all("proj" in name for name in changed)
 
 
 @pytest.mark.parametrize(
@@ -72,6 +117,8 @@ def test_other_losses_learn_from_what_is_sampled(data, tmp_path, loss):
         (["--loss", "cross_entropy"], "--loss cross_entropy"), (["--teacher", "x"], "--teacher x"),
         (["--max-completion-length", "16"], "leaves no room for a prompt"), (["--reward", "exat"], "--reward exat"),
         (["--reward-args", "exact.column=colour"], "'colour'"), (["--scale-rewards", "groups"], "--scale-rewards"),
+        (["--reward-kl", "1", "--loss", "dpo"], "has no advantages"), (["--pairs", "all"], "makes no pairs"),
+        (["--reward-kl-estimator", "k4"], "--reward-kl-estimator k4"),
     ],
 )  # fmt: skip
 def test_bad_input_is_refused_before_training(data, tmp_path, flags, message):

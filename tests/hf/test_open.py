@@ -14,7 +14,7 @@ from jax.sharding import SingleDeviceSharding
 from safetensors.numpy import load_file, save_file
 
 from jaxllm import hf
-from jaxllm.hf import hub
+from jaxllm.data import hub
 from jaxllm.models import decoder, encoder
 from jaxllm.models.heads import Tagger, TaggerConfig
 from jaxllm.params import describe, materialize
@@ -178,7 +178,7 @@ def test_sources_that_are_none(tmp_path, save):
 def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch, tmp_path):
     asked = []
 
-    def ask(self, repo, *, revision, timeout):
+    def ask(self, repo, *, revision, repo_type, timeout):
         asked.append((repo, revision, timeout))
         raise type("ConnectError", (Exception,), {"__module__": "httpx"})("Name or service not known")
 

@@ -7,7 +7,8 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxllm.plan.collectives import Links, axes_of, find, groups_of, sent_bytes
+from jaxllm.plan.collectives import find, sent_bytes
+from jaxllm.plan.groups import Links, axes_of, groups_of
 from jaxllm.plan.hlo import Instruction, arrays, parse
 from jaxllm.plan.program import Cost, convolution_flops
 

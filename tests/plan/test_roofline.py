@@ -3,7 +3,8 @@
 import pytest
 
 from jaxllm.distributed.chips import CHIPS
-from jaxllm.plan.collectives import Collective, Links
+from jaxllm.plan.collectives import Collective
+from jaxllm.plan.groups import Links
 from jaxllm.plan.roofline import Times, estimate, seconds
 
 

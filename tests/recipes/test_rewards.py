@@ -85,3 +85,10 @@ def test_a_function_of_lists_and_a_wrong_number_of_rewards():
 def test_a_column_that_the_rows_lack_is_named_before_training():
     with pytest.raises(InputError, match=r"reads the column 'answer', and the rows have prompt.*exact\.column"):
         Scorer(find_rewards("exact", [])).check("p", {"prompt": "p"})
+
+
+def test_the_columns_that_a_reward_reads(tmp_path):
+    (tmp_path / "own.py").write_text("def any(prompt, completion, row):\n    return 1.0\n")
+    found = find_rewards(f"exact+format+{tmp_path}/own.py:any", ["exact.column=right"])
+    assert [one.columns for one in found] == [{"right"}, set(), None]
+    assert find_rewards("numeric", [])[0].columns == {"answer"}

@@ -43,3 +43,12 @@ def test_the_header_says_which_file_became_which_split():
     assert rows.lines_of(splits, "dialogues")[1] == ("", line)
     train, dev = (rows.hold_out({"train": of(["a.jsonl"])}, 0.5)[name] for name in ("train", "dev"))
     assert rows.lines_of({"train": train, "dev": dev}, "x")[1] == ("", "train: a.jsonl; dev: a.jsonl")
+
+
+def test_the_pairs_of_one_row_stay_in_one_split():
+    places = [f"a.jsonl, line {line}, pair {pair}" for line in range(1, 5) for pair in (1, 2)]
+    found = rows.hold_out({"train": rows.Split([Dialogue(prompt="x", completion="y")] * 8, places)}, 0.5)
+    assert found["dev"].locations == [places[2], places[3], places[6], places[7]]
+    assert rows.lines_of(found, "pairs")[1] == ("", "train: a.jsonl; dev: a.jsonl")
+    alone = rows.Split([Dialogue(prompt="x", completion="y")] * 2, places[:2])
+    assert rows.hold_out({"train": alone}, 0.5).keys() == {"train"}, "a single row"

@@ -102,3 +102,24 @@ def test_sentences_see_their_documents_and_not_the_next_ones(tmp_path):
     assert ("", "context of 4 tokens a side; documents: 2 in train, 2 in dev") in found.lines
     with pytest.raises(InputError, match="--document-context -1: give 0 or more"):
         read(tmp_path, document_context=-1)
+
+
+def test_sentences_bad_in_their_content_are_left_out_and_named(tmp_path):
+    good = "Mira B-PER\nsings O\n"
+    (tmp_path / "a.conll").write_text("\n".join([*[good] * 58, "Mira B-PER\nsings\n", "Mira B-PERSON\nsings L-PER\n"]))
+    found = read(tmp_path / "a.conll", scheme="IOB2", holdout=0.0)
+    assert len(found.splits["train"]) == 58
+    assert found.splits["train"].report.dropped == {
+        "with a line that is not a word and its tag": [f"{tmp_path}/a.conll, line 175"],
+        "with a tag not of IOB2": [f"{tmp_path}/a.conll, line 178"],
+    }
+    assert found.labels == ("O", "B-PER")
+    with pytest.raises(InputError, match=r"a\.conll, line 176: 1 columns, elsewhere 2, in 'sings'; .*--max-bad-rows 0"):
+        read(tmp_path / "a.conll", max_bad_rows=0.0)
+
+
+def test_columns_that_nothing_reads_are_named(tmp_path):
+    rows = [{"id": i, "words": ["Mira"], "ner_tags": ["B-PER"], "pos_tags": ["N"]} for i in range(4)]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    found = read(tmp_path / "a.json", word_column="words")
+    assert found.lines[-1] == ("", "columns not read: id, pos_tags")

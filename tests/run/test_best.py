@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxllm.run.best import Best, parse_best
+from jaxllm.run.best import Best, check_best, parse_best
 from jaxllm.types import InputError
 
 
@@ -25,3 +25,12 @@ def test_a_number_that_an_evaluation_does_not_give_is_refused_where_it_names_its
     assert parse_best("dev/loss:min", {"dev": evaluation}).metric == "dev/loss"
     with pytest.raises(InputError, match="--best dev/lost:min: dev gives no lost; give one of f1, loss; did you mean"):
         parse_best("dev/lost:min", {"dev": evaluation})
+
+
+def test_what_evaluations_give_may_be_known_before_there_are_any():
+    check_best("", evals={})
+    check_best("dev/loss:min", evals={"dev": ("f1", "loss")})
+    with pytest.raises(InputError, match="--best dev/lost:min: dev gives no lost; give one of f1, loss"):
+        check_best("dev/lost:min", evals={"dev": ("f1", "loss")})
+    with pytest.raises(InputError, match="give EVALUATION/NUMBER:max or :min; evaluations: none here"):
+        check_best("dev/loss:min", evals={})

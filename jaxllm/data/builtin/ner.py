@@ -14,9 +14,11 @@ import re
 import string
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from jaxllm.data.builtin import tables
+from jaxllm.data.kept import kept
 
 if TYPE_CHECKING:
     from transformers import BertTokenizer
@@ -203,8 +205,17 @@ def wordpiece(texts: Iterable[str], vocab_size: int = 2048, max_length: int = 12
     Punctuation and Latin letters are always in the vocabulary, so that no European name becomes [UNK]. Training twice
     on the same texts gives the same vocabulary.
     """
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import BertTokenizer
+
+    counts = Counter(word for text in texts for word in _PIECE.findall(text))
+    key = [version("tokenizers"), vocab_size, _SPECIAL, _LETTERS, _MARKS, counts]
+    found = kept("tokenizers", key, lambda: _train(counts, vocab_size))
+    return BertTokenizer(vocab=found, do_lower_case=False, model_max_length=max_length)
+
+
+def _train(counts: Mapping[str, int], vocab_size: int) -> dict[str, int]:
+    """The vocabulary of `wordpiece`, in the order of its numbers."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     # The trainer numbers word-inner characters in the order of a hash table, and breaks ties by those numbers. As
     # specials they are numbered first and in order; the finished tokenizer takes over the vocabulary alone.
@@ -214,8 +225,7 @@ def wordpiece(texts: Iterable[str], vocab_size: int = 2048, max_length: int = 12
     trainer: Any = trainers.WordPieceTrainer(
         vocab_size=vocab_size, min_frequency=2, special_tokens=[*_SPECIAL, *alphabet], show_progress=False
     )
-    counts = Counter(word for text in texts for word in _PIECE.findall(text))
     pieces.train_from_iterator(
         (" ".join([word] * (1 if word[0].isupper() else n)) for word, n in counts.items()), trainer
     )
-    return BertTokenizer(vocab=pieces.get_vocab(), do_lower_case=False, model_max_length=max_length)
+    return dict(sorted(pieces.get_vocab().items(), key=lambda entry: entry[1]))

@@ -13,7 +13,8 @@ from jaxllm.types import InputError
 NAMES = (
     "messages", "conversations", "conversation", "prompt", "completion", "question", "answer", "query", "instruction",
     "output", "response", "text", "input", "context", "system", "history", "tools", "documents",
-    "chat_template_kwargs", "chosen", "rejected", "label", "completions", "scores", "answers", "weight", "margin",
+    "chat_template_kwargs", "chosen", "rejected", "label", "completions", "scores", "rank", "answers", "weight",
+    "margin",
 )  # fmt: skip
 """The names that a column may be given by `--columns`."""
 

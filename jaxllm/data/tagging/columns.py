@@ -24,6 +24,8 @@ class Sentences:
     lines: list[list[int]]
     documents: list[int]
     choice: Choice
+    faults: dict[int, str]
+    """Of sentences with a line that is not a word and its tag, by number: what is wrong with the first such line."""
 
 
 def read_columns(
@@ -33,7 +35,7 @@ def read_columns(
 
     word_column, tag_column: numbers from 1, or from the end (-1 is the last); or names, where the file has a header or
     is CoNLL-U; empty to tell them by their contents. like: the columns of another file of the data set, taken where
-    this one has as many. Raises InputError for lines of another width, and where the columns cannot be told.
+    this one has as many. Raises InputError where the columns cannot be told.
     """
     lines, comments = split_lines(text)
     width = width_of(lines)
@@ -46,7 +48,7 @@ def read_columns(
     else:
         choice = Choice(width, 0, 0)
     known = {line.values[choice.tag] for line in table if width > 1}
-    found = Sentences([], [], [], [], choice)
+    found = Sentences([], [], [], [], choice, {})
     sentence = -1
     for line in lines:
         values, number = line.values, line.number
@@ -54,24 +56,29 @@ def read_columns(
             continue
         if values[0].startswith("#") and (len(values) != width or not is_tag(values[choice.tag], known)):
             continue  # a comment
+        word, tag, fault = values[0], "O", ""
         if len(values) != width or width < 2 or (width == 2 and not values[0]):
             shown = "\t".join(values).strip(" \t")[:60]  # a no-break space is shown
             several = values[0] and width > 1
             fault = f"{len(values)} columns, elsewhere {width}, in {shown!r}" if several else f"{shown!r} alone"
-            raise InputError(f"{name}, line {number}: {fault}; each line needs a word and its tag")
-        if choice.counts and RANGE.fullmatch(values[0]):
-            continue
-        word, tag = values[choice.word], values[choice.tag]
-        if choice.key:
-            tag = pairs_of(tag).get(choice.key, "O")
-        for value, column, kind in ((word, choice.word, "word"), (tag, choice.tag, "tag")):
-            if not value:
-                raise InputError(f"{name}, line {number}: column {column + 1} is empty; each line needs a {kind}")
+            fault += "; each line needs a word and its tag"
+        else:
+            if choice.counts and RANGE.fullmatch(values[0]):
+                continue
+            word, tag = values[choice.word], values[choice.tag]
+            for value, column, kind in ((word, choice.word, "word"), (tag, choice.tag, "tag")):
+                fault = fault or ("" if value else f"column {column + 1} is empty; each line needs a {kind}")
+            if choice.key:
+                tag = pairs_of(tag).get(choice.key, "O")
+        if width < 2:
+            raise InputError(f"{name}, line {number}: {fault}")
         if line.sentence != sentence:
             sentence = line.sentence
             for part in (found.words, found.tags, found.lines):
                 part.append([])
             found.documents.append(line.document)
+        if fault:
+            found.faults.setdefault(len(found.words) - 1, f"{name}, line {number}: {fault}")
         found.words[-1].append(word)
         found.tags[-1].append(tag)
         found.lines[-1].append(number)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxllm.data.chat.columns import ColumnsRead
 from jaxllm.data.report import BadRow, Report, check_text, convert_each
 from jaxllm.data.sources import Row, Rows
 from jaxllm.data.tagging.spans import has_spans, read_spans
@@ -62,20 +63,29 @@ def sentences(rows: Rows) -> list[Sentence]:
 def usable_sentences(rows: Rows, report: Report) -> list[Sentence]:
     """The sentences of rows as `sentences` reads them, without those that are bad in their content.
 
-    Left out, and counted in the report, are rows without words, with words or tags that are null, and with another
-    number of tags than of words. Raises InputError for a row of the wrong structure, and where too many are bad.
+    Left out, and counted in the report, are rows without words, with words or tags that are null, with another number
+    of tags than of words, and with lines of another number of columns than the file's. Columns that nothing reads are
+    in the report too. Raises InputError for a row of the wrong structure, and where too many are bad.
     """
 
+    columns = ColumnsRead()
+
     def usable(numbered: tuple[int, Row], where: str) -> Sentence:
-        sentence = _sentence(numbered[1], numbered[0], rows)
+        row = columns.open(numbered[1], where)
+        sentence = _sentence(row, numbered[0], rows)
+        columns.close(row, "")
         if not sentence.words:
             raise BadRow(f"{where}: no words; leave the row out", "without words")
         return sentence
 
-    return convert_each(enumerate(rows), usable, rows.where, report)[0]
+    found, _ = convert_each(enumerate(rows), usable, rows.where, report)
+    columns.tell(report)
+    return found
 
 
 def _sentence(row: Row, i: int, rows: Rows) -> Sentence:
+    if fault := rows.fault(i):
+        raise BadRow(fault, "with a line that is not a word and its tag")
     named = next((row[name] for name in DOCUMENT_COLUMNS if row.get(name) is not None), None)
     where, word_where, document = rows.where(i), functools.partial(rows.where, i), (rows.file(i), named)
     if has_spans(row):

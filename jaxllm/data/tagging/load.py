@@ -90,7 +90,8 @@ def _rename(part: Part, word_column: str, tag_column: str) -> Part:
                 raise InputError(
                     f"{flag} {old}: {part.where(i, None)} has the columns {', '.join(row)}; give one of them"
                 )
-        row = {**row, **{new: row[old] for new, old in wanted.items()}}
+        others = {name: x for name, x in row.items() if name not in wanted.values()}
+        row = {**others, **{new: row[old] for new, old in wanted.items()}}
         rows.append({name: _listed(x) for name, x in row.items()} if text else row)
     renamed = {new: part.class_names[old] for new, old in wanted.items() if old in part.class_names}
     return Part(part.name, rows, part.numbers, {**part.class_names, **renamed})

@@ -24,6 +24,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from jaxllm.data.report import BadRow, Report
 from jaxllm.data.tagging.examples import Sentence
 from jaxllm.types import InputError
 
@@ -85,27 +86,45 @@ def entity_types(labels: Sequence[str]) -> list[str]:
 
 
 def recognise(sentences: Sequence[Sentence], name: str | None = None) -> str:
-    """The scheme of tagged sentences: `name` if given, otherwise the one that the tags follow. Checks every tag.
+    """The scheme of tagged sentences: `name` if given, otherwise the one that the tags follow.
 
     Where two schemes have the same letters and neither fits all tags, the one with fewer exceptions is taken. Raises
-    InputError for an unknown name, and for a tag that is not in the scheme, naming its file and line.
+    InputError for an unknown name, and where all tags are spelt as no scheme spells them.
     """
     name = SAME.get(name or "", name)
     if name is not None and name not in SCHEMES:
         raise InputError(f"scheme {name!r} is unknown; choose of {', '.join(SCHEMES)}")
-    told, name = name is not None, name or _guess(sentences)
-    if name == "IO" and not told:
+    scheme = name or _guess(sentences)
+    if scheme == "IO" and not name:
         _check_types(sentences)
+    return scheme
+
+
+def of_scheme(sentences: Sequence[Sentence], scheme: str, report: Report) -> list[Sentence]:
+    """The sentences whose tags are all of this scheme; others are counted in the report as bad in their content.
+
+    Raises InputError that names file and line where too many are bad.
+    """
     separators = Counter(_separator(tag) for sentence in sentences for tag in sentence.tags or ())
     separator = "_" if separators["_"] > separators["-"] else "-"
+    known = ", ".join(["O", *([f"{x}{separator}type" for x in SCHEMES[scheme]] or ["type"])])
+
+    def fits(tag: str) -> bool:
+        letter, _ = parse(tag)
+        right = letter in SCHEMES[scheme] and bool(letter) == (scheme != "IO") and _separator(tag) in ("", separator)
+        return tag == "O" or (right and bool(tag))
+
+    found = []
     for sentence in sentences:
-        for i, tag in enumerate(sentence.tags or ()):
-            letter, _ = parse(tag)
-            fits = letter in SCHEMES[name] and bool(letter) == (name != "IO") and _separator(tag) in ("", separator)
-            if tag != "O" and not (fits and tag):
-                known = ", ".join(["O", *([f"{x}{separator}type" for x in SCHEMES[name]] or ["type"])])
-                raise InputError(f"{sentence.at(i)}: tag {tag!r} is not of {name}, which has {known}; mend the tag")
-    return name
+        odd = next((i for i, tag in enumerate(sentence.tags or ()) if not fits(tag)), None)
+        if odd is None:
+            found.append(sentence)
+            continue
+        fault = f"tag {(sentence.tags or ())[odd]!r} is not of {scheme}, which has {known}; mend the tag"
+        report.drop_bad(BadRow(f"{sentence.at(odd)}: {fault}", f"with a tag not of {scheme}"), sentence.where)
+    report.check_bad()
+    report.kept = len(found)
+    return found
 
 
 def _check_types(sentences: Sequence[Sentence]) -> None:

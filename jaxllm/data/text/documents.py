@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxllm.data import files, sources
-from jaxllm.data.builtin import sentences, stdlib
+from jaxllm.data.builtin import requests, stdlib
 from jaxllm.data.remote import File, RemotePath, is_url, path_of
 from jaxllm.data.report import MAX_BAD_ROWS, BadRow, Report, check_text, usable
 from jaxllm.data.splits import choose
@@ -37,9 +37,9 @@ from jaxllm.types import InputError
 SUFFIXES = (".txt", ".jsonl", ".json", ".parquet", ".arrow", ".csv", ".tsv")
 
 BUILTIN: Mapping[str, Callable[[], dict[str, dict[str, str]]]] = {
-    "builtin": stdlib.documents, "builtin-sentences": sentences.documents,
+    "builtin": stdlib.documents, "builtin-requests": requests.documents,
 }  # fmt: skip
-"""Embedded corpora: the source and documentation of Python's standard library; sentences of a small grammar."""
+"""Embedded corpora: the source and documentation of Python's standard library; requests to a shop."""
 
 FRAGMENT = 2**20
 """The largest number of characters in a fragment; a longer document comes in several."""
@@ -68,7 +68,7 @@ class Documents:
     """A string that changes when the documents change."""
     read: Callable[[], Iterator[Fragment]]
     report: Report = dataclasses.field(default_factory=Report, compare=False)
-    """The rows that the last pass to the end left out."""
+    """The rows that the last pass to the end left out, and the columns that nothing reads."""
 
     def __iter__(self) -> Iterator[Fragment]:
         return self.read()
@@ -160,8 +160,15 @@ def _of_texts_of(name: str, key: str, read: Callable[[], Iterator[Located]], max
     """Documents of rows, without those that are bad in their content."""
     report = Report(max_bad_rows=max_bad_rows)
 
+    def checked(row: Any, where: str) -> Any:
+        """The text of a row, or the fragments of a file as they are."""
+        if not isinstance(row, Mapping):
+            return row
+        report.unread |= dict.fromkeys(column for column in row if column != "text")
+        return _text(row, where)
+
     def fragments() -> Iterator[Fragment]:
-        for found in usable(read(), _checked, report):
+        for found in usable(read(), checked, report):
             yield from split_document(found) if isinstance(found, str) else found
 
     return Documents(name, key, fragments, report)
@@ -169,11 +176,6 @@ def _of_texts_of(name: str, key: str, read: Callable[[], Iterator[Located]], max
 
 def _located(rows: sources.Rows) -> Iterator[Located]:
     return ((row, rows.where(i)) for i, row in enumerate(rows))
-
-
-def _checked(row: Any, where: str) -> Any:
-    """The text of a row, or the fragments of a file as they are."""
-    return _text(row, where) if isinstance(row, Mapping) else row
 
 
 def _of_files(paths: Sequence[File], max_bad_rows: float) -> Documents:
@@ -277,10 +279,11 @@ def _parquet(path: File) -> Iterator[Located]:
 
     with files.table_errors(path):
         file = pq.ParquetFile(os.fspath(path))
-    _text(dict.fromkeys(file.schema_arrow.names, ""), str(path))
+    others = dict.fromkeys(file.schema_arrow.names, "")
+    _text(others, str(path))
     column = (value for batch in file.iter_batches(batch_size=1024, columns=["text"]) for value in batch.column(0))
     for number, value in enumerate(column, start=1):
-        yield {"text": value.as_py()}, f"{path}, row {number}"
+        yield {**others, "text": value.as_py()}, f"{path}, row {number}"
 
 
 def _whole(path: File) -> Iterator[Located]:

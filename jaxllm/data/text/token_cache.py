@@ -196,7 +196,7 @@ def _write(folder: Path, documents: Documents, encoder: Any, marks: Marks, say: 
         raise InputError(f"{documents.name}: there is no text in it; check the data")
     np.save(folder / "ends.npy", np.fromfile(folder / "ends.bin", np.int64))
     report = documents.report
-    rows = {"dropped": report.dropped, "bad": report.bad, "total": report.total}
+    rows = {"dropped": report.dropped, "bad": report.bad, "total": report.total, "unread": report.unread}
     meta = {
         "rows": rows,
         "tokens": done.tokens,

@@ -33,6 +33,26 @@ def test_the_best_is_compared_with_the_worst_or_every_two_that_differ():
 def test_a_low_rank_is_better():
     row = {"prompt": "Q", "answers": [{"answer": "a", "rank": 2.0}, {"answer": "b", "rank": 1.0, "model": "x"}]}
     assert pairs(row) == [("b", "a")]
+    for column in ("rank", "ranks"):
+        row = {"prompt": "Q", "completions": ["a", "b", "c"], column: [2, 1, 3]}
+        assert pairs(row) == [("b", "c")]
+        assert pairs(row, every=True) == [("b", "a"), ("b", "c"), ("a", "c")]
+
+
+def test_several_chosen_to_one_rejected_and_the_other_way():
+    row = {"prompt": "Q", "chosen": ["a", "b"], "rejected": "c"}
+    assert pairs(row) == [("a", "c"), ("b", "c")]
+    assert pairs({**row, "rejected": ["c", "d"]}) == [("a", "c"), ("a", "d"), ("b", "c"), ("b", "d")]
+    assert pairs({**row, "chosen": "a", "rejected": ["c", "d"]}) == [("a", "c"), ("a", "d")]
+    talk = [said("a")], [said("b")]
+    assert pairs({"prompt": [user("Q")], "chosen": [*talk], "rejected": [said("c")]}) == [
+        (talk[0], [said("c")]), (talk[1], [said("c")])
+    ]  # fmt: skip
+    assert pairs({"prompt": [user("Q")], "chosen": talk[0], "rejected": talk[1]}) == []  # messages, as ever
+    found, locations, report = comparisons(rows_of({**row, "id": 3}))
+    assert [one.answers for one in found] == [("a", "c"), ("b", "c")]
+    assert locations == ["train.jsonl, line 1, pair 1", "train.jsonl, line 1, pair 2"]
+    assert (list(report.unread), dict(report.shapes)) == (["id"], {"chosen and rejected, lists in chosen": 1})
 
 
 @pytest.mark.parametrize(("label", "chosen"), [(1, "a"), (0, "b"), ("1", "a")])
@@ -65,6 +85,7 @@ def test_rows_without_a_choice_are_bad_in_content(change, fault):
 @pytest.mark.parametrize(
     ("row", "fault"),
     [
+        ({"prompt": "Q", "completions": ["a"], "rank": [1, 2]}, "its completions and rank are not two lists"),
         ({**SCORED, "scores": [1]}, "its completions and scores are not two lists of one length"),
         ({**SCORED, "scores": ["1", "2", "3", "4"]}, "a score is '1', wanted a number"),
         ({"prompt": "Q", "answers": ["a"]}, "its answers are not a list of answer and rank"),

@@ -62,10 +62,6 @@ def test_the_columns_of_words_and_tags(text, flags, words, tags, described):
         (NESTED, ("3", "3"), "f: column 3 cannot hold both words and tags; give another --word-column"),
         (CONLLU, ("", "ent"), "DEPS, MISC, and in the last one the keys name, SpaceAfter; give one of them"),
         (CONLLU.replace("name=B-PER|", "").replace("name=O", "_"), (), "f: CoNLL-U without a column of tags; MISC"),
-        ("John B-PER\n \t \nsaid O\n\u00a0\nhi O\n", (), "f, line 4: 1 columns, elsewhere 2, in '\\xa0'"),
-        ("a\tO\nb O\nc\tO\n", (), "f, line 2: 1 columns, elsewhere 2, in 'b O'"),
-        ("a\tx\tB-X\nb\tx\t\tO\nc\tx\tO\n", (), "f, line 2: 4 columns, elsewhere 3"),
-        ("a\tx\tB-X\n\tx\tO\n", (), "f, line 2: column 1 is empty; each line needs a word"),
     ],
 )  # fmt: skip
 def test_columns_that_cannot_be_told_are_one_line(text, flags, message):
@@ -73,6 +69,23 @@ def test_columns_that_cannot_be_told_are_one_line(text, flags, message):
         read(text, *flags)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("John B-PER\n \t \nsaid O\n\u00a0\nhi O\n", "f, line 4: 1 columns, elsewhere 2, in '\\xa0'"),
+        ("a\tO\nb O\nc\tO\n", "f, line 2: 1 columns, elsewhere 2, in 'b O'"),
+        ("a\tx\tB-X\nb\tx\t\tO\nc\tx\tO\n", "f, line 2: 4 columns, elsewhere 3"),
+        ("a\tx\tB-X\n\tx\tO\n", "f, line 2: column 1 is empty; each line needs a word"),
+    ],
+)  # fmt: skip
+def test_a_line_that_is_not_a_word_and_its_tag_makes_its_sentence_bad(text, message):
+    good = "\n" + text.splitlines()[0] + "\n"
+    found = read_columns("f", text + good)
+    assert [message in fault for fault in found.faults.values()] == [True]
+    assert [*found.faults] == [len(found.words) - 2], "the last but one of its sentences, here"
+    assert len(found.words[-1]) == 1
 
 
 def test_another_file_takes_the_same_columns():

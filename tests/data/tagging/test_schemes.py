@@ -5,8 +5,9 @@ from seqeval.metrics import classification_report
 from seqeval.metrics.sequence_labeling import get_entities
 from seqeval.scheme import BILOU, IOB1, IOB2, IOBES, IOE1, IOE2, Entities
 
+from jaxllm.data.report import Report
 from jaxllm.data.tagging.examples import Sentence
-from jaxllm.data.tagging.schemes import SCHEMES, entities, entity_types, parse, recognise, score
+from jaxllm.data.tagging.schemes import SCHEMES, entities, entity_types, of_scheme, parse, recognise, score
 from jaxllm.types import InputError
 
 # One sentence, a two-word x, a one-word x beside it, O, a three-word y: spelt by each scheme.
@@ -89,8 +90,11 @@ def test_nothing_to_find():
 def test_a_tag_not_of_the_scheme(tag):
     sentences = tagged("B-x I-x O", "O B-x")
     sentences[1].tags[1] = tag
-    with pytest.raises(InputError, match=r"f, row 2, word 2: tag '.*' is not of IOB2"):
-        recognise(sentences, "IOB2")
+    with pytest.raises(InputError, match=r"f, row 2, word 2: tag '.*' is not of IOB2, which has O, B-type, I-type; .*"):
+        of_scheme(sentences, "IOB2", Report(max_bad_rows=0))
+    report = Report(max_bad_rows=0.5, total=2)
+    assert of_scheme(sentences, "IOB2", report) == sentences[:1]
+    assert report.dropped == {"with a tag not of IOB2": ["f, row 2"]}
 
 
 @pytest.mark.parametrize(
@@ -109,7 +113,7 @@ def test_a_tag_not_of_the_scheme(tag):
 )
 def test_tags_in_another_spelling_are_no_scheme(text, word, tag):
     with pytest.raises(InputError, match=rf"f, row 2, word {word}: tag '{tag}' is (not of IOB2|of no scheme)"):
-        recognise(tagged("O", text))
+        of_scheme(tagged("O", text), recognise(tagged("O", text)), Report(total=2))
 
 
 def test_types_that_look_like_letters_need_a_word_or_others_beside_them():

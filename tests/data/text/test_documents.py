@@ -203,7 +203,7 @@ def test_saved_sets_patterns_and_arrow_files_give_their_texts(tmp_path):
 
 def test_rows_whose_text_is_none_are_left_out_and_counted(tmp_path, tokenizer):
     path = tmp_path / "a.jsonl"
-    lines = [json.dumps({"text": text}) for text in ["one", "a \ud83d b", *["two"] * 18]]
+    lines = [json.dumps({"text": text, "id": 1}) for text in ["one", "a \ud83d b", *["two"] * 18]]
     path.write_text("\n".join(lines))
     (documents,) = open_documents(str(path)).values()
     assert list(documents.texts()) == ["one", *["two"] * 18]
@@ -211,7 +211,7 @@ def test_rows_whose_text_is_none_are_left_out_and_counted(tmp_path, tokenizer):
     assert documents.report.dropped == left_out
     for _ in range(2):  # written, and read from the cache
         corpus = open_corpus(documents, tokenizer, len(tokenizer), root=tmp_path)
-        assert (len(corpus.ends), corpus.report.dropped) == (19, left_out)
+        assert (len(corpus.ends), corpus.report.dropped, [*corpus.report.unread]) == (19, left_out, ["id"])
     strict = open_documents(str(path), max_bad_rows=0.01)["train"]
     for read in (lambda: list(strict), lambda: open_corpus(strict, tokenizer, len(tokenizer), root=tmp_path)):
         with pytest.raises(InputError, match=r"line 2: a lone surrogate .* \(1 of 20 rows are bad, above"):
@@ -226,3 +226,13 @@ def test_a_row_that_is_held_out_is_no_bad_one(tmp_path):
     assert list(splits["train"].texts()) == [*"acegikmoqsuw"]
     assert splits["train"].report.dropped == {"text is absent": [f"{path}, line 1"]}
     assert splits["dev"].report.dropped == {}
+
+
+def test_columns_that_nothing_reads_are_noted(tmp_path):
+    rows = [{"text": "a", "id": 1}, {"text": "b", "url": "x"}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pq.write_table(pa.table({"text": ["a"], "id": [1]}), tmp_path / "b.parquet")
+    for name, unread in (("a.jsonl", ["id", "url"]), ("b.parquet", ["id"])):
+        documents = open_documents(str(tmp_path / name))["train"]
+        list(documents.texts())
+        assert list(documents.report.unread) == unread
