@@ -112,8 +112,8 @@ def find_files(dataset: str | File, suffixes: Collection[str] | None, split: str
     dataset: a file, which is "train"; a pattern, `data/train-*.parquet`, all "train" where no name tells a split; or a
     folder, of which only files with these suffixes are taken: a file per split (`train.jsonl`), shards
     (`test-00000-of-00002.parquet`) or a folder per split (`train/a.jsonl`, `train/2024/a.jsonl`), in itself or in
-    `data`. suffixes: None for all. split: names files, or folders, for each split; by default their own names tell. Raises InputError for such a
-    name that is not there.
+    `data`. suffixes: None for all. split: names files, or folders, for each split; by default their own names tell.
+    Raises InputError for such a name that is not there.
     """
     path = path_of(dataset)
     if split:
