@@ -6,7 +6,7 @@
     python experiments/online.py --model runs/sft-1a2b3c4d --dataset questions.jsonl --loss dapo --dynamic-sampling 3 \
         --mask-truncated-completions
     python experiments/online.py --model runs/sft-1a2b3c4d --dataset questions.jsonl --loss dpo \
-        --reward my_rewards.py:brief
+        --reward my_rewards.py:brief+model --reward-args path=runs/reward-1a2b3c4d
 
 Papers: Shao et al. 2024, DeepSeekMath (GRPO); Guo et al. 2024, OAIF (online DPO); Agarwal et al. 2024, GKD (jsd); the
 losses name theirs.
@@ -14,8 +14,8 @@ Expected: see experiments/README.md, which has the numbers and the time they too
 
 A round samples --num-generations completions for each prompt of --steps-per-generation batches, and makes
 --num-iterations steps on each batch. The sampler is the model in training, with the same arrays on the same mesh. A
-reward is a function on the host; what it cannot score is left out and counted. samples.jsonl in the run folder has the
-completions of each evaluation with their rewards.
+reward is a function on the host, or a reward model on the mesh; what it cannot score is left out and counted.
+samples.jsonl in the run folder has the completions of each evaluation with their rewards.
 
 With no flags a small Llama first learns a little of sorting letters by SFT, and then more by GRPO from whether its
 answers are right.
