@@ -1,4 +1,7 @@
-"""Generation: prompts continued as one batch, here by `decode.py`, there by `generate` of transformers."""
+"""Generation: prompts continued as one batch, here by `decode.py`, there by `generate` of transformers.
+
+That is what the trainers of TRL 1.16 sample by, unless they are given vLLM.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,11 @@ from workloads.work import HERE, OUT, Asked, Peer, Work, of_size, words
 
 SIZES = {
     "small": Shape(vocab_size=4096, width=256, depth=4, heads=4, mlp_width=688, max_positions=1024),
-    "large": Shape(vocab_size=4096, width=768, depth=12, heads=12, mlp_width=2048, max_positions=1024),
+    "large": Shape(
+        vocab_size=49152, width=576, depth=30, heads=9, kv_heads=3, mlp_width=1536, max_positions=1024, tied=True
+    ),
 }
+"""The large one is SmolLM-135M's."""
 TOKENS = 64
 """New tokens of each prompt, where --max-length does not say."""
 BATCH_SIZE = 8
@@ -36,7 +42,7 @@ def prepare(asked: Asked, folder: Path) -> Work:
     if asked.model:
         tokenizer = hf.load_tokenizer(str(model))
     else:
-        tokenizer = tokenizers.bpe(iter(asked_rows), shape.vocab_size - 1)
+        tokenizer = tokenizers.bpe(iter(asked_rows), 4095)
         give_pad(tokenizer)
         params = jax.jit(describe(lambda rngs: Decoder(shape, rngs), SHARDING).init)(jax.random.key(0))
         hf.export(model, params, shape, tokenizer)

@@ -98,7 +98,8 @@ def write(stage: str, asked: Asked, folder: Path, shape: Shape) -> Prepared:
         params = jax.jit(describe(lambda rngs: Decoder(shape, rngs), SHARDING).init)(jax.random.key(0))
         hf.export(model, params, shape, tokenizer, tokens={"pad_token_id": tokenizer.pad_token_id})
 
-    texts = first_of(texts, batch_size, "rows")  # every step has as many
+    # Every step has as many rows, and none is there that no step takes: both sides would score it by the reference.
+    texts = first_of(texts[: asked.schedule(STEPS.get(asked.size, 0))[0] * batch_size], batch_size, "rows")
     options: Any = {"where": str, "report": Report()}
     if stage == "sft":
         sizes = lengths(examples.examples(asked_rows[: len(texts)], tokenizer, max_length, **options))

@@ -45,6 +45,10 @@ class Rows(Sequence[Row]):
         part, row = self._find(row)
         return part.where(row, word)
 
+    def file(self, row: int) -> str:
+        """The name of the file, or of the split of a hub data set, that a row is in."""
+        return self._find(row)[0].name
+
     def fault(self, row: int) -> str:
         """Why a row of a file of columns could not be read; "" for others."""
         part, row = self._find(row)

@@ -17,7 +17,7 @@ from jaxllm.hf.families import TASKS, task_in
 from jaxllm.hf.open import Found, assemble, check_task, read_config
 from jaxllm.hf.table import Table, layout
 from jaxllm.models.heads import describe_model
-from jaxllm.params import Abstract, ModelSpec, materialize
+from jaxllm.params import Abstract, ModelSpec, materialize, stored_as
 from jaxllm.types import InputError, Params
 
 
@@ -100,7 +100,8 @@ def _find_in_checkpoint(
     """
     position = newest_sound(run)
     config, _ = read_config(written["model"], str(run / "config.json"), task_in(written["model"]))
-    saved = describe_model(config).graphdef.abstract
+    kept = written.get("config", {}).get("param_dtype", "float32")
+    saved = stored_as(describe_model(config), kept).graphdef.abstract
     initialised = frozenset(name for name in abstract if name.split(".")[0] in skip or name not in saved)
 
     def load(wanted: Mapping[str, jax.sharding.Sharding]) -> Params:
@@ -110,7 +111,7 @@ def _find_in_checkpoint(
         at = {name: sharding for name, sharding in wanted.items() if name not in initialised}
         shapes = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at.get(n, spare)) for n, x in saved.items()}
         found = read_params(run, shapes, position)
-        return {name: found[name] for name in at}
+        return {name: found[name].astype(abstract[name].dtype) for name in at}
 
     dtypes = {name: written.get("dtypes", {}).get(name, "float32") for name in layout(names, abstract)}
     heads = dict.fromkeys(name.split(".")[0] for name in sorted(initialised))

@@ -35,8 +35,11 @@ class Runner:
         while the caller uses the result of n.
         """
         if fn not in self.compiled:
-            run = lambda params, batch: fn(bind(self.graphdef, params), batch)  # noqa: E731
-            self.compiled[fn] = jax.jit(run, out_shardings=replicated(self.mesh))
+
+            def forward(params: Params, batch: Any) -> Any:
+                return fn(bind(self.graphdef, params), batch)
+
+            self.compiled[fn] = jax.jit(forward, out_shardings=replicated(self.mesh))
         running = None
         for batch in batches:
             self.between()

@@ -34,9 +34,8 @@ def test_each_cache_is_listed_with_its_size_and_folder(root, capsys):
     compiled = found.pop("compiled")
     assert compiled.split()[1] in ("bytes", "kB", "MB", "GB", "TB")
     assert found == {
-        "tokens": "3 bytes", "downloads": "5 bytes", "references": "0 bytes", "corpora": "0 bytes", "tokenizers": "1.5 kB",
-        "hub": "2.0 MB",
-        "datasets": "0 bytes",
+        "tokens": "3 bytes", "downloads": "5 bytes", "references": "0 bytes", "corpora": "0 bytes",
+        "tokenizers": "1.5 kB", "hub": "2.0 MB", "datasets": "0 bytes",
     }  # fmt: skip
     assert [line.strip() for line in lines[1::2]][1:] == [
         str(root / name) for name in (*(f"jaxllm/{name}" for name in OURS), "hf/hub", "hf/datasets")

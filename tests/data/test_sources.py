@@ -33,9 +33,9 @@ def test_conll_reads_every_form(tmp_path):
     )
     rows = load(write(tmp_path / "a.conll", text))["train"]
     assert list(rows) == [
-        {"tokens": ["#hash", "#"], "ner_tags": ["B-x", "O"]},
-        {"tokens": ["no\u00a0break", "a b"], "ner_tags": ["I-x", "O"]},
-        {"tokens": ["last"], "ner_tags": ["O"]},
+        {"tokens": ["#hash", "#"], "ner_tags": ["B-x", "O"], "document": 1},
+        {"tokens": ["no\u00a0break", "a b"], "ner_tags": ["I-x", "O"], "document": 2},
+        {"tokens": ["last"], "ner_tags": ["O"], "document": 3},
     ]
     assert rows.where(1) == f"{tmp_path}/a.conll, line 8"
     assert [rows.where(0, 1), rows.where(2, 0)] == [f"{tmp_path}/a.conll, line {line}" for line in (5, 13)]

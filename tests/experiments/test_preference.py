@@ -4,11 +4,13 @@ import json
 import re
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from data_rows import write_jsonl
 
 import preference as script
+from jaxllm.recipes import reference
 from jaxllm.recipes.script import input_errors, parse
 from jaxllm.run.metrics import read_jsonl
 
@@ -55,6 +57,32 @@ def run(place, out, *more, data="pairs.jsonl"):
              "--log-to", "none", "--log-every", 1, "--steps", 3, "--samples", 0, "--no-export", *more]  # fmt: skip
     script.main(parse(script.Config, [str(flag) for flag in flags]))
     return place / out
+
+
+def test_the_parameters_of_the_reference_are_gone_when_training_begins(place, cache, monkeypatch):
+    held = []
+
+    def live():
+        return sum(x.nbytes for x in jax.live_arrays())
+
+    def fit(model, **_):
+        held.append((live(), sum(4 * x.size for x in model.trained.values())))
+        raise StopIteration
+
+    def load(*arguments):
+        loaded = load_start(*arguments)
+        held.append((live(), 0))
+        return loaded
+
+    load_start = reference.load_start
+    monkeypatch.setattr(reference, "load_start", load)
+    monkeypatch.setattr(script, "fit", fit)
+    before = live()
+    with pytest.raises(StopIteration):
+        run(place, "released", "--seed", 5)  # no run before it has scored these weights
+    (loaded, _), (left, parameters) = held
+    assert loaded - before >= parameters
+    assert left - before < parameters / 10
 
 
 def losses(folder):

@@ -33,6 +33,22 @@ def random(task, seed=0):
     return {name: jnp.asarray(draw.normal(size=x.shape), x.dtype) for name, x in abstract.items()}
 
 
+def test_a_run_that_kept_its_parameters_in_bfloat16_opens_in_float32(tmp_path):
+    params = {name: x.astype(jnp.bfloat16) for name, x in random("lm").items()}
+    bpe(["a tokenizer of few words"], 270).save_pretrained(tmp_path)
+    model = hf.config_json(DECODER, bpe(["a tokenizer of few words"], 270))
+    written = {"script": "x", "config": {"param_dtype": "bfloat16"}, "model": model, "tokenizer": str(tmp_path)}
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(3, TrainState(jnp.int32(3), params, {"none": jnp.int32(0)}), {})
+    checkpoints.close()
+    spec = open_weights(str(tmp_path), "lm").spec
+    found = materialize(spec, dict.fromkeys(params, jax.sharding.SingleDeviceSharding(jax.devices()[0])), 0)
+    for name, x in found.items():
+        assert x.dtype == jnp.float32
+        np.testing.assert_array_equal(x, params[name].astype(jnp.float32))
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """hf-*, run-* (with an export) and bare-* (without) for each task, and folders that are no model's."""
