@@ -101,7 +101,10 @@ DATA = (
 """Fields of the configurations that name what is read."""
 
 
-PEERS_ONLY = {"all-MiniLM-L6-v2", "train.jsonl", "tinyshakespeare.txt", "path/to/sft.json", "path/to/preference.json"}
+PEERS_ONLY = {
+    "all-MiniLM-L6-v2", "train.jsonl", "tinyshakespeare.txt", "path/to/sft.json", "path/to/preference.json",
+    "ner=WNUT17", "ner=MINILM", "ner=path/to/wnut17", "sft=path/to/sft.json",
+}  # fmt: skip
 """What is named by commands alone that are not run here."""
 
 
