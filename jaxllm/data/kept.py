@@ -28,7 +28,7 @@ def kept(kind: str, key: Any, make: Callable[[], T], root: Path | None = None) -
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:20]
     path = (cache_root() if root is None else root) / kind / f"{digest}.json"
     with contextlib.suppress(OSError, ValueError):
-        return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+        return json.loads(path.read_text(encoding="utf-8"))
     made = make()
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
