@@ -38,7 +38,7 @@ from jaxllm.recipes.script import input_errors, parse
 from jaxllm.run.folder import write_json
 from jaxllm.run.metrics import read_jsonl
 from jaxllm.types import InputError, nearest
-from workloads import classifying, generation, pretraining, tagging, tuning
+from workloads import classifying, generation, masking, pretraining, tagging, tuning
 from workloads.work import HERE, OUT, Asked, Peer, Prepare, Work
 
 STAGES: dict[str, Prepare] = {
@@ -48,6 +48,7 @@ STAGES: dict[str, Prepare] = {
     "reward": tuning.reward,
     "ner": tagging.prepare,
     "classify": classifying.prepare,
+    "mlm": masking.prepare,
     "generate": generation.prepare,
 }
 """What each stage runs on both sides."""
@@ -61,7 +62,7 @@ class Config:
     """Measures training and generation, beside the same work elsewhere."""
 
     stage: str = "all"
-    """What to measure: pretrain, sft, dpo, reward, ner, classify, generate, or all of them."""
+    """What to measure: pretrain, sft, dpo, reward, ner, classify, mlm, generate, or all of them."""
     size: str = "small"
     """Size of the model and its rows: small or large."""
     against: tuple[str, ...] = ("torch", "hf", "trl")
@@ -70,8 +71,8 @@ class Config:
     """Number of times that each side runs."""
     dataset: tuple[str, ...] = ()
     """Data of the stage, or STAGE=PATH for several; by default what comes with the package: a text for pretrain, a
-    folder with train.conll and dev.conll for ner, a .jsonl of text and label for classify, a file of instructions for
-    sft, of pairs for dpo and reward."""
+    folder with train.conll and dev.conll for ner, a .jsonl of text and label for classify, of text for mlm, a
+    file of instructions for sft, of pairs for dpo and reward."""
     model: tuple[str, ...] = ()
     """Model of the stage, or STAGE=PATH for several, in place of that of --size: a preset or .json for pretrain, else a
     folder in Hugging Face's format."""

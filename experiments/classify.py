@@ -32,9 +32,9 @@ from jaxllm.distributed.mesh import row_multiple
 from jaxllm.evals import classify as evaluation
 from jaxllm.models import encoder
 from jaxllm.models.heads import ClassifierConfig, ScorerConfig, describe_model, trunk_of
-from jaxllm.recipes.encoders import MODERN, PRESETS
+from jaxllm.recipes.encoders import MODERN, PRESETS, EncoderFlags
 from jaxllm.recipes.flags import fit_arguments, optim_config
-from jaxllm.recipes.help import MODEL, OPTIMISATION, flag
+from jaxllm.recipes.help import OPTIMISATION, flag
 from jaxllm.recipes.labelled import LabelledData, LabelledFlags, check_pairs, find_loss, read_labelled, summary_of_task
 from jaxllm.recipes.recipe import fill_in
 from jaxllm.recipes.rows import summary_of
@@ -50,7 +50,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "weight_decay": 0.01, "beta2": 0.999,
     },
     "scratch": {
-        "epochs": 5.0, "batch_size": 32, "learning_rate": 1e-3, "schedule": "cosine", "warmup": 0.05,
+        "epochs": 4.0, "batch_size": 32, "learning_rate": 1e-3, "schedule": "cosine", "warmup": 0.05,
         "weight_decay": 0.05, "beta2": 0.98,
     },
 }  # fmt: skip
@@ -58,7 +58,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(LabelledFlags):
+class Config(EncoderFlags, LabelledFlags):  # type: ignore[misc]
     """Classification of texts."""
 
     RECIPES = RECIPES
@@ -66,18 +66,8 @@ class Config(LabelledFlags):
     model: str = "tiny"
     """Hugging Face id or folder of an encoder or decoder, a run folder, or a preset trained from scratch: tiny or
     small."""
-    epochs: float | None = None  # type: ignore[assignment]
-    batch_size: int | None = None  # type: ignore[assignment]
-    """Texts per optimizer step, over all devices; the number of rows follows from packing."""
-    learning_rate: float | None = None  # type: ignore[assignment]
     head_learning_rate: float | None = flag(None, OPTIMISATION)
     """Learning rate of the head at the peak of the schedule; by default --learning-rate."""
-    schedule: str | None = None  # type: ignore[assignment]
-    warmup: float | None = None  # type: ignore[assignment]
-    weight_decay: float | None = None  # type: ignore[assignment]
-    beta2: float | None = None  # type: ignore[assignment]
-    vocab_size: int = flag(2048, MODEL)
-    """Vocabulary of the tokenizer that is trained for a preset, in sub-words."""
 
 
 def start(config: Config, data: LabelledData) -> Start:

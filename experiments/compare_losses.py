@@ -128,7 +128,7 @@ def settle(config: Config | OnlineConfig) -> tuple[Config | OnlineConfig, list[R
             out = str(Path(config.out) / f"{_slug(loss)}-{seed}")
             run = kind(**{**shared, "loss": loss, "loss_args": own, "seed": seed, "out": out})
             if isinstance(run, online.Config):
-                recipe.check(run)
+                recipe.check(online.settle(run))
                 recipe.find_loss(run)
             else:
                 find_preference_loss(run, run.reference)

@@ -28,9 +28,9 @@ from jaxllm.evals import mlm as evaluation
 from jaxllm.models import encoder
 from jaxllm.models.heads import describe_model
 from jaxllm.models.mlm_head import MaskedConfig
-from jaxllm.recipes.encoders import MODERN, PRESETS
+from jaxllm.recipes.encoders import MODERN, PRESETS, EncoderFlags
 from jaxllm.recipes.flags import Common, fit_arguments, optim_config, token_loss
-from jaxllm.recipes.help import DATA, MODEL, flag
+from jaxllm.recipes.help import DATA, flag
 from jaxllm.recipes.recipe import fill_in
 from jaxllm.recipes.script import run as run_script
 from jaxllm.recipes.session import open_session
@@ -43,27 +43,44 @@ from jaxllm.train.fit import fit
 from jaxllm.types import InputError
 
 RECIPES: dict[str, dict[str, Any]] = {
-    "pretrained": {"learning_rate": 5e-5, "schedule": "linear", "warmup": 0.06, "weight_decay": 0.01, "beta2": 0.98},
-    "scratch": {"learning_rate": 2e-3, "schedule": "cosine", "warmup": 0.05, "weight_decay": 0.05, "beta2": 0.98},
+    "pretrained": {
+        "batch_size": 16,
+        "learning_rate": 5e-5,
+        "schedule": "linear",
+        "warmup": 0.06,
+        "weight_decay": 0.01,
+        "beta2": 0.98,
+    },
+    "scratch": {
+        "batch_size": 8,
+        "learning_rate": 2e-3,
+        "schedule": "cosine",
+        "warmup": 0.05,
+        "weight_decay": 0.05,
+        "beta2": 0.98,
+    },
 }
 """What flags that are not given are, by where the weights come from."""
 
-DEMO_STEPS = 400
+BUILTIN = "builtin-requests"
+
+DEMO_STEPS = 800
 """Of the run with no flags."""
 
-DEMO = ("import {}", "the {} of the list", "raise {}Error")
+DEMO = ("I {} not happy with the lamp.", "How much does the kettle {}?", "Please {} the parcel on Friday.")
 """What the model of the embedded corpus fills in at the end."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Common):
+class Config(EncoderFlags, Common):  # type: ignore[misc]
     """Masked-language-model pretraining of an encoder."""
 
     model: str = "tiny"
     """Hugging Face id or folder of an encoder, a run folder, or a preset trained from scratch: tiny, small."""
-    dataset: tuple[str, ...] = ("builtin",)  # type: ignore[assignment]
-    """Text files, folders, patterns or hub ids, each with a weight if wanted, as in a.txt:0.7 b.jsonl:0.3; `builtin` is
-    the source and documentation of Python's standard library."""
+    dataset: tuple[str, ...] = (BUILTIN,)  # type: ignore[assignment]
+    """Text files, folders, patterns or hub ids, each with a weight if wanted, as in a.txt:0.7 b.jsonl:0.3;
+    `builtin-requests` is the text of `classify.py`'s embedded corpus, and `builtin` the source and documentation of
+    Python's standard library."""
     holdout: float = flag(0.05, DATA)
     """Share of a data set without a dev split to evaluate on; 0 for none."""
     mask_rate: float = flag(0.15, DATA)
@@ -74,18 +91,11 @@ class Config(Common):
     """Share of the tokens to be predicted that random tokens replace; the rest stays as it is."""
     whole_words: bool = flag(False, DATA)
     """Mask all sub-words of a word or none."""
-    vocab_size: int = flag(2048, MODEL)
-    """Vocabulary of the tokenizer that is trained for a preset, in sub-words."""
     max_length: int = 128
     epochs: float = 0.0
-    """Length of the run in passes over the data; 0 for one, or on the embedded corpus for 400 steps."""
-    batch_size: int = 16
+    """Length of the run in passes over the data; 0 for one, or on the embedded corpus for 800 steps."""
+    batch_size: int | None = None
     """Rows of --max-length tokens per optimizer step, over all devices."""
-    learning_rate: float | None = None  # type: ignore[assignment]
-    schedule: str | None = None  # type: ignore[assignment]
-    warmup: float | None = None  # type: ignore[assignment]
-    weight_decay: float | None = None  # type: ignore[assignment]
-    beta2: float | None = None  # type: ignore[assignment]
     eval_every: str = operational("200")
     checkpoint_every: str = operational("500")
 
@@ -95,7 +105,7 @@ def settle(config: Config) -> Config:
     config = fill_in(config, RECIPES, PRESETS)
     if config.steps or config.epochs:
         return config
-    return dataclasses.replace(config, steps=DEMO_STEPS if config.dataset == ("builtin",) else 0, epochs=1.0)
+    return dataclasses.replace(config, steps=DEMO_STEPS if config.dataset == (BUILTIN,) else 0, epochs=1.0)
 
 
 def start(config: Config, data: Texts) -> Start:
@@ -154,7 +164,12 @@ def main(config: Config) -> None:
     if session.finished(arguments["steps"]):
         return
     corpora = [[part.corpus for part in parts] for parts in (train, dev)]
-    session.header(begin, [*lines_of(*corpora), ("rows", feed.plan.describe())])
+    lines, known = lines_of(*corpora), dict[str, float]()
+    if dev:
+        tokens = ([one.tokens for one in part] for part in corpora)
+        known["frequency_loss"] = evaluation.frequency_loss(*tokens, masking.special_V)
+        lines.append(("", f"dev loss of token frequencies alone: {known['frequency_loss']:.3f}"))
+    session.header(begin, [*lines, ("rows", feed.plan.describe())])
 
     multiple = row_multiple(mesh)
     batches = MaskedBatches(dev, masking, -(-config.eval_batch_size // multiple) * multiple)
@@ -163,11 +178,11 @@ def main(config: Config) -> None:
         begin.model, loss=loss, data=feed, optimizer=optim_config(config), run=session.describing(begin), mesh=mesh,
         evals=evals, **arguments,
     )  # fmt: skip
-    if config.dataset == ("builtin",):
+    if config.dataset == (BUILTIN,):
         texts = [text.format(begin.tokenizer.mask_token) for text in DEMO]
         for text, found in zip(texts, evaluation.fill(fitted.model, begin.tokenizer, texts), strict=True):
             console.print(f"{text}: " + ", ".join(f"{token} {p:.2f}" for token, p in found), markup=False)
-    session.finish(begin, fitted, arguments["steps"], **summary_of([*itertools.chain(*corpora)]))
+    session.finish(begin, fitted, arguments["steps"], **summary_of([*itertools.chain(*corpora)]), **known)
 
 
 if __name__ == "__main__":

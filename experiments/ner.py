@@ -34,9 +34,9 @@ from jaxllm.evals.tag import show, tag_words
 from jaxllm.losses import Loss, resolve
 from jaxllm.models import encoder
 from jaxllm.models.heads import TaggerConfig, describe_model
-from jaxllm.recipes.encoders import MODERN, PRESETS
+from jaxllm.recipes.encoders import MODERN, PRESETS, EncoderFlags
 from jaxllm.recipes.flags import fit_arguments, loss_arguments, optim_config, token_loss
-from jaxllm.recipes.help import DATA, EVALUATION, MODEL, OPTIMISATION, flag
+from jaxllm.recipes.help import DATA, EVALUATION, OPTIMISATION, flag
 from jaxllm.recipes.recipe import fill_in
 from jaxllm.recipes.rows import summary_of
 from jaxllm.recipes.script import run as run_script
@@ -60,30 +60,20 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(TaggedFlags):
+class Config(EncoderFlags, TaggedFlags):  # type: ignore[misc]
     """Named entity recognition by token classification."""
 
     RECIPES = RECIPES
 
     model: str = "tiny"
     """Hugging Face id or folder, a run folder, or a preset trained from scratch: tiny, small."""
-    epochs: float | None = None  # type: ignore[assignment]
-    batch_size: int | None = None  # type: ignore[assignment]
-    """Sentences per optimizer step, over all devices; the number of rows follows from packing."""
-    learning_rate: float | None = None  # type: ignore[assignment]
     head_learning_rate: float | None = flag(None, OPTIMISATION)
     """Learning rate of the classifier at the peak of the schedule; by default --learning-rate."""
-    schedule: str | None = None  # type: ignore[assignment]
-    warmup: float | None = None  # type: ignore[assignment]
-    weight_decay: float | None = None  # type: ignore[assignment]
-    beta2: float | None = None  # type: ignore[assignment]
     token_dropout: float | None = flag(None, DATA)
     """Share of the training tokens that are replaced by the unknown token, drawn anew at each step."""
     decode: str = flag("", EVALUATION)
     """argmax: each word's own likeliest label. viterbi: the likeliest tags that the scheme allows. By default the
     likeliest path for --loss crf, and argmax for others."""
-    vocab_size: int = flag(2048, MODEL)
-    """Vocabulary of the tokenizer that is trained for a preset, in sub-words."""
 
 
 def find_loss(config: Config) -> Loss:
@@ -95,8 +85,9 @@ def find_loss(config: Config) -> Loss:
 def start(config: Config, data: Tagged, crf: bool = False) -> Start:
     """A pretrained encoder, or a preset with a tokenizer trained on the words of the training split."""
     computing: dict[str, Any] = {"dtype": config.dtype, "remat": config.remat}
+    own: dict[str, Any] = {"crf": crf, "decode": config.decode, "document_context": config.document_context}
     if config.model not in PRESETS:
-        opened = open_weights(config.model, "tagger", labels=data.labels, crf=crf, **computing)
+        opened = open_weights(config.model, "tagger", labels=data.labels, **own, **computing)
         tokenizer = hf.load_tokenizer(config.tokenizer or str(opened.folder))
         return Start(opened.spec, opened.config, tokenizer, opened, tuple(opened.notes))
     if config.tokenizer:
@@ -105,7 +96,7 @@ def start(config: Config, data: Tagged, crf: bool = False) -> Start:
         texts = (" ".join(sentence.words) for sentence in data.splits["train"].rows)
         tokenizer = builtin.wordpiece(texts, config.vocab_size, PRESETS[config.model]["max_positions"])
     shape = encoder.Config(vocab_size=len(tokenizer), **PRESETS[config.model], **MODERN, **computing)
-    tagger = TaggerConfig(shape, data.labels, transform=True, crf=crf)
+    tagger = TaggerConfig(shape, data.labels, transform=True, **own)
     return Start(describe_model(tagger), tagger, tokenizer, None, ())
 
 
@@ -124,8 +115,10 @@ def main(config: Config) -> None:
     data = read_tagged(config)
     begin = start(config, data, crf=loss.kind == "sentences")
     limit = min(config.max_length, begin.config.encoder.max_positions)
-    encode = functools.partial(ner.encode, tokenizer=begin.tokenizer, labels=data.labels, max_length=limit)
-    windows = {name: encode(split.rows) for name, split in data.splits.items()}
+    windows = {
+        name: ner.encode(split.rows, begin.tokenizer, data.labels, limit, config.document_context)
+        for name, split in data.splits.items()
+    }
     multiple = row_multiple(mesh)
     train = windows["train"].examples
     plan = make_plan(

@@ -6,7 +6,7 @@
     python experiments/online.py --model runs/sft-1a2b3c4d --dataset questions.jsonl --loss dapo --dynamic-sampling 3 \
         --mask-truncated-completions
     python experiments/online.py --model runs/sft-1a2b3c4d --dataset questions.jsonl --loss dpo \
-        --reward my_rewards.py:brief
+        --reward my_rewards.py:brief+model --reward-args path=runs/reward-1a2b3c4d
 
 Papers: Shao et al. 2024, DeepSeekMath (GRPO); Guo et al. 2024, OAIF (online DPO); Agarwal et al. 2024, GKD (jsd); the
 losses name theirs.
@@ -14,8 +14,8 @@ Expected: see experiments/README.md, which has the numbers and the time they too
 
 A round samples --num-generations completions for each prompt of --steps-per-generation batches, and makes
 --num-iterations steps on each batch. The sampler is the model in training, with the same arrays on the same mesh. A
-reward is a function on the host; what it cannot score is left out and counted. samples.jsonl in the run folder has the
-completions of each evaluation with their rewards.
+reward is a function on the host, or a reward model on the mesh; what it cannot score is left out and counted.
+samples.jsonl in the run folder has the completions of each evaluation with their rewards.
 
 With no flags a small Llama first learns a little of sorting letters by SFT, and then more by GRPO from whether its
 answers are right.
@@ -58,9 +58,12 @@ CONSTANT = {"schedule": "constant", "warmup": 0.0, "beta2": 0.999}
 RECIPES: dict[str, dict[str, Any]] = {
     "pretrained": {"epochs": 1.0, "learning_rate": 1e-6, **CONSTANT},
     "adapters": {"epochs": 1.0, "learning_rate": 1e-5, **CONSTANT},
-    "scratch": {"epochs": 0.7, "learning_rate": 3e-4, "schedule": "linear", "warmup": 0.05, "beta2": 0.98},
+    "scratch": {"epochs": 1.35, "learning_rate": 8e-4, "schedule": "linear", "warmup": 0.05, "beta2": 0.98},
 }
 """What flags that are not given are, by where the weights come from, and for adapters on them."""
+
+LONGEST = 12
+"""Tokens of a completion of the built-in task, at most: twice as many as an answer has."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +73,7 @@ class Config(OnlineFlags):
     RECIPES = RECIPES
 
     model: str = "tiny"
-    teach_steps: int = flag(120, MODEL)
+    teach_steps: int = flag(60, MODEL)
     """Steps of SFT on the built-in words to sort that a model from scratch begins with; 0 for none."""
     epochs: float | None = None  # type: ignore[assignment]
     batch_size: int = 32
@@ -85,8 +88,9 @@ class Config(OnlineFlags):
 
 
 def settle(config: Config) -> Config:
-    """Fills in what was not given from the recipe for these weights."""
-    return fill_in(config, RECIPES)
+    """Fills in what was not given from the recipe for these weights, and for the built-in task."""
+    longest = config.max_completion_length or (LONGEST if config.dataset == "builtin" else 64)
+    return dataclasses.replace(fill_in(config, RECIPES), max_completion_length=longest)
 
 
 def taught(config: Config, session: Session) -> Config:

@@ -1,6 +1,5 @@
 """Bad input to every script and command: one line that names the thing, exit status 2, and nothing written."""
 
-import importlib
 import io
 import json
 import shlex
@@ -11,18 +10,13 @@ import numpy as np
 import pytest
 from data_rows import write_jsonl
 from safetensors.numpy import load_file, save_file
+from started import SCRIPTS, start
 
-from jaxllm import launch
 from jaxllm.__main__ import COMMANDS
 from jaxllm.recipes import reference
-from jaxllm.recipes.script import run
 from jaxllm.train import fit
 
 pytestmark = pytest.mark.usefixtures("not_to_the_end")
-
-SCRIPTS = (
-    "pretrain", "sft", "preference", "reward", "ner", "mlm", "classify", "online", "three_stages", "compare_losses",
-)  # fmt: skip
 
 CHATS = [{"prompt": f"What is {n} plus 1?", "completion": f"It is {n + 1}."} for n in range(8)]
 PAIRS = [{"prompt": f"What is {n} plus 1?", "chosen": f"It is {n + 1}.", "rejected": "No."} for n in range(8)]
@@ -56,6 +50,11 @@ FILES = {
                  "@preference_loss\ndef total(p):\n    return p.delta_B.sum()\n"
                  "@policy_loss\ndef summed(p):\n    return p.sum(p.ratio_BT)\n",
     "unclosed.jinja": "{% for m in messages %}{{ m.content }}",
+    "surrogate.jsonl": json.dumps({
+        "text": "a \ud83d", "label": "a", "prompt": "a \ud83d", "completion": "b", "chosen": "b", "rejected": "c",
+        "tokens": ["\ud83d"], "ner_tags": ["O"],
+    }) + "\n",
+    "tags.conll": "Ada B-person O\nmet O B-place\n",
     "config.json": "{",
     "list.json": "[]",
     "arch_broken.json": "{",
@@ -98,6 +97,7 @@ def here(tmp_path_factory, llama, bert):
     altered(llama, models / "narrow", tensors=lambda x: {n: t[:-1] if "norm" in n else t for n, t in x.items()})
     altered(llama, models / "more", tensors=lambda x: {**x, "model.extra.weight": np.zeros(2, np.float32)})
     altered(llama, models / "plain")
+    altered(bert, models / "paired", {"architectures": ["BertForSequenceClassification"], "text_pairs": True})
     for name in ("pickled", "weightless", "truncated", "wordless"):
         altered(llama, models / name)
     (models / "pickled" / "model.safetensors").rename(models / "pickled" / "pytorch_model.bin")
@@ -172,6 +172,10 @@ three_stages | --pretrain-steps -1 | --pretrain-steps -1
 compare_losses | --samples 0 | --samples 0
 sft | --seed -1 | --seed -1
 reward | --seed 9223372036854775808 | --seed 9223372036854775808
+mlm | --seed -1 | --seed -1
+classify | --seed -1 | --seed -1
+online | --seed 99999999999999999999 | --seed 99999999999999999999
+mlm | --max-bad-rows 2 | --max-bad-rows 2
 ner | --seed 99999999999999999999 | --seed 99999999999999999999
 three_stages | --seed -1 | --seed -1
 compare_losses | --seeds 0 -1 | --seeds -1
@@ -261,6 +265,10 @@ check-loss | {f}/none.py:f | None
 check-loss | {f}/shapes.py:one | [1]
 check-loss | {f}/shapes.py:summed | one number per token, [8, 5]
 compare_losses | --losses {f}/absent.py:f | absent.py
+online | --reward {f}/absent.py:f | absent.py
+online | --reward {f}/syntax.py:f | syntax.py
+online | --reward {f}/none.py:g | none.py
+online | --loss {f}/shapes.py:summed | one number per token
 # models
 sft | --model {m}/absent --dataset {f}/chats.jsonl | absent
 sft | --model {m}/empty --dataset {f}/chats.jsonl | empty
@@ -280,6 +288,11 @@ sft | --model {bert} --max-length 64 --dataset {f}/chats.jsonl | bert
 sft | --model {f}/arch_broken.json --dataset {f}/chats.jsonl | arch_broken.json
 ner | --model {llama} --dataset {f}/words.jsonl | llama
 ner | --model {m}/absent --dataset {f}/words.jsonl | absent
+mlm | --model {m}/absent --dataset {f}/text.txt | absent
+mlm | --model {llama} --dataset {f}/text.txt | llama
+classify | --model {m}/absent --dataset {f}/labels.jsonl | absent
+online | --model {m}/absent --dataset {f}/questions.jsonl | absent
+online | --model {bert} --dataset {f}/questions.jsonl | bert
 pretrain | --model {m}/missing --max-length 64 --dataset {f}/text.txt | q_proj
 preference | --model {m}/absent --dataset {f}/pairs.jsonl | absent
 reward | --model {m}/pickled --max-length 64 --dataset {f}/pairs.jsonl | .bin
@@ -305,6 +318,7 @@ sft | {tiny} --tokenizer {m}/empty --dataset {f}/chats.jsonl | empty
 sft | {tiny} --chat-template chatlm --dataset {f}/chats.jsonl | chatml
 sft | {tiny} --chat-template {f}/unclosed.jinja --dataset {f}/chats.jsonl | template
 preference | {tiny} --chat-template {f}/unclosed.jinja --dataset {f}/pairs.jsonl | template
+online | {tiny} --max-completion-length 16 --chat-template {f}/unclosed.jinja --dataset {f}/questions.jsonl | template
 show-batch | --chat-template chatlm {tiny} --dataset {f}/chats.jsonl | chatml
 # data
 preference | --dataset {f}/one_side.jsonl | one_side.jsonl
@@ -334,6 +348,34 @@ ner | --dataset {f}/tags.jsonl | B-
 ner | --dataset {f}/words.jsonl --scheme IOB1 --model {m}/absent | absent
 three_stages | --dataset {f}/absent.jsonl | absent.jsonl
 three_stages | --dataset {f}/chats.jsonl --preferences {f}/absent.jsonl | absent.jsonl
+mlm | --model tiny --dataset {f}/empty.txt | empty.txt
+mlm | --model tiny --dataset {f}/columns.jsonl | no 'text' column
+mlm | --model tiny --dataset {f}/absent.txt | absent.txt
+mlm | --model tiny --dataset {f}/text.txt --holdout 1 | --holdout 1
+classify | --dataset {f}/columns.jsonl | columns.jsonl
+classify | --dataset {f}/broken.jsonl | line 2
+classify | --dataset {f}/latin.jsonl | latin.jsonl
+classify | --dataset {f}/absent.jsonl | absent.jsonl
+classify | --dataset {f}/labels.jsonl --columns text=body | body
+classify | --dataset {f}/labels.jsonl --columns answer=body | text, pair, label
+classify | --model tiny --dataset {f}/labels.jsonl --class-weights a=0 | --class-weights a=0
+classify | --model {m}/paired --dataset {f}/labels.jsonl | trained on pairs of texts
+online | --dataset {f}/columns.jsonl | columns.jsonl
+online | --dataset {f}/broken.jsonl | line 2
+online | --dataset {f}/latin.jsonl | latin.jsonl
+online | --dataset {f}/absent.jsonl | absent.jsonl
+online | {tiny} --dataset {f}/questions.jsonl --reward-args exact.column=colour --max-completion-length 16 | colour
+ner | --dataset {f}/tags.conll | --tag-column
+preference | --dataset {f}/pairs.jsonl --columns chosen | --columns chosen
+reward | --dataset {f}/pairs.jsonl --columns chosen=best | best
+sft | {tiny} --dataset {f}/surrogate.jsonl | a lone surrogate
+preference | {tiny} --dataset {f}/surrogate.jsonl | a lone surrogate
+reward | {tiny} --dataset {f}/surrogate.jsonl | a lone surrogate
+ner | --dataset {f}/surrogate.jsonl | a lone surrogate
+classify | --dataset {f}/surrogate.jsonl | a lone surrogate
+online | {tiny} --max-completion-length 16 --dataset {f}/surrogate.jsonl | a lone surrogate
+pretrain | {tiny} --dataset {f}/surrogate.jsonl | a lone surrogate
+mlm | --model tiny --dataset {f}/surrogate.jsonl | a lone surrogate
 # data on other machines, and its own splits
 sft | --dataset zzz://bucket/a.jsonl | zzz
 sft | --dataset memory://nowhere/a.jsonl | memory://nowhere/a.jsonl
@@ -368,6 +410,9 @@ pretrain | --out {f}/file | file
 preference | --out {f}/file | file
 reward | --out {f}/file | file
 ner | --out {f}/file | file
+mlm | --out {f}/file | file
+classify | --out {f}/file | file
+online | --out {f}/file | file
 three_stages | --out {f}/file | file
 compare_losses | --out {f}/file | file
 sft | --config {f}/config.json | config.json
@@ -382,6 +427,8 @@ sft | --best dev/loss:least | --best dev/loss:least
 sft | {tiny} --dataset {f}/chats.jsonl --samples 0 --best test/loss:min | test/loss
 sft | {tiny} --dataset {f}/chats.jsonl --samples 0 --best dev/lost:min | dev/lost
 sft | {tiny} --dataset {f}/chats.jsonl --samples 0 --freeze * | --freeze
+online | {tiny} --max-completion-length 16 --dataset {f}/questions.jsonl --freeze * | --freeze
+mlm | --model tiny --dataset {f}/text.txt --holdout 0 --best dev/loss:min | evaluations: none here
 sft | {tiny} --dataset {f}/chats.jsonl --samples 0 --freeze encoder.* | encoder.*
 sft | {tiny} --dataset {f}/chats.jsonl --samples 0 --freeze blocks[:1.* | blocks[:1.*
 pretrain | {tiny} --dataset {f}/text.txt --sample-tokens 0 --best dev/f1:max | dev/f1
@@ -424,19 +471,6 @@ def rows():
     """(program, words, fragment) of each line of CASES."""
     lines = [line for line in CASES.splitlines() if line and not line.startswith("#")]
     return [tuple(part.strip() for part in line.split("|")) for line in lines]
-
-
-def start(program, argv, monkeypatch):
-    """Runs a script or command in this process as a shell would start it; "jaxllm NAME" for a script's namesake."""
-    monkeypatch.setenv("JAXLLM_STARTED", "1")
-    if program in SCRIPTS:
-        script = importlib.import_module(program)
-        run(script.main, script.Config, argv)
-    elif program == "launch":
-        launch.main(argv)
-    else:
-        monkeypatch.setattr(sys, "argv", ["jaxllm", program.removeprefix("jaxllm "), *argv])
-        importlib.import_module("jaxllm.__main__").main()
 
 
 def nothing_refused_it(*_):

@@ -1,4 +1,7 @@
-"""Generation: prompts continued as one batch, here by `decode.py`, there by `generate` of transformers."""
+"""Generation: prompts continued as one batch, here by `decode.py`, there by `generate` of transformers.
+
+That is what the trainers of TRL 1.16 sample by, unless they are given vLLM.
+"""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from jaxllm.data.preference.pairs import comparisons, encode
 from jaxllm.data.report import Report
 from jaxllm.data.sources import Rows
 from jaxllm.data.tagging import examples as tagging
+from jaxllm.data.tagging.context import in_context
 from jaxllm.data.text.token_cache import Marks, plain_encoder
 from jaxllm.distributed.mesh import local_rows, put_batch, row_multiple
 from jaxllm.evals.logps import answer_logps
@@ -150,8 +151,9 @@ def tag_batches(
     cut into overlapping windows. batch_size: sentences per step, on average. Raises InputError that names the row.
     """
     limit = _limit(model, max_length)
-    read = tagging.sentences(_rows(rows))
-    windows = tagging.encode(read, model.tokenizer, model.config.labels, limit)
+    context = model.config.document_context
+    read = list(in_context(tagging.sentences(_rows(rows)), context))
+    windows = tagging.encode(read, model.tokenizer, model.config.labels, limit, context)
     return _packed(windows.examples, model, batch_size, epochs, seed, (f"{len(read):,} sentences",))
 
 

@@ -16,9 +16,11 @@ from jaxllm.data.packing import Example, make_plan
 from jaxllm.data.preference.answers import AnswerBatches, AnswerRows, Group
 from jaxllm.data.preference.pairs import Comparison, encode
 from jaxllm.data.report import Report
+from jaxllm.data.tagging.chains import scheme_of
 from jaxllm.data.text.token_cache import Marks, plain_encoder
 from jaxllm.distributed.mesh import row_multiple
 from jaxllm.evals import tag as tagging
+from jaxllm.evals.decoding import find_chain
 from jaxllm.evals.generate import Sampling
 from jaxllm.evals.logps import answer_logps
 from jaxllm.evals.rewards import answer_rewards
@@ -57,10 +59,14 @@ def generate(
 
 
 def tag(model: Model, texts: Sequence[str], *, max_length: int = 512) -> list[list[dict[str, Any]]]:
-    """The entities of each text, by words: entity_group, score, word, start and end (offsets in characters)."""
+    """The entities of each text, by words: entity_group, score, word, start and end (offsets in characters).
+
+    Labels are chosen as the model was trained to: by its CRF's likeliest path, or by what `--decode` named.
+    """
     _check_task(model, "tagger")
-    limit = min(max_length, model.config.encoder.max_positions)
-    return tagging.tag_words(model.runner, model.tokenizer, model.config.labels, texts, limit)
+    labels, limit = model.config.labels, min(max_length, model.config.encoder.max_positions)
+    chain = find_chain(model.params, labels, scheme_of(labels), model.config.decode)
+    return tagging.tag_words(model.runner, model.tokenizer, labels, texts, limit, chain)
 
 
 def logprobs(model: Model, texts: Sequence[str]) -> list[np.ndarray]:

@@ -18,6 +18,7 @@ from jaxllm.data import files
 from jaxllm.data.remote import path_of
 from jaxllm.data.report import check_argument
 from jaxllm.data.tagging import chains, untagged
+from jaxllm.data.tagging.context import in_context
 from jaxllm.data.tagging.schemes import SCHEMES
 from jaxllm.data.tagging.untagged import FORMATS, Line
 from jaxllm.evals.aggregation import STRATEGIES
@@ -60,8 +61,9 @@ class Config:
     words: bool = False
     """The same as --aggregation words."""
     decode: str = ""
-    """argmax: each word's own likeliest label. viterbi: the likeliest tags that the scheme allows. By default the
-    likeliest path of a model with a CRF, and argmax for others. With --aggregation words."""
+    """argmax: each word's own likeliest label. viterbi: the likeliest tags that the scheme allows. By default what the
+    model was trained with: if that names none, the likeliest path of a CRF, and argmax without. With --aggregation
+    words."""
     scheme: str = ""
     """Scheme of the model's labels, for --decode viterbi; by default told by the labels."""
     max_length: int = 512
@@ -105,10 +107,10 @@ def main(config: Config) -> None:
     first = next(source, None)
     if first is None:
         raise InputError("no text to tag: give one or more after the model, or --input, or standard input")
-    find = _finder(config)
+    find, context = _finder(config)
     with _opened(config.output) as file, _progress(hidden=bool(config.text)) as advance:
         write = {"json": _write_json, "conll": _write_conll, "text": _write_text}[kind]
-        for chunk in _chunks(itertools.chain([first], source)):
+        for chunk in _chunks(in_context(itertools.chain([first], source), context)):
             for line, entities, tags in zip(chunk, *find(chunk), strict=True):
                 write(file, config, line, entities, tags)
             file.flush()
@@ -119,7 +121,8 @@ Find = Callable[[Sequence[Line]], tuple[list[list[dict[str, Any]]], list[list[st
 """The entities of each sentence, and the tags of its words, of which there are none for a pipeline's strategy."""
 
 
-def _finder(config: Config) -> Find:
+def _finder(config: Config) -> tuple[Find, int]:
+    """What finds entities, and the words of context that it wants beside each sentence."""
     from jaxllm.distributed import mesh as meshes
     from jaxllm.recipes.weights import load_params, open_weights
 
@@ -128,24 +131,27 @@ def _finder(config: Config) -> Find:
     mesh = meshes.make_mesh()
     runner = Runner(opened.spec.graphdef, load_params(opened.spec, mesh), mesh)
     limit = min(config.max_length, opened.config.encoder.max_positions)
-    chain = find_chain(runner.params, labels, config.scheme or chains.scheme_of(labels), config.decode)
+    decode = config.decode or opened.config.decode
+    chain = find_chain(runner.params, labels, config.scheme or chains.scheme_of(labels), decode)
+
+    context = opened.config.document_context
 
     def find(chunk: Sequence[Line]) -> tuple[list[list[dict[str, Any]]], list[list[str]]]:
         if config.aggregation != WORDS:
             found = tag(runner, tokenizer, labels, [line.text for line in chunk], limit, config.aggregation)
             return found, [[]] * len(chunk)
         sentences = [line.sentence("the input") for line in chunk]
-        tagged = label_words(runner, tokenizer, labels, sentences, limit, chain)
+        tagged = label_words(runner, tokenizer, labels, sentences, limit, chain, context)
         joined = [join_words(line.text, line.spans, *one) for line, one in zip(chunk, tagged, strict=True)]
         return joined, [tags for tags, _ in tagged]
 
-    return find
+    return find, context if config.aggregation == WORDS else 0
 
 
 def _read(config: Config) -> Iterator[Line]:
     """The sentences to tag, one by one."""
     if config.text:
-        yield from map(untagged.running, config.text)
+        yield from (untagged.running(text, number) for number, text in enumerate(config.text))
         return
     for name in config.input or ("-",):
         if name == "-":

@@ -8,7 +8,7 @@
 | .csv .tsv        | a record, keyed by the header; every value is a string                                  |
 | .txt             | the whole file, as {"text": ...}: one document                                          |
 | .conll .bio .iob | a sentence, as {"tokens": [...], "ner_tags": [...]}; jaxllm/data/tagging/choice.py says  |
-| .iob2 .conllu .. | which columns hold the words and the tags                                               |
+| .iob2 .conllu .. | which columns hold the words and the tags; a file of several documents has "document"   |
 
 Text formats may be compressed (.gz, .zst, .bz2: `train.jsonl.gz`). They are parsed here, because the readers of
 `datasets` force all rows into one schema and do not say in which line a fault is. A file may be on another machine
@@ -240,7 +240,9 @@ def column_file(path: File, word_column: str = "", tag_column: str = "", like: C
     found = read_columns(str(path), _text(path), word_column, tag_column, like)
     if not found.words:
         raise InputError(f"{path}: holds no rows; check the file")
-    rows = [{"tokens": words, "ner_tags": tags} for words, tags in zip(found.words, found.tags, strict=True)]
+    rows: list[Row] = [{"tokens": words, "ner_tags": tags} for words, tags in zip(found.words, found.tags, strict=True)]
+    if len({*found.documents}) > 1:
+        rows = [{**row, "document": number} for row, number in zip(rows, found.documents, strict=True)]
     numbers = [lines[0] for lines in found.lines]
     return Part(str(path), rows, numbers, word_lines=found.lines, columns=found.choice, faults=found.faults)
 

@@ -45,6 +45,10 @@ class Rows(Sequence[Row]):
         part, row = self._find(row)
         return part.where(row, word)
 
+    def file(self, row: int) -> str:
+        """The name of the file, or of the split of a hub data set, that a row is in."""
+        return self._find(row)[0].name
+
     def fault(self, row: int) -> str:
         """Why a row of a file of columns could not be read; "" for others."""
         part, row = self._find(row)
@@ -107,9 +111,9 @@ def find_files(dataset: str | File, suffixes: Collection[str] | None, split: str
 
     dataset: a file, which is "train"; a pattern, `data/train-*.parquet`, all "train" where no name tells a split; or a
     folder, of which only files with these suffixes are taken: a file per split (`train.jsonl`), shards
-    (`test-00000-of-00002.parquet`) or a folder per split (`train/a.jsonl`), in itself or in `data`. suffixes: None for
-    all. split: names files, or folders, for each split; by default their own names tell. Raises InputError for such a
-    name that is not there.
+    (`test-00000-of-00002.parquet`) or a folder per split (`train/a.jsonl`, `train/2024/a.jsonl`), in itself or in
+    `data`. suffixes: None for all. split: names files, or folders, for each split; by default their own names tell.
+    Raises InputError for such a name that is not there.
     """
     path = path_of(dataset)
     if split:
@@ -125,7 +129,7 @@ def find_files(dataset: str | File, suffixes: Collection[str] | None, split: str
         if splits := by_split({file.name: file for file in files}, str(place)):
             return splits
         folders = _folders(place)
-        splits = group({file: split_of(folder.name) for folder in folders for file in data_files(folder, suffixes)})
+        splits = group({file: split_of(folder.name) for folder in folders for file in files_below(folder, suffixes)})
         if "train" in splits or (splits and not files):  # files beside a lone folder `test` are a data set themselves
             return splits
     return {}
@@ -157,6 +161,12 @@ def _folders(place: File) -> list[File]:
 def data_files(folder: File, suffixes: Collection[str] | None) -> list[File]:
     """The files with these suffixes in a folder, sorted; None for all."""
     return [path for path in visible(folder) if (suffixes is None or suffix_of(path) in suffixes) and path.is_file()]
+
+
+def files_below(folder: File, suffixes: Collection[str] | None) -> list[File]:
+    """The files with these suffixes in a folder and in all folders below it."""
+    below = (file for inner in _folders(folder) for file in files_below(inner, suffixes))
+    return [*data_files(folder, suffixes), *below]
 
 
 def visible(folder: File) -> list[File]:

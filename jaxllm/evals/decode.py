@@ -16,7 +16,7 @@ from jaxllm.axes import ROWS
 from jaxllm.data.packing import Example, collate, locate, make_plan
 from jaxllm.evals.sampling import Sampling, choose
 from jaxllm.models.attention import Tokens
-from jaxllm.models.decoder import Cache
+from jaxllm.models.decoder import Cache, cut_as_cache
 from jaxllm.params import GraphDef, bind
 
 
@@ -135,8 +135,10 @@ def start(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
-def decode(graphdef: GraphDef, sampling: Sampling, params: Any, state: State, until: int) -> tuple[State, Latest]:
-    """Continues until rows have so many tokens, or all are done. There must be slots for them."""
+def decode(
+    graphdef: GraphDef, sampling: Sampling, params: Any, state: State, until: int, fewest: int
+) -> tuple[State, Latest]:
+    """Continues until rows have so many tokens, or at most `fewest` are not done. There must be slots for them."""
     model = bind(graphdef, params)
 
     def step(state: State) -> State:
@@ -145,7 +147,7 @@ def decode(graphdef: GraphDef, sampling: Sampling, params: Any, state: State, un
         hidden_BTD, cache = model.extend(state.cache, token_B1, Tokens(jnp.ones_like(last), last + 1))
         return dataclasses.replace(state, cache=cache).add(model.head(hidden_BTD[:, -1]), sampling)
 
-    more = lambda state: (state.count < until) & ~jnp.all(state.done_B)  # noqa: E731
+    more = lambda state: (state.count < until) & (jnp.sum(~state.done_B) > fewest)  # noqa: E731
     return _shown(jax.lax.while_loop(more, step, state))
 
 
@@ -153,6 +155,16 @@ def decode(graphdef: GraphDef, sampling: Sampling, params: Any, state: State, un
 def grow(state: State, slots: int) -> State:
     """With a cache of so many slots."""
     return dataclasses.replace(state, cache=state.cache.grow(slots))
+
+
+@jax.jit
+def take(state: State, rows_B: jax.Array) -> State:
+    """Of these rows alone."""
+    cache = state.cache
+    k, v = (cut_as_cache(x_LBSKH[:, rows_B]) for x_LBSKH in (cache.k_LBSKH, cache.v_LBSKH))
+    kept = Cache(k, v, jax.tree.map(lambda x_BS: x_BS[rows_B], cache.tokens), cache.length)
+    rows = {f.name: getattr(state, f.name)[rows_B] for f in dataclasses.fields(State) if "_B" in f.name}
+    return dataclasses.replace(state, cache=kept, **rows)
 
 
 @jax.jit

@@ -21,6 +21,8 @@ __all__ = ["Sample", "Sampling", "generate", "sample"]
 
 _MULTIPLE = 64
 """Sizes of caches are rounded up to this, so that few of them are compiled."""
+_LEAST = 8
+"""Rows of a batch that others have left, at least."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -103,6 +105,15 @@ def _run(
     longest, width = max(limits), _round_up(max(map(len, prompts)))
     most = width + _round_up(longest)
     slots = min(most, width + _MULTIPLE)
+    found: list[Sample | None] = [None] * len(prompts)
+    rows = np.arange(len(prompts))  # whose prompts those of the state are
+
+    def keep(state: decode.State) -> None:
+        tokens_BN, logps_BN, length_B = map(np.asarray, decode.results(state))
+        for i, row in enumerate(rows):
+            tokens, logps = (x_BN[i, : length_B[i]].copy() for x_BN in (tokens_BN, logps_BN))
+            found[row] = Sample(tokens, logps, int(tokens[-1]) in ends)
+
     with _mesh_of(params) as multiple:
         packed = decode.pack_prompts(prompts, index, limits, key, slots=width, multiple=multiple)
         ends_E = np.array([*ends] or [-1], np.int32)
@@ -120,17 +131,27 @@ def _run(
                     state, done_B = dataclasses.replace(state, done_B=told), told
             if done_B.all():
                 break
+            fewest = _fewest(len(done_B), multiple) if on_token is None else 0
+            if (
+                left := np.flatnonzero(~done_B)
+            ).size <= fewest:  # go on with a batch of these, filled up with done ones
+                keep(state)
+                state = decode.take(state, np.append(left, np.flatnonzero(done_B))[:fewest])
+                rows, latest = rows[left], dataclasses.replace(latest, done_B=np.arange(fewest) >= left.size)
+                continue
             if count + width > slots:  # every slot is taken
                 slots = min(most, _round_up(slots + slots // 2))
                 state = decode.grow(state, slots)
             until = min(slots - width + 1, longest) if on_token is None else count + 1
-            state, latest = decode.decode(graphdef, sampling, params, state, until)
-        tokens_BN, logps_BN, length_B = map(np.asarray, decode.results(state))
-    found = []
-    for row in range(len(prompts)):
-        tokens, logps = (x_BN[row, : length_B[row]].copy() for x_BN in (tokens_BN, logps_BN))
-        found.append(Sample(tokens, logps, int(tokens[-1]) in ends))
-    return found
+            state, latest = decode.decode(graphdef, sampling, params, state, until, fewest)
+        keep(state)
+    return [one for one in found if one is not None]
+
+
+def _fewest(rows: int, multiple: int) -> int:
+    """With how many rows left, of these, a smaller batch goes on; 0 for never. Each size is compiled."""
+    fewer = rows // 4
+    return fewer if fewer >= _LEAST and not fewer % multiple else 0
 
 
 def _check(prompts: Sequence[Sequence[int]], config: Any) -> None:

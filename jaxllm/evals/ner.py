@@ -18,7 +18,7 @@ from jaxllm.data.packing import Location
 from jaxllm.data.tagging import schemes
 from jaxllm.data.tagging.examples import Sentence, Windows, stitch
 from jaxllm.evals.decoding import crf_losses, crf_of, decide, find_chain, words_of
-from jaxllm.evals.ner_report import write_report
+from jaxllm.evals.ner_report import lenient, strict, write_report
 from jaxllm.types import Batch, InputError, Numbers
 
 Batches = Iterable[tuple[Batch, list[Location]]]
@@ -75,8 +75,9 @@ def evaluator(
 ) -> Callable[[Any, Batches], dict[str, float]]:
     """A function of model and batches that scores the model's tags of `sentences`, which `windows` encode.
 
-    It returns f1, precision, recall (micro, over entities) and accuracy (over words) as fractions of 1, loss (nats per
-    word that has tokens), and per entity type `<type>/f1`, `<type>/precision`, `<type>/recall`, `<type>/support`.
+    It returns f1, precision, recall (micro, over entities) and accuracy (over words) as fractions of 1, strict_f1 and
+    lenient_f1 (ner_report.py), loss (nats per word that has tokens), and per entity type `<type>/f1`,
+    `<type>/precision`, `<type>/recall`, `<type>/support`.
     A word without tokens counts as predicted "O". decode: as for `decoding.find_chain`; where it gives a chain, tags
     are its best path, and the loss is the CRF's where there is one. predictions: a file to write each time, a JSON line
     per sentence with tokens, tags, predicted and scores (the probability of what was predicted, 0 for a word without
@@ -100,6 +101,8 @@ def evaluator(
             labelled, scores = decide(whole, there, chain)
         predicted = [[labels[i] for i in numbers] for numbers in labelled]
         numbers = schemes.score(true, predicted, scheme, types)
+        entities = ([schemes.entities(tags) for tags in lines] for lines in (true, predicted))
+        numbers |= {"strict_f1": strict(true, predicted, scheme)[2], "lenient_f1": lenient(*entities)[2]}
         weights = [example.weights for example in windows.examples]
         total = sum(float(nll @ weight) for nll, weight in zip(found["nll"], weights, strict=True))
         if chain is not None and (learned := crf_of(model.params)):
@@ -113,7 +116,7 @@ def evaluator(
         return numbers
 
     kinds = tuple(f"{kind}/{name}" for kind in types for name in ("f1", "precision", "recall", "support"))
-    evaluate.numbers = ("f1", "precision", "recall", "accuracy", "loss", *kinds)  # type: ignore[attr-defined]
+    evaluate.numbers = ("f1", "strict_f1", "lenient_f1", "precision", "recall", "accuracy", "loss", *kinds)  # type: ignore[attr-defined]
     return evaluate
 
 
@@ -130,7 +133,8 @@ def _write(path: Path, sentences: Sequence[Sentence], predicted: list[list[str]]
 
 def table(numbers: Numbers) -> Table:
     """The numbers of an evaluation as a table for the terminal: a row per entity type, then the total."""
-    shown = Table(caption=f"accuracy {numbers['accuracy']:.4f}, loss {numbers['loss']:.4f}")
+    more = (f"{name.replace('_', ' ')} {numbers[name]:.4f}" for name in ("accuracy", "loss", "strict_f1", "lenient_f1"))
+    shown = Table(caption=", ".join(more))
     shown.add_column("entity")
     for name in ("f1", "precision", "recall", "support"):
         shown.add_column(name, justify="right")

@@ -12,6 +12,9 @@ Found = list[list[tuple[str, int, int]]]
 """The entities of each sentence: type, first word, and the word after the last."""
 
 LENGTHS = ((1, 1), (2, 2), (3, 3), (4, None))
+SENTENCE_LENGTHS = ((1, 10), (11, 20), (21, 40), (41, None))
+"""From a number of words to another."""
+
 WORST = 10
 
 STRICT = {"IOB2": "BI*", "IOE2": "I*E", "IOBES": "BI*E|S", "BILOU": "BI*L|U", "BMES": "BM*E|S"}
@@ -44,6 +47,13 @@ def lenient(true: Found, predicted: Found) -> tuple[float, float, float]:
     return scores(right(predicted, true), predicted_count, right(true, predicted), true_count)
 
 
+def strict(true: Sequence[Sequence[str]], found: Sequence[Sequence[str]], scheme: str) -> tuple[float, float, float]:
+    """Precision, recall and F1 where an entity is right in type and both ends, and its tags are as the scheme writes
+    them. true, found: tags per sentence."""
+    valid = [[e for e in entities(tags) if _valid(tags, e, scheme)] for tags in found]
+    return exact([entities(tags) for tags in true], valid, lambda e: True)
+
+
 def exact(true: Found, predicted: Found, keep: Callable[[tuple[str, int, int]], bool]) -> tuple[float, float, float]:
     """Precision, recall and F1 of the entities that `keep` keeps, right where type and both ends are."""
     a, b = ({(i, *e) for i, own in enumerate(found) for e in own if keep(e)} for found in (true, predicted))
@@ -70,16 +80,13 @@ def write_report(
 ) -> str:
     """The page. words, true, found: per sentence its words, its tags and the tags that were predicted."""
     a, b = ([entities(tags) for tags in lines] for lines in (true, found))
-    strict = [
-        [e for e in own if _valid(tags, e, scheme)] for own, tags in zip(b, found, strict=True)
-    ]  # fmt: skip
     types = sorted({e[0] for own in (*a, *b) for e in own})
     parts = [
         "# Entities\n", _table(
             ("counted as right", "precision", "recall", "f1"),
             [
                 ("type and both ends", *_shown(exact(a, b, lambda e: True))),
-                ("strict: and tags as the scheme writes them", *_shown(exact(a, strict, lambda e: True))),
+                ("strict: and tags as the scheme writes them", *_shown(strict(true, found, scheme))),
                 ("lenient: type and a word in common", *_shown(lenient(a, b))),
             ],
         ),
@@ -89,6 +96,10 @@ def write_report(
         ),
         "\n## By length in words\n", _table(
             ("words", "precision", "recall", "f1", "true"), [_by_length(a, b, low, high) for low, high in LENGTHS]
+        ),
+        "\n## By length of the sentence in words\n", _table(
+            ("words", "precision", "recall", "f1", "true", "sentences"),
+            [_by_sentence([*map(len, words)], a, b, low, high) for low, high in SENTENCE_LENGTHS],
         ),
         "\n## Types found (columns) for true types (rows)\n", _matrix(confusion(a, b), types),
         f"\n## The {WORST} worst sentences\n", *_worst(words, a, b),
@@ -110,6 +121,13 @@ def _by_length(a: Found, b: Found, low: int, high: int | None) -> tuple[str, ...
     inside = lambda e: low <= e[2] - e[1] <= (high or e[2] - e[1])  # noqa: E731
     true = sum(inside(e) for own in a for e in own)
     return (f"{low}" if high else f"{low} and more", *_shown(exact(a, b, inside)), str(true))
+
+
+def _by_sentence(sizes: Sequence[int], a: Found, b: Found, low: int, high: int | None) -> tuple[str, ...]:
+    which = [i for i, size in enumerate(sizes) if low <= size <= (high or size)]
+    own, found = ([one[i] for i in which] for one in (a, b))
+    counts = (str(sum(map(len, own))), str(len(which)))
+    return (f"{low} to {high}" if high else f"{low} and more", *_shown(exact(own, found, lambda e: True)), *counts)
 
 
 def _shown(values: Iterable[float]) -> list[str]:

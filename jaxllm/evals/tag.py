@@ -26,7 +26,7 @@ from jaxllm.types import Batch
 Entity = dict[str, Any]
 """entity_group, score, word, start, end, as transformers' pipeline("token-classification") names them."""
 
-ROW, ROWS = 128, 32
+ROW, ROWS = 64, 64
 """The length of a row, in tokens, and the rows of a batch: short examples share rows of this shape."""
 
 
@@ -81,12 +81,14 @@ def label_words(
     sentences: Sequence[ner.Sentence],
     max_length: int,
     chain: Chain | None = None,
+    context: int = 0,
 ) -> list[tuple[list[str], np.ndarray]]:
     """The tag of each word of each sentence, and its probability (0, and tag "O", for a word without tokens).
 
     chain: of neighbouring labels, as `decoding.find_chain` gives it; None for each word's own likeliest label.
+    context: as for `ner.encode`.
     """
-    windows = ner.encode(sentences, tokenizer, labels, max_length)
+    windows = ner.encode(sentences, tokenizer, labels, max_length, context)
     whole, there = words_of(windows, log_probabilities(model, windows), len(labels))
     numbers, scores = decide(whole, there, chain)
     return [([labels[i] for i in path.tolist()], score) for path, score in zip(numbers, scores, strict=True)]

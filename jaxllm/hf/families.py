@@ -17,15 +17,19 @@ from jaxllm.models.heads import ClassifierConfig, ScorerConfig, TaggerConfig
 from jaxllm.models.mlm_head import MaskedConfig
 from jaxllm.types import InputError
 
+OURS: dict[str, Any] = {"crf": False, "decode": "", "document_context": 0}
+"""Fields of a TaggerConfig that `transformers` does not know, and their defaults."""
+
 
 def _tagger(family: Family[TaggerConfig]) -> Family[TaggerConfig]:
-    """A family's token classifiers, with the CRF of ours: `crf` in config.json, and tensors in a file of their own."""
+    """A family's token classifiers, with fields of ours in config.json, and a CRF's tensors in a file of their own."""
 
     def read(fields: Fields) -> TaggerConfig:
-        return dataclasses.replace(family.read(fields), crf=fields.get_or("crf", False, bool))
+        own = {name: fields.get_or(name, default, type(default)) for name, default in OURS.items()}
+        return dataclasses.replace(family.read(fields), **own)
 
     def write(config: TaggerConfig) -> dict[str, Any]:
-        return {**family.write(config), **({"crf": True} if config.crf else {})}
+        return {**family.write(config), **{name: getattr(config, name) for name in OURS}}
 
     def table(config: TaggerConfig) -> Table:
         base = family.table(config)

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxllm.hf import files, table
 from jaxllm.hf.config import PAIRS, Fields, read_description
-from jaxllm.hf.families import TASKS, task_in
+from jaxllm.hf.families import OURS, TASKS, task_in
 from jaxllm.hf.hub import fetch, load_tokenizer
 from jaxllm.hf.masked_files import read_as_found
 from jaxllm.hf.ties import read_head_as_table, untie
@@ -93,7 +93,7 @@ def open_model(
     in the order of its logits; those of the file by default. The file's head is reordered if they are the same in
     another order.
     overrides: fields of the encoder's or decoder's configuration that do not change its parameters, such as dtype,
-    remat and dropout rates; and of a tagger `crf`, whether it has a CRF, by default what the checkpoint has.
+    remat and dropout rates; and of a tagger those of families.OURS, such as `crf`, by default what the checkpoint has.
 
     Raises InputError, one line that lists everything that does not fit.
     """
@@ -148,7 +148,7 @@ def assemble(
     """
     wanted = task or task_in(raw)
     config, notes = read_config(raw, where, wanted)
-    extra = {name: x for name, x in overrides.items() if name == "crf"}
+    extra = {name: x for name, x in overrides.items() if name in OURS}
     config = with_trunk(config, **{name: x for name, x in overrides.items() if name not in extra})
     skip, own = dict[str, str](), ()
     labelled = wanted in ("tagger", "classifier")

@@ -1,4 +1,4 @@
-"""The user's files that losses were loaded from: their text, and where in them an error was raised."""
+"""The user's files that losses and rewards were loaded from: their text, and where in them an error was raised."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ FILES: set[str] = set()
 """Absolute paths; `resolve` adds the file of each FILE.py:FUNCTION and PACKAGE.MODULE:FUNCTION."""
 
 
-def texts(spec: str) -> dict[str, str]:
-    """The text of each file that the losses of `--loss` are in, by the name that `--loss` gives it.
+def texts(spec: str, flag: str = "--loss") -> dict[str, str]:
+    """The text of each file that the functions of a flag such as `--loss` are in, by the name that it gives the file.
 
     "my_losses.py:margin:0.5+sft" has one, my_losses.py; PACKAGE.MODULE:FUNCTION is a file too. Raises InputError for a
     file that is no text. A function whose file is missing is for `resolve` to refuse.
@@ -26,12 +26,12 @@ def texts(spec: str) -> dict[str, str]:
             try:
                 found[name] = path.read_text(encoding="utf-8")
             except UnicodeDecodeError:
-                raise InputError(f"--loss {spec}: {path} is not UTF-8; convert the file") from None
+                raise InputError(f"{flag} {spec}: {path} is not UTF-8; convert the file") from None
     return found
 
 
 def _names(spec: str) -> Iterator[str]:
-    """The part before the function's name of each loss of a mixture that is FILE.py:FUNCTION or MODULE:FUNCTION."""
+    """The part before the function's name of each part of a mixture that is FILE.py:FUNCTION or MODULE:FUNCTION."""
     for part in spec.split("+"):
         source, _, last = part.rpartition(":")
         try:

@@ -126,6 +126,10 @@ class Attention(nnx.Module):
         return self.out(y_BTNH.reshape(x_BTD.shape))
 
 
+def _same(x: jax.Array) -> jax.Array:
+    return x
+
+
 class Block(nnx.Module):
     """One layer. `bare` (bool scalar) marks the layer whose attention has no norm before it."""
 
@@ -135,7 +139,8 @@ class Block(nnx.Module):
             c.width, c.mlp_width, bias=c.mlp_bias, gated=c.gated, activation=c.activation,
             std=c.init_std, out_std=c.init_std, dropout=c.mlp_dropout, rngs=rngs,
         )  # fmt: skip
-        self.attn_norm = LayerNorm(c.width, bias=c.norm_bias, eps=c.norm_eps)
+        alone = c.pre_norm and c.depth == 1  # then no layer has a norm before its attention
+        self.attn_norm = _same if alone else LayerNorm(c.width, bias=c.norm_bias, eps=c.norm_eps)
         self.mlp_norm = LayerNorm(c.width, bias=c.norm_bias, eps=c.norm_eps)
         self.config = c
 

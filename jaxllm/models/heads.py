@@ -43,6 +43,10 @@ class TaggerConfig:
     """Rate, before the transform."""
     crf: bool = False
     """Scores of neighbouring labels beside the classifier, which `losses/crf.py` trains."""
+    decode: str = ""
+    """How labels are chosen, as `evals/decoding.py` takes it."""
+    document_context: int = 0
+    """Tokens of its document to the left of a sentence, and to its right, that are seen with it."""
 
     @property
     def head_parameters(self) -> tuple[str, ...]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
+
+from jaxllm.recipes.help import MODEL, flag
 
 PRESETS: dict[str, dict[str, int]] = {
     "tiny": {"width": 128, "depth": 4, "heads": 4, "mlp_width": 384, "max_positions": 256},
@@ -17,3 +20,19 @@ MODERN: dict[str, Any] = {
     "attention_dropout": 0.0, "attention_output_dropout": 0.0, "mlp_output_dropout": 0.0,
 }  # fmt: skip
 """Pre-norm and rotary positions learn in a fraction of the steps that BERT's own shape needs from scratch."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderFlags:
+    """Flags of the scripts that train encoders, before those of their data: a recipe fills in what is None."""
+
+    epochs: float | None = None
+    batch_size: int | None = None
+    """Sentences or texts per optimizer step, over all devices; the number of rows follows from packing."""
+    learning_rate: float | None = None
+    schedule: str | None = None
+    warmup: float | None = None
+    weight_decay: float | None = None
+    beta2: float | None = None
+    vocab_size: int = flag(2048, MODEL)
+    """Vocabulary of the tokenizer that is trained for a preset, in sub-words."""

@@ -62,8 +62,9 @@ class OnlineFlags(RowFlags, LoraFlags):
     """Model to learn from by --loss jsd: Hugging Face id or folder, or run folder."""
     num_generations: int = flag(8, SAMPLING)
     """Completions of each prompt, the group in which rewards are compared."""
-    max_completion_length: int = flag(64, SAMPLING)
-    """Length of a completion in tokens, at most; a prompt may have --max-length less this."""
+    max_completion_length: int = flag(0, SAMPLING)
+    """Length of a completion in tokens, at most; a prompt may have --max-length less this. 0 for 64, or 12 for
+    letters to sort."""
     temperature: float = flag(1.0, SAMPLING)
     """Temperature of sampling; a policy loss computes its log-probabilities at it too."""
     steps_per_generation: int = flag(1, SAMPLING)

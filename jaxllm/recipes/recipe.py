@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
+from jaxllm import planning
 from jaxllm.models.decoder import PRESETS
 from jaxllm.recipes.adapters import LoraFlags
 from jaxllm.recipes.flags import Common
@@ -26,4 +27,7 @@ def fill_in(config: C, recipes: Mapping[str, Mapping[str, Any]], presets: Collec
         recipe = recipes["adapters"]
     else:
         recipe = recipes["pretrained"]
-    return dataclasses.replace(config, **{name: x for name, x in recipe.items() if getattr(config, name) is None})
+    filled = dataclasses.replace(config, **{name: x for name, x in recipe.items() if getattr(config, name) is None})
+    if (plan := planning.current()) is not None:
+        plan.config = filled
+    return filled

@@ -130,13 +130,18 @@ class Session:
         self.console.print(f"curves: {self.run.folder / 'report.png'}   all of it: {wall:.0f} s")
 
 
+def _given(config: Common, name: str) -> str:
+    return getattr(config, name, None) or ""
+
+
 def open_session(script: str, config: Common) -> Session:
     """Checks the common flags, finds or names the run folder and makes the mesh; writes nothing. Raises InputError."""
     began = time.monotonic()
     check(config)
     if config.checkpoints and "://" not in config.checkpoints:
         check_folder(Path(config.checkpoints), "--checkpoints")
-    run = open_run(script, config, config.out, own_files.texts(config.loss or ""))
+    own = {k: x for name in ("loss", "reward") for k, x in own_files.texts(_given(config, name), f"--{name}").items()}
+    run = open_run(script, config, config.out, own)
     mesh, written = make_mesh(config.mesh), _written(run, config.checkpoints)
     check_remat(config.remat, mesh.local_devices)
     multiple = written.get("row_multiple", row_multiple(mesh))

@@ -16,6 +16,7 @@ from jaxllm.data.chat.templates import BUILTIN
 from jaxllm.models.decoder import PRESETS
 from jaxllm.planning import Planning
 from jaxllm.recipes.flags import Common
+from jaxllm.recipes.labelled import LabelledFlags
 from jaxllm.recipes.pairs import PairFlags
 from jaxllm.recipes.start import DecoderFlags
 from jaxllm.recipes.tagged import TaggedFlags
@@ -60,16 +61,20 @@ def _vocabulary(config: Common) -> int:
 def _rows(config: Common) -> Iterator[dict[str, Any]]:
     """Rows of the shape that a script of these flags reads."""
     length = config.max_length
-    room = getattr(config, "max_completion_length", length - length // 2)
+    room = getattr(config, "max_completion_length", 0) or length - length // 2
     for i in range(ROWS):
         name = string.ascii_lowercase[i % 26]
         prompt, answer = name * (length - room), "ab"[i % 2] * length
         if isinstance(config, TaggedFlags):
             yield {"tokens": [name] * length, "ner_tags": [LABELS[j % len(LABELS)] for j in range(length)]}
+        elif isinstance(config, LabelledFlags):
+            label = {"multi": ["ab"[i % 2]], "regression": float(i)}.get(config.problem, "ab"[i % 2])
+            yield {"text": name * length, "label": label}
         elif isinstance(config, PairFlags):
             yield {"prompt": prompt, "chosen": answer, "rejected": name.upper() * length}
         elif isinstance(config.dataset, tuple):
-            yield {"text": name * (length + 1)}
+            # A masked row has both ends of a text in it; another has what follows each of its tokens.
+            yield {"text": name * (length - 2 if hasattr(config, "mask_rate") else length + 1)}
         else:
             yield {"prompt": prompt, "completion": answer}
 
@@ -79,7 +84,8 @@ def tokenizer(size: int) -> Any:
     from tokenizers import Tokenizer, decoders, models
     from transformers import PreTrainedTokenizerFast
 
-    special = {"eos_token": "<|end|>", "pad_token": "<|pad|>", "unk_token": "<|unknown|>"}
+    kinds = {"eos": "end", "pad": "pad", "unk": "unknown", "mask": "mask"}
+    special = {f"{kind}_token": f"<|{word}|>" for kind, word in kinds.items()}
     tokens = [*special.values(), *string.printable]
     tokens += [f"<{i}>" for i in range(size - len(tokens))]
     pieces = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, [], unk_token=special["unk_token"]))

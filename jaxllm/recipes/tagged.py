@@ -10,11 +10,13 @@ from jaxllm.data.builtin import ner as builtin
 from jaxllm.data.report import Report
 from jaxllm.data.sources import Rows
 from jaxllm.data.tagging import schemes
+from jaxllm.data.tagging.context import in_context
 from jaxllm.data.tagging.examples import TAG_COLUMNS, Sentence, label_set, usable_sentences, without_unseen
 from jaxllm.data.tagging.load import load_tagged
 from jaxllm.recipes.flags import Common
 from jaxllm.recipes.help import DATA
 from jaxllm.recipes.rows import Split, check, hold_out, open_rows, report_lines
+from jaxllm.types import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +37,9 @@ class TaggedFlags(Common):
     """Column of the words: a number from 1, or from the end (-1 is the last), or a name; by default found."""
     tag_column: str = ""
     """Column of the tags, as --word-column; of CoNLL-U, the key in MISC. By default found."""
+    document_context: int = 0
+    """Tokens to the left of each sentence, and to its right, of its document that the model sees with it (FLERT has
+    64). Documents are told by -DOCSTART-, `# newdoc`, wider gaps or a column `document`; without, each file is one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +56,8 @@ class Tagged:
 def read_tagged(config: TaggedFlags) -> Tagged:
     """Reads and checks the data set, and holds out sentences where there is no dev split."""
     check(config.holdout, "", ("",))
+    if config.document_context < 0:
+        raise InputError(f"--document-context {config.document_context}: give 0 or more tokens")
 
     def load(dataset: str, split: str) -> dict[str, Rows]:
         return load_tagged(dataset, config.word_column, config.tag_column, split)
@@ -70,7 +77,7 @@ def read_tagged(config: TaggedFlags) -> Tagged:
     labels = _more_labels(labels, scheme, listed, (sentence for name in others for sentence in found[name]))
     for name in others:
         found[name] = without_unseen(found[name], labels, reports[name])
-    found = {name: sentences for name, sentences in found.items() if sentences}
+    found = {name: list(in_context(one, config.document_context)) for name, one in found.items() if one}
     splits = {name: Split(part, [one.where for one in part], reports[name]) for name, part in found.items()}
     held = hold_out(splits, config.holdout)
     return Tagged(held, labels, scheme, _lines(config, rows, held, labels, scheme, splits))
@@ -99,6 +106,9 @@ def _lines(
     lines = [("data", f"{sizes} sentences, {len(labels)} labels, {scheme}")]
     if config.dataset != "builtin":
         lines.append(("", "; ".join(f"{name}: {_files(part)}" for name, part in rows.items())))
+    if config.document_context:
+        counts = (f"{len({one.document for one in split.rows}):,} in {name}" for name, split in splits.items())
+        lines.append(("", f"context of {config.document_context} tokens a side; documents: {', '.join(counts)}"))
     if "dev" not in given:
         if "dev" in splits:
             share = f"{config.holdout:g} of train is held out as dev (--holdout)"

@@ -80,7 +80,7 @@ def pack(x: jax.Array, *, root: bool = False) -> Packed:
     scales = jnp.max(jnp.abs(padded.reshape(*x.shape[:-1], -1, size)), axis=-1)
     shares = jnp.abs(x) / jnp.where(_spread(scales, x.shape[-1]) > 0, _spread(scales, x.shape[-1]), 1.0)
     first = 2 if root else 1  # parts of the lowest decade; each decade has twice as many as the one below
-    decade = sum(((shares >= 10.0**-k).astype(jnp.int32) for k in range(1, DECADES)), jnp.int32(0))
+    decade = sum(((shares >= 10.0**-k).astype(jnp.int32) for k in range(1, DECADES)), jnp.zeros(x.shape, jnp.int32))
     parts = first << decade
     place = jnp.floor((shares * 10.0 ** (DECADES - 1 - decade).astype(jnp.float32) - 0.1) / 0.9 * parts)
     codes = parts - first + jnp.clip(place.astype(jnp.int32), 0, parts - 1) + 1

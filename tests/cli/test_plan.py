@@ -88,6 +88,8 @@ def test_pretraining(capsys):
         ("preference", ("--loss", "kto", "--no-share-prompt", "--mesh", "fsdp=2,data=4"), (8, 192)),
         ("reward", ("--lora-rank", "4"), (8, 96)),
         ("ner", ("--mesh", "data=2,fsdp=2,tensor=2"), (8, 64)),
+        ("mlm", ("--mesh", "data=2,fsdp=2,tensor=2"), (8, 64)),
+        ("classify", ("--mesh", "fsdp=4,data=2"), (8, 64)),
     ],
 )
 def test_every_other_script(capsys, script, flags, rows):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from drawn import drawn
 
+import jaxllm
 from jaxllm import hf
 from jaxllm.cli.tag import Config, check, main
 from jaxllm.data.tagging import untagged
@@ -27,6 +28,48 @@ def crf(bert, tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "crf"
     hf.export(folder, drawn(opened.spec, std=1.0), opened.config, opened.load_tokenizer(), source=opened)
     return folder
+
+
+@pytest.fixture(scope="module")
+def wide(bert, tmp_path_factory):
+    """The tagger of `bert` with a context and a way to choose labels that its config.json says."""
+    opened = open_weights(str(bert), "tagger", document_context=4, decode="viterbi")
+    folder = tmp_path_factory.mktemp("models") / "wide"
+    hf.export(folder, drawn(opened.spec, std=1.0), opened.config, opened.load_tokenizer(), source=opened)
+    return folder
+
+
+def test_the_rest_of_a_document_changes_what_is_found(wide, tmp_path):
+    opened = open_weights(str(wide))
+    assert (opened.config.document_context, opened.config.decode) == (4, "viterbi")
+    scores = {}
+    for name, text in {"apart": "London\n\nMy name is Ada\n\nParis\n", "one": "London\nMy name is Ada\nParis\n",
+                       "last": "London\nMy name is Ada\n"}.items():  # fmt: skip
+        (tmp_path / name).write_text(text)
+        main(Config(str(wide), input=(str(tmp_path / name),), output=str(tmp_path / "out"), words=True))
+        (line,) = [line for line in lines_of(tmp_path / "out") if line["text"].startswith("My")]
+        scores[name] = [entity["score"] for entity in line["entities"]]
+    main(Config(str(wide), ("My name is Ada",), output=str(tmp_path / "out"), json=True))
+    alone = [entity["score"] for entity in lines_of(tmp_path / "out")[0]["entities"]]
+    assert alone
+    np.testing.assert_allclose(scores["apart"], alone, rtol=1e-5)
+    assert len({*map(tuple, scores.values())}) == 3, "words on either side are seen"
+
+
+def test_a_crf_and_a_named_decoding_hold_in_the_api_too(crf, wide, tmp_path):
+    for folder in (crf, wide):
+        main(Config(str(folder), (TEXTS[1],), output=str(tmp_path / "out"), json=True))
+        (found,) = jaxllm.tag(jaxllm.load(str(folder)), [TEXTS[1]])
+        assert found == lines_of(tmp_path / "out")[0]["entities"]
+    chosen = [tuple(main_tags(crf, tmp_path, decode)) for decode in ("", "argmax", "viterbi")]
+    assert len({*chosen}) > 1, "the CRF changes what is found"
+
+
+def main_tags(folder, tmp_path, decode):
+    (tmp_path / "w.conll").write_text("".join(f"{word} O\n" for word in TEXTS[1].split()))
+    source = (str(tmp_path / "w.conll"),)
+    main(Config(str(folder), input=source, output=str(tmp_path / "out"), decode=decode))
+    return lines_of(tmp_path / "out")[0]["tags"]
 
 
 def lines_of(path):

@@ -33,9 +33,9 @@ def test_conll_reads_every_form(tmp_path):
     )
     rows = load(write(tmp_path / "a.conll", text))["train"]
     assert list(rows) == [
-        {"tokens": ["#hash", "#"], "ner_tags": ["B-x", "O"]},
-        {"tokens": ["no\u00a0break", "a b"], "ner_tags": ["I-x", "O"]},
-        {"tokens": ["last"], "ner_tags": ["O"]},
+        {"tokens": ["#hash", "#"], "ner_tags": ["B-x", "O"], "document": 1},
+        {"tokens": ["no\u00a0break", "a b"], "ner_tags": ["I-x", "O"], "document": 2},
+        {"tokens": ["last"], "ner_tags": ["O"], "document": 3},
     ]
     assert rows.where(1) == f"{tmp_path}/a.conll, line 8"
     assert [rows.where(0, 1), rows.where(2, 0)] == [f"{tmp_path}/a.conll, line {line}" for line in (5, 13)]
@@ -356,6 +356,8 @@ def test_patterns_and_split_folders(tmp_path):
     assert found(f"{tmp_path}/data/o*.jsonl") == {"train": ["data/other.jsonl"]}
     splits = {"train": ["deep/train/a.jsonl", "deep/train/b.csv"], "dev": ["deep/validation/x.jsonl"]}
     assert found(tmp_path / "deep") == splits
+    write(tmp_path / "deep/validation/2024/part-0.jsonl", '{"from": "below"}')
+    assert found(tmp_path / "deep") == {**splits, "dev": ["deep/validation/x.jsonl", "below"]}
     rows = load(f"{tmp_path}/data/train-*.jsonl")["train"]
     assert rows.where(2) == f"{tmp_path}/data/train-1.jsonl, line 2"
     assert (rows[-1], rows[1:]) == ({"from": 2}, [{"from": 1}, {"from": 2}])

@@ -77,7 +77,7 @@ def test_scores_of_whole_sentences(tmp_path):
     numbers = evaluate(Model(jnp.asarray(LOGITS)), batches())
 
     report = classification_report([s.tags for s in SENTENCES], PREDICTED, output_dict=True, zero_division=0)
-    expected = {"loss": numbers["loss"], "accuracy": 3 / 5}
+    expected = {"loss": numbers["loss"], "accuracy": 3 / 5, "strict_f1": 1 / 3, "lenient_f1": 1 / 3}
     for name, prefix in (("micro avg", ""), ("x", "x/"), ("y", "y/")):
         values = report[name]
         expected |= {prefix + m: values[m] for m in ("precision", "recall")} | {prefix + "f1": values["f1-score"]}

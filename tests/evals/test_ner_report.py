@@ -21,5 +21,7 @@ def test_scores_confusion_and_worst_sentences():
     assert "| lenient: type and a word in common | 0.5000 | 0.6667 | 0.5714 |" in page
     assert "| 2 | 0.5000 | 1.0000 | 0.6667 | 1 |" in page
     assert "| none | 0 | 1 | 0 |" in page
+    assert "| 1 to 10 | 0.2500 | 0.3333 | 0.2857 | 3 | 3 |\n| 11 to 20 | 0.0000 | 0.0000 | 0.0000 | 0 | 0 |" in page
+    assert report.strict(TRUE, FOUND, "IOB2") == pytest.approx((1 / 3, 1 / 3, 1 / 3))
     assert "1. Ada Lovelace met Alan\n   * missed: per 'Alan'\n   * wrong: loc 'Alan'" in page
     assert "no one\n   * missed: none\n   * wrong: per 'one'" in page

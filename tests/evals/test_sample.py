@@ -162,6 +162,27 @@ def test_stops_when_all_have_ended(monkeypatch):
     assert counts[-1] == max(len(x.tokens) for x in samples) < 48
 
 
+@pytest.mark.parametrize("axes", ["", "fsdp=2,tensor=2"])
+def test_a_few_rows_go_on_alone_and_nothing_changes(monkeypatch, axes):
+    """Rows that are left when the others have ended: in smaller batches, of the same tokens."""
+    spec = describe_model(CONFIG)
+    graphdef, params = small()
+    if axes:
+        mesh = make_mesh(axes, jax.devices()[:4])
+        params = jax.device_put(params, shardings(graphdef.abstract, mesh, spec.rules, limits=graphdef.limits))
+    asked = {"key": jax.random.key(6), "max_tokens": 24, "ends": range(0, 300, 3)}
+    whole = sample(graphdef, params, PROMPTS * 3, **asked)
+    sizes = []
+    real = decode.take
+    monkeypatch.setattr(generate, "_LEAST", 1)
+    monkeypatch.setattr(decode, "take", lambda state, rows: sizes.append(len(rows)) or real(state, rows))
+    fewer = sample(graphdef, params, PROMPTS * 3, **asked)
+    assert sizes == ([4] if axes else [4, 1])
+    for one, other in zip(fewer, whole, strict=True):
+        assert (one.tokens.tolist(), one.ended) == (other.tokens.tolist(), other.ended)
+        np.testing.assert_allclose(one.logps, other.logps, rtol=0, atol=TOLERANCE)
+
+
 def test_prompts_are_read_once_and_with_little_padding():
     lengths = np.random.default_rng(0).integers(3, 60, 64)
     prompts = [np.random.default_rng(n).integers(0, 300, n).tolist() for n in lengths for _ in range(4)]

@@ -82,3 +82,30 @@ def test_our_side_is_measured_and_written(tmp_path, monkeypatch):
     assert found["start_s"] > found["compile_s"] > 0
     assert 0.1 < found["host_gib"] < 8
     assert {"cpu", "versions", "load"} <= report["machine"].keys()
+
+
+@pytest.mark.parametrize(
+    ("stage", "peer"), [("ner", "hf_ner.py"), ("classify", "hf_classify.py"), ("mlm", "hf_mlm.py")]
+)
+def test_encoders_start_from_one_model_on_both_sides(stage, peer, tmp_path):
+    work = benchmark.STAGES[stage](Asked("small", steps=6, batch_size=4), tmp_path)
+    given = lambda words, flag: words[words.index(flag) + 1]
+    first, second = work.peers.values()
+    assert second.command[: len(first.command)] == first.command, "the same with a flag more"
+    for flag in ("--model", "--dataset", "--batch-size", "--dtype"):
+        assert given(work.ours, flag) == given(first.command, flag), flag
+    assert first.command[0].endswith(peer)
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["classify", "mlm"])
+def test_the_trainer_runs_in_turn_with_our_side(stage, tmp_path, monkeypatch):
+    pytest.importorskip("accelerate")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(benchmark, "best_matmul", lambda *_: ({"jax": 1e12, "torch": 1e12}, {"device": "a CPU"}))
+    path = tmp_path / "out.json"
+    benchmark.main(Config(stage, against=("hf",), rounds=1, steps=4, untimed=2, batch_size=8, max_length=32, json=path))
+    (found,) = json.loads(path.read_text())["stages"][0]["rounds"]
+    assert len(found) == 3
+    assert all(0 < side["tokens_per_s"] < 1e6 and 0.1 < side["host_gib"] < 8 for side in found.values())

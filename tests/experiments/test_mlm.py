@@ -71,7 +71,9 @@ def test_the_run_is_whole(trained):
     losses = [line["loss"] for line in read_jsonl(trained / "metrics.jsonl") if "loss" in line]
     assert len(losses) == 4
     assert np.isfinite(losses).all()
-    final = json.loads((trained / "summary.json").read_text())["final"]
+    summary = json.loads((trained / "summary.json").read_text())
+    final = summary["final"]
+    assert 2 < summary["frequency_loss"] < np.log(len(WORDS)), "words of the same frequency, and some have sub-words"
     assert final["dev/pseudo_perplexity"] == pytest.approx(np.exp(final["dev/loss"]))
 
 

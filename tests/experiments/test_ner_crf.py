@@ -23,8 +23,9 @@ def test_a_crf_is_trained_evaluated_and_goes_on(tmp_path, capsys):
         known = {tag for row in builtin.ner()["train"][:80] for tag in row["ner_tags"]}
         lines = ("\n".join(f"{w}\t{t}" for w, t in zip(row["tokens"], row["ner_tags"], strict=True))
                  for row in rows if {*row["ner_tags"]} <= known)  # fmt: skip
-        (tmp_path / f"{name}.conll").write_text("\n\n".join(lines) + "\n")
+        (tmp_path / f"{name}.conll").write_text("-DOCSTART- O\n\n" + "\n\n".join(lines) + "\n")
     fast = ["--dataset", str(tmp_path), "--steps", "2", "--eval-every", "0", "--log-to", "none", "--loss", "crf"]
+    fast += ["--document-context", "8"]
     with mock.patch.dict(script.PRESETS["tiny"], depth=2):
         script.main(parse(script.Config, [*fast, "--vocab-size", "400", "--out", str(tmp_path / "a")]))
     tensors = load_file(tmp_path / "a" / "hf" / "crf.safetensors")
@@ -33,7 +34,9 @@ def test_a_crf_is_trained_evaluated_and_goes_on(tmp_path, capsys):
     assert np.isfinite(json.loads((tmp_path / "a" / "summary.json").read_text())["final"]["dev/loss"])
     more = ["--model", str(tmp_path / "a"), "--decode", "viterbi", "--steps", "1", "--out", str(tmp_path / "b")]
     script.main(parse(script.Config, [*fast, *more]))
-    labels = json.loads((tmp_path / "b" / "hf" / "config.json").read_text())["label2id"]
+    written = json.loads((tmp_path / "b" / "hf" / "config.json").read_text())
+    assert (written["crf"], written["decode"], written["document_context"]) == (True, "viterbi", 8)
+    labels = written["label2id"]
     valid = chains.valid_chain(sorted(labels, key=labels.get), "IOB2")
     for line in (tmp_path / "b" / "predictions.jsonl").read_text().splitlines():
         path = np.array([labels[tag] for tag in json.loads(line)["predicted"]])

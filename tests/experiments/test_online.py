@@ -8,7 +8,10 @@ from data_rows import write_jsonl
 from safetensors.numpy import load_file
 
 import online
+from jaxllm import hf
+from jaxllm.distributed.mesh import make_mesh
 from jaxllm.recipes.script import parse
+from jaxllm.recipes.weights import load_params
 from jaxllm.run.metrics import read_jsonl
 from jaxllm.types import InputError
 
@@ -84,7 +87,7 @@ def test_other_losses_learn_from_what_is_sampled(data, trained, tmp_path, loss):
 def test_a_teacher_is_learned_from_on_sampled_completions(data, trained, tmp_path):
     flags = ["--loss", "jsd", "--teacher", str(trained[0]), "--tokenizer", str(trained[0]), "--temperature", "0.7"]
     # At this temperature a distribution is sampled, not the one that is learned.
-    lines = train(data, tmp_path / "run", *flags, "--steps", "6", "--num-generations", "1", "--learning-rate", "1e-2",
+    lines = train(data, tmp_path / "run", *flags, "--steps", "6", "--num-generations", "1", "--learning-rate", "1e-3",
                   "--seed", "1")  # fmt: skip
     assert len(differences(lines)) == 6
     assert max(differences(lines)) < 2e-5
@@ -92,13 +95,34 @@ def test_a_teacher_is_learned_from_on_sampled_completions(data, trained, tmp_pat
     assert not [name for name in load_file(tmp_path / "run" / "hf" / "model.safetensors") if "teacher" in name]
 
 
+@pytest.fixture(scope="module")
+def judge(trained):
+    """A reward model with a head that is drawn."""
+    found, tokenizer = hf.open_scorer(str(trained[0])), hf.load_tokenizer(str(trained[0]))
+    folder = trained[0].parent / "judge"
+    hf.export(folder, load_params(found.spec, make_mesh("fsdp=8")), found.config, tokenizer, source=found)
+    return folder
+
+
 @pytest.mark.slow
-def test_adapters_are_trained_at_a_temperature_with_kl_in_the_reward_and_in_the_loss(data, trained, tmp_path):
-    model = ["--model", str(trained[0]), "--tokenizer", str(trained[0]), "--lora-rank", "2", "--learning-rate", "1e-2"]
+def test_adapters_are_trained_at_a_temperature_with_kl_in_the_reward_and_in_the_loss(data, trained, judge, tmp_path):
+    rewards = ["--reward", "exact+model:0.5", "--reward-args", f"path={judge}", "--mesh", "fsdp=4,tensor=2"]
+    model = [
+        *rewards,
+        "--model",
+        str(trained[0]),
+        "--tokenizer",
+        str(trained[0]),
+        "--lora-rank",
+        "2",
+        "--learning-rate",
+        "1e-2",
+    ]
     kl = ["--reward-kl", "0.1", "--reward-kl-estimator", "k3", "--loss-args", "beta=0.1", "kl_estimator=k2"]
     lines = train(data, tmp_path / "run", *model, *kl, "--temperature", "0.7", "--steps", "3", "--num-iterations", "2")
     assert lines[0]["kl"] < 1e-9, "adapters begin at zero, so the first policy is the reference"
     assert lines[2]["kl"] > 1e-6
+    assert all(line["rewards/model/std"] > 1e-4 for line in lines if "completions/ended" in line)
     assert max(differences(lines)) < 2e-5, "both are at the temperature"
     assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
     before, after = (

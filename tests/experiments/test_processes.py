@@ -126,7 +126,7 @@ def test_online_training_on_eight_devices_of_two_processes_is_that_on_one_device
             "--eval-generations", "0", "--reward", "format+length:0.5", "--loss-args", "beta=0.1",
             "--reward-args", "format.pattern=[0-9]+.*", "length.longest=2", "--dynamic-sampling", "1",
         )  # fmt: skip
-    same(world / "o2", world / "o1", least=1e-9)  # a divergence of 1e-7 is the difference of numbers near 1
+    same(world / "o2", world / "o1", least=1e-7)  # a loss and a divergence near 0 are the rounding of numbers near 1
     alone, two = ((world / out / "samples.jsonl").read_text() for out in ("o1", "o2"))
     assert alone == two
-    assert "completions/ended" in numbers(world / "o1")[2], "the second round is of the third step"
+    assert {line["step"] for line in numbers(world / "o1") if "completions/ended" in line} == {1, 3}

@@ -48,6 +48,7 @@ CASES = {
         {**MODERN, "norm_bias": True, "classifier_bias": True, "decoder_bias": False, "classifier_activation": "silu"},
     ),
     "modernbert-untied": ("modernbert", {**MODERN, "tie_word_embeddings": False}),
+    "modernbert-one-layer": ("modernbert", {**MODERN, "num_hidden_layers": 1}),
     "electra": ("electra", {**BERT, "embedding_size": 10, "hidden_act": "relu"}),
     "electra-one-width": ("electra", {**BERT, "embedding_size": 24}),
     "albert": ("albert", {**BERT, "embedding_size": 10, "num_hidden_layers": 3}),
@@ -97,7 +98,7 @@ def torch_run(model: torch.nn.Module, rows: list[list[Example]], offset: int) ->
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_equals_transformers(case, tmp_path):
+def test_equals_transformers_which_loads_its_export(case, tmp_path):
     kind, fields = CASES[case]
     model = torch_model(kind, fields)
     model.save_pretrained(tmp_path)
@@ -113,7 +114,8 @@ def test_equals_transformers(case, tmp_path):
         model = bind(opened.spec.graphdef, params)
         return loss(model, batch)["loss"].value(), model.head(model.hidden(batch)[0])
 
-    (value, logits), grads = jax.jit(jax.value_and_grad(run, has_aux=True))(params)
+    forward = jax.jit(jax.value_and_grad(run, has_aux=True))
+    (value, logits), grads = forward(params)
     assert value == pytest.approx(wanted_loss, abs=1e-5)
     found = [logits[0, :13], logits[1, :8], logits[1, 8:9], logits[1, 9:16]]
     for ours, theirs in zip(found, wanted, strict=True):
@@ -130,6 +132,16 @@ def test_equals_transformers(case, tmp_path):
             if kind == "modernbert" and name.startswith("blocks.attn_norm.") and not np.any(np.asarray(mine)):
                 continue  # the first layer has none
             assert np.abs(mine - other).max() <= 1e-4 * max(np.abs(other).max(), largest / 1000), name
+
+    trained = {name: x - grads[name] for name, x in params.items()}
+    ours = np.asarray(forward(trained)[0][1])
+    for source in (opened, None):
+        hf.export(tmp_path / "out", trained, opened.config, None, source=source, tokens={"pad_token_id": PAD})
+        again, info = AutoModelForMaskedLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+        assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+        theirs, _ = torch_run(again.eval(), rows, opened.config.encoder.position_offset)
+        np.testing.assert_allclose(ours[0, :13], theirs[0], atol=1e-4, rtol=0)
+        np.testing.assert_allclose(ours[1, 9:16], theirs[3], atol=1e-4, rtol=0)
 
 
 SMALL = encoder.Config(vocab_size=600, width=12, depth=1, heads=3, mlp_width=17, max_positions=64, unroll=1)

@@ -19,6 +19,8 @@ from jaxllm.types import InputError
 class Config(Common):
     """A script of some kind."""
 
+    reward: str = "exact"
+
 
 @pytest.fixture
 def begun(tmp_path, monkeypatch):
@@ -46,6 +48,18 @@ def test_a_run_keeps_the_loss_in_the_users_file_and_refuses_another(begun, tmp_p
     with pytest.raises(InputError, match=r"mine\.py changed since the run began"):
         begun()
     assert (tmp_path / "r" / "files" / "mine.py").read_text() == "one = 1\n"
+
+
+def test_a_reward_in_the_users_file_is_kept_too(begun, tmp_path):
+    (tmp_path / "own.py").write_text("one = 1\n")
+    begun(loss="sft", reward="exact:1+own.py:f:0.2")
+    assert (tmp_path / "r" / "files" / "own.py").read_text() == "one = 1\n"
+    (tmp_path / "own.py").write_text("one = 2\n")
+    with pytest.raises(InputError, match=r"own\.py changed since the run began"):
+        begun(loss="sft", reward="exact:1+own.py:f:0.2")
+    (tmp_path / "own.py").write_bytes(b"# \xe9\n")
+    with pytest.raises(InputError, match=r"--reward own\.py:f: own\.py is not UTF-8"):
+        begun(loss="sft", reward="own.py:f", out="other")
 
 
 def test_a_run_that_kept_no_loss_opens_as_before(begun, tmp_path):

@@ -91,6 +91,19 @@ def test_bad_sentences_are_left_out_and_said(tmp_path):
         check_flags(TaggedFlags(max_bad_rows=2.0))
 
 
+def test_sentences_see_their_documents_and_not_the_next_ones(tmp_path):
+    conll(tmp_path / "train.conll", "-DOCSTART-/O", "Mira/B-PER sings/O", "Oslo/B-LOC", "-DOCSTART-/O", "He/O went/O")
+    rows = [{"tokens": [word], "ner_tags": ["O"], "doc_id": doc} for word, doc in (("a", "x"), ("b", "x"), ("c", "y"))]
+    (tmp_path / "dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = read(tmp_path, document_context=4)
+    around = {name: [(one.left, one.right) for one in split.rows] for name, split in found.splits.items()}
+    assert around["train"] == [((), ("Oslo",)), (("Mira", "sings"), ()), ((), ())]
+    assert around["dev"] == [((), ("b",)), (("a",), ()), ((), ())]
+    assert ("", "context of 4 tokens a side; documents: 2 in train, 2 in dev") in found.lines
+    with pytest.raises(InputError, match="--document-context -1: give 0 or more"):
+        read(tmp_path, document_context=-1)
+
+
 def test_sentences_bad_in_their_content_are_left_out_and_named(tmp_path):
     good = "Mira B-PER\nsings O\n"
     (tmp_path / "a.conll").write_text("\n".join([*[good] * 58, "Mira B-PER\nsings\n", "Mira B-PERSON\nsings L-PER\n"]))

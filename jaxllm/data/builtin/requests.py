@@ -14,7 +14,7 @@ from typing import Any
 from jaxllm.data.builtin import tables
 from jaxllm.data.builtin.ner import split_of
 
-SIZES: Mapping[str, int] = {"train": 3200, "dev": 400, "test": 400}
+SIZES: Mapping[str, int] = {"train": 2400, "dev": 400, "test": 400}
 """The number of texts in each split."""
 
 DEMO: tuple[str, ...] = (
@@ -38,7 +38,11 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         "Your driver [was rude|threw the parcel over the fence], and the {item} is [damaged|in pieces].",
         "[I am very disappointed|I am not happy]: the {item} [broke|failed] [again|already].",
         "The {item} arrived [damaged|in pieces], and [no one|nobody] at your shop [answers|cares].",
+        "After {number} days the {item} would not [work|start] any more.",
+        "Nobody answers my letters about the {item}.",
         "It is [useless|broken], I want [a refund|my money back] for this {item}.",
+        "It took {number} letters until [someone|your staff] looked at my {item}, and it still fails.",
+        "The {item} is nice, but it [broke|failed] on {weekday}.",
     ),
     "order": (
         "[Please send|I would like to order] {number} {item}s [to my office|to {town}].",
@@ -50,7 +54,11 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         "[Send me|Please send me] the {item} from [page {number}|the catalogue].",
         "[I would like to order|Please send] the {good} {item} [as a present|for my {kin}].",
         "We want to [buy|order] {number} {item}s for [our office|the school].",
+        "[Do you have|Is there] a {item} left? Then send [it|one] to {town}.",
+        "{number} {item}s, please, to be [sent|delivered] to our office.",
         "Please [add|send] a {item}, I would like [one|it] as a present.",
+        "My {kin} needs a {item}, [so I take one|I will take the {good} one].",
+        "The {item} is the best, send me {number} more.",
     ),
     "question": (
         "[Do you know|Could you tell me] whether the {item} [comes in green|works abroad]?",
@@ -62,7 +70,11 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         "Does the {item} come with a [case|battery]?",
         "[Could you tell me|Do you know] [how much|what] the {item} costs?",
         "Which is [cheaper|best], the {item} or the {other}?",
+        "[My {kin} asks|I wonder] if the {item} is [any good|worth it].",
+        "Can the {item} be used [abroad|in the rain]?",
         "At what time do you open, and does the {item} work abroad?",
+        "Will the battery of the {item} do for a {job}?",
+        "[Who|Which of you] can tell me what a {good} {item} costs?",
     ),
     "delivery": (
         "Please [bring|deliver] the {item} on {weekday} [instead|and not before].",
@@ -74,7 +86,11 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         "I was told that the {item} would [come|arrive] on {weekday}, [where is it|is it on its way]?",
         "[Please leave|Can you leave] the parcel with my {kin}, I will be away on {weekday}.",
         "I am still waiting for the parcel, [is it on its way|where is it]?",
+        "Nobody will be [at home|in] before {weekday}, so [come|bring it] later.",
+        "[When was|Has] the {item} [sent|been sent], and when will it be in {town}?",
         "My address has changed: deliver the {item} [after|before] {weekday}, please.",
+        "The parcel should go to {town} and not to my {kin}.",
+        "When will the driver be here with my {item}?",
     ),
     "praise": (
         "[Thank you|Many thanks] for the {item}, it [works perfectly|is wonderful].",
@@ -86,10 +102,17 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         "The {item} [came quickly|was well packed] and [is perfect|works perfectly].",
         "[Well done|Many thanks], the {item} is [perfect|wonderful].",
         "We are [delighted|so happy] with your staff, [thank you|well done]!",
+        "I never had [such a good|a better] {item}.",
+        "My {kin} [cannot stop talking about|would not give away] the {item}.",
         "What a lovely {item}, my {kin} [loves it|is delighted].",
+        "It was broken, and your staff in {town} [gave me a new one|made it work] at once: thank you!",
+        "I will buy the next {item} from you too.",
     ),
 }
-"""What a text of each class says; the last two of each class are for dev and test alone."""
+"""What a text of each class says. The last six are of dev (three) and test (three) alone: one that train has the words
+of, and two that need more."""
+
+HELD_OUT = 3
 
 BEFORE = (
     "Hello,",
@@ -135,6 +158,13 @@ def requests(seed: int = 0) -> dict[str, list[dict[str, Any]]]:
     return {split: _rows(split, size, seed) for split, size in SIZES.items()}
 
 
+def documents() -> dict[str, dict[str, str]]:
+    """Splits `train` and `dev` of the texts by name ("requests/12"), for masked language models: their grammar is small
+    enough to be learned in minutes."""
+    rows = requests()
+    return {split: {f"requests/{i}": row["text"] for i, row in enumerate(rows[split])} for split in ("train", "dev")}
+
+
 def _rows(split: str, size: int, seed: int) -> list[dict[str, Any]]:
     rng = random.Random(f"{seed}/{split}")
     own = {
@@ -148,14 +178,23 @@ def _rows(split: str, size: int, seed: int) -> list[dict[str, Any]]:
     rows: dict[str, str] = {}
     while len(rows) < size:
         label = rng.choice(tuple(SENTENCES))
-        *shared, dev, test = SENTENCES[label]
-        core = {"train": rng.choice(shared), "dev": dev, "test": test}[split]
+        core = rng.choice(_sentences(label, split))
         parts = [rng.choice(BEFORE)] * (rng.random() < 0.4) + [core] + [rng.choice(AFTER)] * (rng.random() < 0.4)
         if rng.random() < QUOTED:
             other = rng.choice([name for name in SENTENCES if name != label])
-            parts.insert(0, rng.choice(QUOTES).replace("{quoted}", rng.choice(SENTENCES[other][:-2])))
+            parts.insert(0, rng.choice(QUOTES).replace("{quoted}", rng.choice(_sentences(other, "train"))))
         rows.setdefault(_fill(" ".join(parts), slots, rng), label)
     return [{"text": text, "label": label} for text, label in rows.items()]
+
+
+def _sentences(label: str, split: str) -> Sequence[str]:
+    """The sentences of a class that a split has."""
+    parts = {
+        "train": slice(None, -2 * HELD_OUT),
+        "dev": slice(-2 * HELD_OUT, -HELD_OUT),
+        "test": slice(-HELD_OUT, None),
+    }
+    return SENTENCES[label][parts[split]]
 
 
 def _fill(text: str, slots: Mapping[str, Sequence[str]], rng: random.Random) -> str:

@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 LETTERS = "abcdefghij"
-SHORTEST, LONGEST = 3, 7
+SHORTEST, LONGEST = 3, 5
 """Letters of a word, at least and at most."""
 COUNT, HELD_OUT = 10_000, 500
 """Words in all; those in dev. The others are in train."""

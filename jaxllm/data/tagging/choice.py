@@ -46,11 +46,15 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """The columns of a line, its number, and the number of empty lines before it, which tells its sentence."""
+    """The columns of a line, its number, and the number of empty lines before it, which tells its sentence.
+
+    document: the number of its document in the file, of which there is one where nothing tells them apart.
+    """
 
     number: int
     values: list[str]
     sentence: int
+    document: int = 0
 
 
 def choose(name: str, table: Sequence[Line], comments: Sequence[str], word_column: str, tag_column: str) -> Choice:

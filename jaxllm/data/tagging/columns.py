@@ -6,6 +6,7 @@ Which columns hold the words and the tags is told by their contents where it is 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -16,11 +17,12 @@ from jaxllm.types import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Sentences:
-    """Words, tags and line numbers of the sentences of a file, and the columns that they were in."""
+    """Words, tags and line numbers of the sentences of a file, their documents, and the columns that they were in."""
 
     words: list[list[str]]
     tags: list[list[str]]
     lines: list[list[int]]
+    documents: list[int]
     choice: Choice
     faults: dict[int, str]
     """Of sentences with a line that is not a word and its tag, by number: what is wrong with the first such line."""
@@ -46,7 +48,7 @@ def read_columns(
     else:
         choice = Choice(width, 0, 0)
     known = {line.values[choice.tag] for line in table if width > 1}
-    found = Sentences([], [], [], choice, {})
+    found = Sentences([], [], [], [], choice, {})
     sentence = -1
     for line in lines:
         values, number = line.values, line.number
@@ -70,12 +72,11 @@ def read_columns(
                 tag = pairs_of(tag).get(choice.key, "O")
         if width < 2:
             raise InputError(f"{name}, line {number}: {fault}")
-        if word == "-DOCSTART-":
-            continue
         if line.sentence != sentence:
             sentence = line.sentence
             for part in (found.words, found.tags, found.lines):
                 part.append([])
+            found.documents.append(line.document)
         if fault:
             found.faults.setdefault(len(found.words) - 1, f"{name}, line {number}: {fault}")
         found.words[-1].append(word)
@@ -96,9 +97,14 @@ def looks_like_columns(text: str) -> bool:
 
 
 def split_lines(text: str) -> tuple[list[Line], list[str]]:
-    """The lines that are not empty, split at tabs or else at spaces, and comments. Other white space may be a word."""
+    """The lines that are not empty, split at tabs or else at spaces, and comments. Other white space may be a word.
+
+    A document begins at a line of -DOCSTART- or `# newdoc`; in a file without, where more lines are empty than between
+    most sentences.
+    """
     lines = [line.rstrip(" \t\r") for line in text.split("\n")]
-    lines = ["" if line.startswith("-DOCSTART-") else line for line in lines]
+    begins = [bool(DOCUMENT.match(line)) for line in lines]
+    lines = ["" if begun and not line.startswith("#") else line for line, begun in zip(lines, begins, strict=True)]
     filled = list(filter(None, lines))
     plain = [line for line in filled if not line.startswith("#")] or filled
     tabs = sum("\t" in line for line in plain) * 2 >= len(plain)
@@ -106,13 +112,24 @@ def split_lines(text: str) -> tuple[list[Line], list[str]]:
         (lambda line: line.split("\t")) if tabs else (lambda line: re.split(r"[ \t]+", line.lstrip(" \t")))
     )
     found: list[Line] = []
-    empty = 0
+    empty = document = gap = 0
+    usual = 0 if any(begins) else _usual_gap(lines)
     for number, line in enumerate(lines, start=1):
+        document += begins[number - 1] or bool(line and found and usual and gap > usual)
         if line:
-            found.append(Line(number, split(line), empty))
-        else:
-            empty += 1
+            found.append(Line(number, split(line), empty, document))
+        empty, gap = (empty, 0) if line else (empty + 1, gap + 1)
     return found, [line for line in filled if line.startswith("#")]
+
+
+DOCUMENT = re.compile(r"-DOCSTART-|\d+[ \t]+-DOCSTART-|# newdoc\b")
+"""What a line that begins a document begins with: in CoNLL's files, with numbers of words before them, in CoNLL-U."""
+
+
+def _usual_gap(lines: Sequence[str]) -> int:
+    """The commonest number of empty lines between sentences."""
+    gaps = Counter(sum(1 for _ in run) for filled, run in itertools.groupby(lines, bool) if not filled)
+    return max(gaps, key=lambda gap: (gaps[gap], -gap), default=0)
 
 
 def width_of(lines: Sequence[Line]) -> int:

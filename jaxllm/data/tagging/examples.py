@@ -17,7 +17,7 @@ from jaxllm.data.chat.columns import ColumnsRead
 from jaxllm.data.report import BadRow, Report, check_text, convert_each
 from jaxllm.data.sources import Row, Rows
 from jaxllm.data.tagging.spans import has_spans, read_spans
-from jaxllm.data.tagging.windows import Body, Windows, cut, stitch, tokenize
+from jaxllm.data.tagging.windows import Body, Windows, cut, stitch, tokenize, widen
 from jaxllm.types import InputError
 
 __all__ = ["Sentence", "Text", "Windows", "encode", "encode_text", "label_set", "sentences", "stitch"]
@@ -27,14 +27,25 @@ TAG_COLUMNS = ("ner_tags", "tags", "labels")
 """The columns of tags; the first that a row has is read."""
 
 
+DOCUMENT_COLUMNS = ("document", "document_id", "doc_id", "doc")
+"""The columns that tell documents apart; the first that a row has is read."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Sentence:
-    """Words and their tags (None where untagged), and their locations in the data, for messages."""
+    """Words and their tags (None where untagged), and their locations in the data, for messages.
+
+    document: the same for neighbouring sentences of one document. left, right: the words before and after it there
+    that the model sees beside it (`context.in_context`).
+    """
 
     words: list[str]
     tags: list[str] | None
     where: str
     word_where: Callable[[int], str] | None = dataclasses.field(default=None, compare=False, repr=False)
+    document: Any = dataclasses.field(default=None, compare=False)
+    left: Sequence[str] = ()
+    right: Sequence[str] = ()
 
     def at(self, word: int) -> str:
         """The location of a word, counted from 0, for messages."""
@@ -75,9 +86,11 @@ def usable_sentences(rows: Rows, report: Report) -> list[Sentence]:
 def _sentence(row: Row, i: int, rows: Rows) -> Sentence:
     if fault := rows.fault(i):
         raise BadRow(fault, "with a line that is not a word and its tag")
+    named = next((row[name] for name in DOCUMENT_COLUMNS if row.get(name) is not None), None)
+    where, word_where, document = rows.where(i), functools.partial(rows.where, i), (rows.file(i), named)
     if has_spans(row):
-        read, named = read_spans(row, rows.where(i))
-        return Sentence(read, named, rows.where(i), functools.partial(rows.where, i))
+        read, tagged = read_spans(row, where)
+        return Sentence(read, tagged, where, word_where, document if named is not None else (*document, i))
     words = row.get("tokens")
     if not isinstance(words, list) or not all(isinstance(word, str | None) for word in words):
         fault = "'tokens' must be a list of strings; give the words of the sentence, or the name as --word-column"
@@ -88,7 +101,7 @@ def _sentence(row: Row, i: int, rows: Rows) -> Sentence:
     check_text(words, rows.where(i), "words")
     column = next((name for name in TAG_COLUMNS if row.get(name) is not None), None)
     tags = _tags(row[column], column, len(words), i, rows) if column else None
-    return Sentence(words, tags, rows.where(i), functools.partial(rows.where, i))
+    return Sentence(words, tags, where, word_where, document)
 
 
 def _tags(tags: Any, column: str, words: int, i: int, rows: Rows) -> list[str]:
@@ -140,8 +153,14 @@ def without_unseen(sentences: Sequence[Sentence], known: Collection[str], report
     return found
 
 
-def encode(sentences: Sequence[Sentence], tokenizer: Any, labels: Sequence[str], max_length: int) -> Windows:
+def encode(
+    sentences: Sequence[Sentence], tokenizer: Any, labels: Sequence[str], max_length: int, context: int = 0
+) -> Windows:
     """Examples of at most `max_length` tokens, special tokens included, cut between words.
+
+    context: the most tokens of the words to the left of each sentence, and of those to its right, that its windows
+    have beside it where there is room (Schweter and Akbik 2020, FLERT, section 2.1); they are neither trained on nor
+    predicted.
 
     tokenizer: a fast tokenizer of transformers. Targets are label numbers with weight 1 on the first sub-word of each
     word in its window, and 0 elsewhere; all weights are 0 for untagged sentences. A word without tokens is in no
@@ -150,21 +169,26 @@ def encode(sentences: Sequence[Sentence], tokenizer: Any, labels: Sequence[str],
     """
     number_of = {label: number for number, label in enumerate(labels)}
     windows = Windows([], [], [], [], [len(sentence.words) for sentence in sentences])
-    encodings = tokenize(_as_in_text([sentence.words for sentence in sentences], tokenizer), tokenizer, split=True)
+    seen = [[*one.left, *one.words, *one.right] if context else one.words for one in sentences]
+    encodings = tokenize(_as_in_text(seen, tokenizer), tokenizer, split=True)
     for number, (sentence, encoding) in enumerate(zip(sentences, encodings, strict=True)):
         for i, tag in enumerate(sentence.tags or ()):
             if tag not in number_of:
                 raise InputError(f"{sentence.at(i)}: label {tag!r} is unseen in training; add examples or mend the tag")
         body = Body.of(encoding, max_length)
-        words = np.asarray([encoding.word_ids[i] for i in body.at], np.int64)
-        starts = np.flatnonzero(np.diff(words, prepend=-1))
+        before = len(sentence.left) if context else 0
+        words = np.asarray([encoding.word_ids[i] for i in body.at], np.int64) - before
+        starts = np.flatnonzero(np.diff(words, prepend=-1 - before))
         if len(words) > body.room:  # a single word may be longer than a window
             fits = np.arange(len(words)) - np.repeat(starts, np.diff(starts, append=len(words))) < body.room
             body, words = dataclasses.replace(body, tokens=body.tokens[fits]), words[fits]
-            starts = np.flatnonzero(np.diff(words, prepend=-1))
-        for low, high, units in cut(starts, len(words), body.room):
+            starts = np.flatnonzero(np.diff(words, prepend=-1 - before))
+        first, last = np.searchsorted(words, [0, len(sentence.words)]).tolist()
+        starts = starts[(starts >= first) & (starts < last)]
+        for low, high, units in cut(starts - first, last - first, body.room):
             answered = words[starts[units]]
-            example, positions = body.example(low, high, starts[units])
+            span = widen(low + first, high + first, len(words), body.room, context)
+            example, positions = body.example(*span, starts[units])
             if sentence.tags is not None:
                 example.targets[positions] = [number_of[sentence.tags[word]] for word in answered]
                 example.weights[positions] = 1

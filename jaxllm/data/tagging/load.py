@@ -14,6 +14,7 @@ from jaxllm.data.remote import File, path_of
 from jaxllm.data.sources import Rows
 from jaxllm.data.splits import split_of
 from jaxllm.data.tagging.choice import Choice
+from jaxllm.data.tagging.spans import sentences_of
 from jaxllm.types import InputError
 
 TABLES = (".jsonl", ".json", ".parquet", ".arrow", ".csv")
@@ -76,6 +77,8 @@ def _named(splits: Mapping[str, Rows], word_column: str, tag_column: str) -> dic
 def _rename(part: Part, word_column: str, tag_column: str) -> Part:
     """The part with `tokens` and `ner_tags` in place of the columns that are named, and lists in place of texts."""
     text = Path(part.name).suffix in (".csv", ".tsv")
+    if len(part.rows) and "paragraphs" in part.rows[0]:
+        return Part(part.name, sentences_of(part.rows, part.name))
     wanted = {new: old for new, old in (("tokens", word_column), ("ner_tags", tag_column)) if old}
     if not wanted and not text:
         return part

@@ -8,13 +8,15 @@
 | spaCy        | text and ents: [{start, end, label}], as Doc.to_json gives it; [text, {entities}]      |
 | Prodigy      | text and spans: [{start, end, label}, ...]                                             |
 
+spaCy 2's documents of paragraphs have tags (BILOU) and no spans: `sentences_of`.
+
 Ends are exclusive, in characters. Words are cut as `python -m jaxllm tag` cuts running text.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from jaxllm.data.report import BadRow, check_text
@@ -31,6 +33,23 @@ def has_spans(row: Mapping[str, Any]) -> bool:
     """Whether a row is a text with spans, and not words with tags."""
     tokens = row.get("tokens")  # spaCy and Prodigy have the places of theirs
     return "tokens" not in row or (isinstance(tokens, list) and any(isinstance(x, Mapping) for x in tokens))
+
+
+def sentences_of(rows: Iterable[Mapping[str, Any]], where: str) -> list[dict[str, Any]]:
+    """Rows of words and tags from the documents of spaCy 2's JSON: paragraphs, sentences, tokens of orth and ner.
+
+    where: the file, for messages. Raises InputError for a token without either.
+    """
+    found = []
+    for number, row in enumerate(rows):
+        for paragraph in row["paragraphs"]:
+            for sentence in paragraph["sentences"]:
+                tokens = sentence["tokens"]
+                if not all(isinstance(token.get(name), str) for token in tokens for name in ("orth", "ner")):
+                    raise InputError(f"{where}, document {number + 1}: a token without 'orth' and 'ner'; give it both")
+                words, tags = ([token[name] for token in tokens] for name in ("orth", "ner"))
+                found.append({"tokens": words, "ner_tags": tags, "document": row.get("id", number)})
+    return found
 
 
 def read_spans(row: Mapping[str, Any], where: str) -> tuple[list[str], list[str]]:

@@ -80,6 +80,16 @@ class Body:
         return untrained, len(self.head) + starts - low
 
 
+def widen(low: int, high: int, total: int, room: int, most: int) -> tuple[int, int]:
+    """The window of tokens [low, high) with at most `most` of the `total` tokens more on either side, as room allows.
+
+    Where there is no room for both sides they get as much each, and what one side lacks goes to the other.
+    """
+    left, right, spare = min(most, low), min(most, total - high), room - (high - low)
+    left = min(left, max(spare // 2, spare - right))
+    return low - left, high + min(right, spare - left)
+
+
 def cut(starts: np.ndarray, total: int, room: int) -> Iterator[tuple[int, int, np.ndarray]]:
     """Cuts units (words or tokens) into windows of at most `room` tokens: yields [low, high) and the units it labels.
 

@@ -28,13 +28,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxllm.data import files, sources
-from jaxllm.data.builtin import stdlib
+from jaxllm.data.builtin import requests, stdlib
 from jaxllm.data.remote import File, RemotePath, is_url, path_of
 from jaxllm.data.report import MAX_BAD_ROWS, BadRow, Report, check_text, usable
 from jaxllm.data.splits import choose
 from jaxllm.types import InputError
 
 SUFFIXES = (".txt", ".jsonl", ".json", ".parquet", ".arrow", ".csv", ".tsv")
+
+BUILTIN: Mapping[str, Callable[[], dict[str, dict[str, str]]]] = {
+    "builtin": stdlib.documents, "builtin-requests": requests.documents,
+}  # fmt: skip
+"""Embedded corpora: the source and documentation of Python's standard library; requests to a shop."""
 
 FRAGMENT = 2**20
 """The largest number of characters in a fragment; a longer document comes in several."""
@@ -89,18 +94,18 @@ def open_documents(
 ) -> dict[str, Documents]:
     """The splits `train` and, where there are any, `dev` and `test` of a data set.
 
-    dataset: `builtin`, or what `sources.load` takes. holdout: the share that becomes dev where there is no dev split:
+    dataset: of BUILTIN, or what `sources.load` takes. holdout: the share that becomes dev where there is no dev split:
     the end of a single .txt file, otherwise every n-th document (none if there are fewer than n). max_bad_rows: the
     share of rows whose text may be null or no Unicode; they are left out. split: as of `sources.load`. Raises
     InputError for missing files; reading the documents raises it for malformed ones.
     """
     path = path_of(dataset)
-    if dataset == "builtin":
-        named = stdlib.documents()
+    if dataset in BUILTIN:
+        named = BUILTIN[dataset]()
         if split:
             chosen = choose(named, split, dataset)
             named = {name: dict(itertools.chain(*(x.items() for x in found))) for name, found in chosen.items()}
-        splits = {name: _of_texts(f"builtin {name}", texts) for name, texts in named.items()}
+        splits = {name: _of_texts(f"{dataset} {name}", texts) for name, texts in named.items()}
     elif not sources.is_saved(path) and (found := find_text_files(dataset, split)):
         splits = {name: _of_files(paths, max_bad_rows) for name, paths in found.items()}
         if holdout and "dev" not in splits and [p.suffix for p in found["train"]] == [".txt"]:

@@ -111,3 +111,16 @@ def test_another_file_takes_the_same_columns():
 )
 def test_text_that_looks_like_columns(text, columns):
     assert looks_like_columns(text) is columns
+
+
+@pytest.mark.parametrize(
+    ("text", "documents"),
+    [
+        ("-DOCSTART- -X- O\n\na N B-PER\n\nb N O\n\n-DOCSTART- -X- O\n\nc N O\n", [1, 1, 2]),
+        ("# newdoc id = x\n1 a B-PER\n\n1 b O\n# newdoc\n\n1 c O\n2 d O\n", [1, 1, 2]),
+        ("a B-PER\n\nb O\n\nc O\n\n\n\nd O\n", [0, 0, 0, 1]),
+        ("a B-PER\n\n\nb O\n\n\nc O\n", [0, 0, 0]),
+    ],
+)
+def test_documents_are_told_by_lines_that_begin_them_or_by_wider_gaps(text, documents):
+    assert read_columns("f", text).documents == documents

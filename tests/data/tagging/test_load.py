@@ -103,3 +103,16 @@ def test_lists_in_csv(tmp_path):
         'tokens,ner_tags\nMira slept,B-PER O\n"[""Mira"", ""slept""]","[""B-PER"", ""O""]"\n'
     )
     assert list(load_tagged(tmp_path / "a.csv")["train"]) == [ROW, ROW]
+
+
+def test_documents_of_spacys_paragraphs(tmp_path):
+    tokens = [{"orth": "Mira", "ner": "U-PER"}, {"orth": "slept", "ner": "O"}]
+    document = {"id": 7, "paragraphs": [{"sentences": [{"tokens": tokens}, {"tokens": tokens[1:]}]}]}
+    (tmp_path / "train.json").write_text(json.dumps([document, document]))
+    rows = load_tagged(tmp_path)["train"]
+    assert [row["tokens"] for row in rows] == [["Mira", "slept"], ["slept"]] * 2
+    assert rows[0] == {"tokens": ["Mira", "slept"], "ner_tags": ["U-PER", "O"], "document": 7}
+    document["paragraphs"][0]["sentences"][0]["tokens"] = [{"orth": "Mira"}]
+    (tmp_path / "train.json").write_text(json.dumps([document]))
+    with pytest.raises(InputError, match=r"train.json, document 1: a token without 'orth' and 'ner'; give it both"):
+        load_tagged(tmp_path)
