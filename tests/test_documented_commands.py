@@ -43,6 +43,7 @@ NOT_RUN = {
     r"benchmark\.py": "needs torch, of the extra `bench`, or takes minutes; its own test runs it",
     r"compare_losses\.py .*--losses grpo": "takes minutes; its own test runs it",
     r"accelerator_check\.py": "takes minutes; its own test runs it",
+    r"padding\.py": "generates every embedded corpus and takes minutes",
     r"bench_tag\.py": "needs torch, of the extra `bench`",
     r"peers/": "needs torch, and no jaxllm",
     r"jaxllm plan .*--topology [^c]": "needs a compiler of the extra `plan`, which tests of plans run",
@@ -76,6 +77,7 @@ SHORT: dict[str, tuple[dict[str, str], str]] = {
     "matmul.py": ({"--shapes": "64x32x16"}, "--seconds 0.1"),
     "decode.py": ({}, "--tokens 2 --rounds 1"),
     "bench_compile.py": ({}, "--rounds 1 --depths 1 2"),
+    "bench_dispatch.py": ({}, "--depth 1 --calls 5"),
     "bench_attention.py": ({}, "--lengths 128 --heads 2 --kv-heads 1 --features 16 --dtype float32 --rounds 1"),
     "bench_prompts.py": ({}, "--prompt 32 --answer 8 --pairs 1 --width 64 --depth 1 --vocabulary 64 --rounds 1"),
     "bench_head.py": ({}, "--rounds 1 --rows 2 --length 32 --width 16 --vocab 500 --others 600"),
@@ -99,7 +101,10 @@ DATA = (
 """Fields of the configurations that name what is read."""
 
 
-PEERS_ONLY = {"all-MiniLM-L6-v2", "train.jsonl", "tinyshakespeare.txt", "path/to/sft.json", "path/to/preference.json"}
+PEERS_ONLY = {
+    "all-MiniLM-L6-v2", "train.jsonl", "tinyshakespeare.txt", "path/to/sft.json", "path/to/preference.json",
+    "ner=WNUT17", "ner=MINILM", "ner=path/to/wnut17", "sft=path/to/sft.json",
+}  # fmt: skip
 """What is named by commands alone that are not run here."""
 
 

@@ -41,7 +41,12 @@ class ModelFlags:
     tokenizer: str = ""
     """Hugging Face id or folder of the tokenizer; by default the model's own."""
     dtype: str = "float32"
-    """Type that the model computes in: float32 or bfloat16. Parameters are kept in float32."""
+    """Type that the model computes in: float32 or bfloat16; parameters are kept in --param-dtype."""
+    moments: str = "float32"
+    """Type that the optimizer's moments are kept in between steps: float32, bfloat16 (rounded stochastically: half the
+    memory) or int8 (in blocks: a quarter)."""
+    param_dtype: str = "float32"
+    """Type that parameters are kept in between steps: float32, or bfloat16, rounded stochastically."""
     remat: str = "none"
     """What the backward pass computes again to save memory: none; dots (all but matrix products), dots_no_batch (and
     attention's), attention (all but attention and its inputs), mlp (all but the MLP's matrix products), full (each
@@ -111,11 +116,6 @@ class OptimFlags:
     """Decoupled weight decay, multiplied by the learning rate; biases and norms have none."""
     beta2: float = 0.999
     """Decay rate per step of the optimizer's second moment."""
-    moments: str = "float32"
-    """Type that the optimizer's moments are kept in between steps: float32, bfloat16 (rounded stochastically: half the
-    memory) or int8 (in blocks: a quarter)."""
-    param_dtype: str = "float32"
-    """Type that parameters are kept in between steps: float32, or bfloat16, rounded stochastically."""
     max_grad_norm: float = 1.0
     """Global norm that the gradient is clipped to; 0 for no clipping."""
     freeze: tuple[str, ...] = ()
