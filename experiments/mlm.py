@@ -44,22 +44,14 @@ from jaxllm.types import InputError
 
 RECIPES: dict[str, dict[str, Any]] = {
     "pretrained": {
-        "batch_size": 16,
-        "learning_rate": 5e-5,
-        "schedule": "linear",
-        "warmup": 0.06,
-        "weight_decay": 0.01,
-        "beta2": 0.98,
+        "max_length": 128, "batch_size": 16, "learning_rate": 5e-5, "schedule": "linear", "warmup": 0.06,
+        "weight_decay": 0.01, "beta2": 0.98,
     },
     "scratch": {
-        "batch_size": 8,
-        "learning_rate": 2e-3,
-        "schedule": "cosine",
-        "warmup": 0.05,
-        "weight_decay": 0.05,
-        "beta2": 0.98,
+        "max_length": 64, "batch_size": 8, "learning_rate": 2e-3, "schedule": "cosine", "warmup": 0.05,
+        "weight_decay": 0.05, "beta2": 0.98,
     },
-}
+}  # fmt: skip
 """What flags that are not given are, by where the weights come from."""
 
 BUILTIN = "builtin-requests"
@@ -91,7 +83,8 @@ class Config(EncoderFlags, Common):  # type: ignore[misc]
     """Share of the tokens to be predicted that random tokens replace; the rest stays as it is."""
     whole_words: bool = flag(False, DATA)
     """Mask all sub-words of a word or none."""
-    max_length: int = 128
+    max_length: int | None = None  # type: ignore[assignment]
+    """Length of a row in tokens; longer texts are cut into pieces."""
     epochs: float = 0.0
     """Length of the run in passes over the data; 0 for one, or on the embedded corpus for 800 steps."""
     batch_size: int | None = None
@@ -148,15 +141,15 @@ def main(config: Config) -> None:
         begin.tokenizer, rate=config.mask_rate, replace=config.mask_replace_prob, random=config.random_replace_prob,
         whole_words=config.whole_words,
     )  # fmt: skip
-    if not 3 <= config.max_length <= begin.config.encoder.max_positions:
-        most = begin.config.encoder.max_positions
-        raise InputError(f"--max-length {config.max_length}: give 3 to {most}, the context of the model")
+    length, most = config.max_length or 0, begin.config.encoder.max_positions
+    if not 3 <= length <= most:
+        raise InputError(f"--max-length {length}: give 3 to {most}, the context of the model")
     begin, marks = with_share(begin, masking), Marks.of(begin.tokenizer)
 
     def rows(found: Sequence[Documents]) -> list[Pieces]:
         size = begin.config.encoder.vocab_size
         corpora = [open_corpus(one, begin.tokenizer, size, say=console.print) for one in found]
-        return [Pieces(corpus, config.max_length, marks, config.pack) for corpus in corpora]
+        return [Pieces(corpus, length, marks, config.pack) for corpus in corpora]
 
     train, dev = rows(data.train), rows(data.dev)
     feed = masked_loader(train, data.weights, masking, batch_size=config.batch_size, seed=config.seed)

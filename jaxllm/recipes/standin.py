@@ -60,7 +60,7 @@ def _vocabulary(config: Common) -> int:
 
 def _rows(config: Common) -> Iterator[dict[str, Any]]:
     """Rows of the shape that a script of these flags reads."""
-    length = config.max_length
+    length = config.max_length or 64  # where the recipe for the weights gives it
     room = getattr(config, "max_completion_length", 0) or length - length // 2
     for i in range(ROWS):
         name = string.ascii_lowercase[i % 26]

@@ -73,7 +73,7 @@ def test_the_run_is_whole(trained):
     assert np.isfinite(losses).all()
     summary = json.loads((trained / "summary.json").read_text())
     final = summary["final"]
-    assert 2 < summary["frequency_loss"] < np.log(len(WORDS)), "words of the same frequency, and some have sub-words"
+    assert 2 < summary["frequency_loss"] < np.log(500), "what all tokens of the vocabulary alike would cost"
     assert final["dev/pseudo_perplexity"] == pytest.approx(np.exp(final["dev/loss"]))
 
 
