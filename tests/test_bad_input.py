@@ -428,6 +428,7 @@ sft | {tiny} --dataset {f}/chats.jsonl --samples 0 --best test/loss:min | test/l
 sft | {tiny} --dataset {f}/chats.jsonl --samples 0 --best dev/lost:min | dev/lost
 sft | {tiny} --dataset {f}/chats.jsonl --samples 0 --freeze * | --freeze
 online | {tiny} --max-completion-length 16 --dataset {f}/questions.jsonl --freeze * | --freeze
+preference | {tiny} --dataset {f}/pairs.jsonl --samples 0 --freeze * | --freeze
 mlm | --model tiny --dataset {f}/text.txt --holdout 0 --best dev/loss:min | evaluations: none here
 sft | {tiny} --dataset {f}/chats.jsonl --samples 0 --freeze encoder.* | encoder.*
 sft | {tiny} --dataset {f}/chats.jsonl --samples 0 --freeze blocks[:1.* | blocks[:1.*

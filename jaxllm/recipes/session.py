@@ -32,6 +32,7 @@ from jaxllm.run.inputs import DATA, encoding
 from jaxllm.run.metrics import read_jsonl
 from jaxllm.train.fit import Fitted
 from jaxllm.train.nonfinite import SKIPPED
+from jaxllm.train.optim import frozen_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,8 @@ class Session:
         return True
 
     def header(self, begin: Start, lines: Sequence[tuple[str, str]]) -> None:
-        """Prints the run folder, the model with its notes, then `lines` of (word, text)."""
+        """Prints the run folder, the model with its notes, then `lines` of (word, text); before that, checks --freeze."""
+        frozen_of(begin.model.trained, self.config.freeze)  # before a reference computes
         parameters = count(begin.model.graphdef.abstract)
         self._line("run", str(self.run.folder))
         self._line("model", f"{self.config.model}, {parameters:,} parameters, on {describe_mesh(self.mesh)}")

@@ -60,6 +60,16 @@ def make_schedule(config: OptimConfig, steps: int) -> Schedule:
     )
 
 
+def frozen_of(params: Abstract, patterns: tuple[str, ...]) -> dict[str, slice]:
+    """The parameters not to train, each with the slice of its layers. Raises InputError where nothing is left."""
+    frozen = select(params, patterns)
+    if params and all(frozen.get(name) == slice(None) for name in params):
+        raise InputError(
+            f"--freeze {' '.join(patterns)} leaves no parameter to train: narrow the patterns, or leave it out"
+        )
+    return frozen
+
+
 def make_optimizer(
     config: OptimConfig, params: Abstract, schedule: Schedule, *, head: tuple[str, ...] = ()
 ) -> optax.GradientTransformation:
@@ -69,15 +79,12 @@ def make_optimizer(
     the norm; a parameter that is frozen as a whole has no moments. Raises InputError.
     """
     kind = optimizers.find(config.optimizer)
-    frozen = select(params, config.freeze)
+    frozen = frozen_of(params, config.freeze)
     ratios = dict.fromkeys(params, 1.0)
     if config.head_learning_rate is not None:
         ratios |= dict.fromkeys(select(params, head), config.head_learning_rate / config.learning_rate)
     whole = {name for name, part in frozen.items() if part == slice(None)}
     slices = {name: part for name, part in frozen.items() if name not in whole}
-    if whole == set(params):
-        patterns = " ".join(config.freeze)
-        raise InputError(f"--freeze {patterns} leaves no parameter to train: narrow the patterns, or leave it out")
     decayed = {name: not is_vector(name) for name in params}
 
     moving = [
