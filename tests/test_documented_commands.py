@@ -157,7 +157,7 @@ def several(config: Any, *fields: str) -> list[str]:
     return [str(one) for x in values if x is not None for one in (x if isinstance(x, tuple) else (x,))]
 
 
-OURS = ("", "builtin", "bpe", "char", "tiny", "small", *PRESETS)
+OURS = ("", "builtin", "builtin-requests", "bpe", "char", "tiny", "small", *PRESETS)
 """What comes with the package."""
 
 

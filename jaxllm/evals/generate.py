@@ -132,9 +132,8 @@ def _run(
             if done_B.all():
                 break
             fewest = _fewest(len(done_B), multiple) if on_token is None else 0
-            if (
-                left := np.flatnonzero(~done_B)
-            ).size <= fewest:  # go on with a batch of these, filled up with done ones
+            left = np.flatnonzero(~done_B)
+            if left.size <= fewest:  # go on with a batch of these, filled up with done ones
                 keep(state)
                 state = decode.take(state, np.append(left, np.flatnonzero(done_B))[:fewest])
                 rows, latest = rows[left], dataclasses.replace(latest, done_B=np.arange(fewest) >= left.size)
