@@ -61,5 +61,9 @@ def _run(path: Path) -> ModuleType:
     assert spec.loader is not None
     own_files.FILES.add(str(spec.origin))
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up
-    spec.loader.exec_module(module)
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # nothing is left beside the user's file
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.dont_write_bytecode = before
     return module
