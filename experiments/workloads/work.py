@@ -34,7 +34,7 @@ class Asked:
     def schedule(self, steps: int) -> tuple[int, int]:
         """Steps of a run, and how many of them come first and are not timed. Raises InputError."""
         steps = self.steps or steps
-        untimed = self.untimed or max(1, steps // 6)
+        untimed = self.untimed or next(n for n in range(max(1, steps // 6), 0, -1) if steps % n == 0)
         if steps % untimed or steps < 2 * untimed:
             raise InputError(f"--steps {steps} --untimed {untimed}: the untimed steps must divide all, at most in half")
         return steps, untimed

@@ -109,3 +109,11 @@ def test_the_trainer_runs_in_turn_with_our_side(stage, tmp_path, monkeypatch):
     (found,) = json.loads(path.read_text())["stages"][0]["rounds"]
     assert len(found) == 3
     assert all(0 < side["tokens_per_s"] < 1e6 and 0.1 < side["host_gib"] < 8 for side in found.values())
+
+
+@pytest.mark.parametrize("steps", [2, 42, 60, 80, 120, 240, 300])
+def test_the_steps_that_are_not_timed_divide_all(steps):
+    found, untimed = Asked("small").schedule(steps)
+    assert found == steps
+    assert not steps % untimed
+    assert 0 < untimed <= max(1, steps // 6)
