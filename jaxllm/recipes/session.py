@@ -64,7 +64,7 @@ class Session:
         return True
 
     def header(self, begin: Start, lines: Sequence[tuple[str, str]]) -> None:
-        """Prints the run folder, the model with its notes, then `lines` of (word, text); before that, checks --freeze."""
+        """Checks --freeze, then prints the run folder, the model with its notes, and `lines` of (word, text)."""
         frozen_of(begin.model.trained, self.config.freeze)  # before a reference computes
         parameters = count(begin.model.graphdef.abstract)
         self._line("run", str(self.run.folder))
