@@ -14,6 +14,7 @@ import preference as script
 from jaxllm.recipes import reference
 from jaxllm.recipes.script import input_errors, parse
 from jaxllm.run.metrics import read_jsonl
+from jaxllm.types import InputError
 
 pytestmark = pytest.mark.slow
 
@@ -86,6 +87,12 @@ def test_the_parameters_of_the_reference_are_gone_when_training_begins(place, tm
     (loaded, _), (left, parameters) = held
     assert loaded >= parameters
     assert left < parameters / 10
+
+
+def test_freezing_everything_is_refused_before_the_reference_computes(place, monkeypatch):
+    monkeypatch.setattr(script, "Reference", lambda *_: pytest.fail("it computes"))
+    with pytest.raises(InputError, match=r"--freeze \* leaves no parameter to train"):
+        run(place, "frozen", "--freeze", "*")
 
 
 def losses(folder):

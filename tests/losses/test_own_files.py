@@ -1,7 +1,10 @@
 """The text of the files that losses come from."""
 
+import sys
+
 import pytest
 
+from jaxllm.losses import resolve
 from jaxllm.losses.own_files import texts
 from jaxllm.types import InputError
 
@@ -22,3 +25,13 @@ def test_a_file_that_is_not_utf8_is_named(tmp_path):
     (tmp_path / "latin.py").write_bytes(b"# -*- coding: latin-1 -*-\n# \xe9\n")
     with pytest.raises(InputError, match=r"latin\.py is not UTF-8"):
         texts(f"{tmp_path}/latin.py:f")
+
+
+def test_no_bytecode_is_left_beside_a_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    (tmp_path / "kept_clean.py").write_text(
+        "from jaxllm.losses import preference_loss\n@preference_loss\ndef margin(p):\n    return -p.delta_B\n"
+    )
+    assert resolve(f"{tmp_path}/kept_clean.py:margin").kind == "pairs"
+    assert [path.name for path in tmp_path.iterdir()] == ["kept_clean.py"]
+    assert not sys.dont_write_bytecode
