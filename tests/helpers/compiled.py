@@ -184,7 +184,7 @@ def compile_decoding(config, topology, mesh, rows=8):
             functools.partial(decode.start, spec.graphdef, sampling, T, T // 2), params, prompts, ends
         )
         state = jax.tree.map(shaped, state, state_at)
-        return decode.decode.lower(spec.graphdef, sampling, params, state, T // 2).compile(options_of(found))
+        return decode.decode.lower(spec.graphdef, sampling, params, state, T // 2, 0).compile(options_of(found))
 
 
 def shaped(x, at):
