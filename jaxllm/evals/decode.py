@@ -140,11 +140,12 @@ def decode(
 ) -> tuple[State, Latest]:
     """Continues until rows have so many tokens, or at most `fewest` are not done. There must be slots for them."""
     model = bind(graphdef, params)
+    blocks = model.apart() if state.cache.apart else ()
 
     def step(state: State) -> State:
         last = jax.lax.dynamic_index_in_dim(state.cache.tokens.positions_BT, state.cache.length - 1, axis=1)
         token_B1 = jax.lax.dynamic_index_in_dim(state.tokens_BN, state.count - 1, axis=1)
-        hidden_BTD, cache = model.extend(state.cache, token_B1, Tokens(jnp.ones_like(last), last + 1))
+        hidden_BTD, cache = model.extend(state.cache, token_B1, Tokens(jnp.ones_like(last), last + 1), blocks)
         return dataclasses.replace(state, cache=cache).add(model.head(hidden_BTD[:, -1]), sampling)
 
     more = lambda state: (state.count < until) & (jnp.sum(~state.done_B) > fewest)  # noqa: E731

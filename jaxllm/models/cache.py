@@ -41,6 +41,11 @@ class Cache:
         """S."""
         return self.tokens.segments_BT.shape[1]
 
+    @property
+    def apart(self) -> bool:
+        """Each layer has a stack."""
+        return self.stacks[0][0].ndim == 4
+
     def advance(self, tokens: Tokens) -> Cache:
         """The cache with the segments and positions of tokens whose keys and values the layers will `put`."""
         put = lambda old, new: jax.lax.dynamic_update_slice(old, new, (0, self.length))  # noqa: E731

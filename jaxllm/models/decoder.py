@@ -7,6 +7,7 @@ layer sees. Training and generation run the same code; generation passes a cache
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -194,14 +195,24 @@ class Decoder(nnx.Module):
             logits_NV = self.unembed(hidden_ND)
         return soft_cap(logits_NV.astype(jnp.float32), self.config.logit_softcap)
 
-    def extend(self, cache: Cache, tokens_BT: jax.Array, tokens: Tokens) -> tuple[jax.Array, Cache]:
-        """hidden_BTD of tokens that continue those in the cache, and the cache with them; T slots must be free."""
+    def apart(self) -> list[Block]:
+        """The blocks one by one. A loop that takes them apart once does not copy a layer's weights in each step."""
+        graphdef, params = nnx.split(self.blocks)
+        return [nnx.merge(graphdef, jax.tree.map(lambda x: x[i], params)) for i in range(self.config.depth)]  # noqa: B023
+
+    def extend(
+        self, cache: Cache, tokens_BT: jax.Array, tokens: Tokens, blocks: Sequence[Block] = ()
+    ) -> tuple[jax.Array, Cache]:
+        """hidden_BTD of tokens that continue those in the cache, and the cache with them; T slots must be free.
+
+        blocks: of `apart`, which a cache with a stack for each layer is for.
+        """
         cache = cache.advance(tokens)
-        x_BTD, cache, _ = self._run(tokens_BT, tokens, cache, None)
+        x_BTD, cache, _ = self._run(tokens_BT, tokens, cache, None, blocks)
         return x_BTD, dataclasses.replace(cache, length=cache.length + tokens_BT.shape[1])
 
     def _run(
-        self, tokens_BT: jax.Array, tokens: Tokens, cache: Cache | None, key: jax.Array | None
+        self, tokens_BT: jax.Array, tokens: Tokens, cache: Any, key: jax.Array | None, blocks: Sequence[Block] = ()
     ) -> tuple[jax.Array, Any, Load | None]:
         c = self.config
         embed_key, keys = None, None
@@ -215,17 +226,15 @@ class Decoder(nnx.Module):
             return (x_BTD, cache), load
 
         x_BTD, load_LE = self.embeddings(tokens_BT, tokens.positions_BT, embed_key), None
-        if cache is None or len(cache.stacks) < c.depth:
+        if cache is None or not cache.apart:
             (x_BTD, cache), load_LE = scan_stack(
                 call, self.blocks, (x_BTD, cache), layers, remat=c.remat, unroll=c.unroll
             )
         else:
-            graphdef, params = nnx.split(self.blocks)
             stacks: list[Any] = []
-            for stack in cache.stacks:
-                own, layer = jax.tree.map(lambda x: x[len(stacks)], (params, layers))  # noqa: B023
-                one = dataclasses.replace(cache, stacks=(stack,))
-                (x_BTD, one), _ = call(nnx.merge(graphdef, own), (x_BTD, one), layer)
+            for i, block in enumerate(blocks or self.apart()):
+                carry = x_BTD, dataclasses.replace(cache, stacks=cache.stacks[i : i + 1])
+                (x_BTD, one), _ = call(block, carry, jax.tree.map(lambda x: x[i], layers))  # noqa: B023
                 stacks += one.stacks
             cache = dataclasses.replace(cache, stacks=tuple(stacks))
         return gather(self.norm(cut_as_residual(x_BTD))), cache, load_LE
