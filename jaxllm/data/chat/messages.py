@@ -46,6 +46,38 @@ def text_of(row: Mapping[str, Any], column: str, where: str, *, may_be_empty: bo
     return text
 
 
+def check_prompt(row: Mapping[str, Any], messages: Sequence[Message], column: str, where: str) -> None:
+    """Raises BadRow where the row's `prompt` is not what its conversation in another column begins with.
+
+    A prompt of text may be one message, stand in one, or show several as a template does; one of messages may lack the
+    system's. `--columns` that names the column of the conversation has it believed alone.
+    """
+    given = dict(row).get("prompt")
+    messages_too = isinstance(given, list | tuple) and all(isinstance(message, Mapping) for message in given)
+    if not given or column in getattr(row, "named", ()) or not (isinstance(given, str) or messages_too):
+        return  # a column of another meaning is reported as not read
+    asked = [_squeezed(x["content"]) for x in messages if x["role"] != "assistant"]
+    if isinstance(given, str):
+        prompt = _squeezed(row["prompt"])
+        agrees = any(x.startswith(prompt) or x.endswith(prompt) or x in prompt for x in asked if x) or not asked
+    else:
+        pairs = [
+            [(x["role"], _squeezed(x["content"])) for x in some if x["role"] != "system"]
+            for some in (messages_of(row, "prompt", where), messages)
+        ]
+        agrees = pairs[1][: len(pairs[0])] == pairs[0]
+    if not agrees:
+        raise BadRow(
+            f"{where}: its prompt is not what its {column} begins with; mend the row, or give --columns "
+            f"{column}={column} to read no prompt",
+            f"prompt and {column} contradict each other",
+        )
+
+
+def _squeezed(text: str) -> str:
+    return " ".join(text.split())
+
+
 def _message(message: Mapping[str, Any], where: str) -> Message | None:
     """A message with role and content, however it was written; None for a system's message that says nothing."""
     role = message.get("role") or message.get("from")

@@ -270,3 +270,58 @@ def test_the_rows_of_the_cases(assets):
         rows = sources.load(folder / f"{name}.jsonl")["train"]
         found, _ = dialogues(rows, report=Report())
         assert [len(one.messages) for one in found] == [turns] * 3, name
+
+
+BRIEFLY = {"role": "system", "content": "Be brief."}
+
+
+@pytest.mark.parametrize(
+    ("messages", "prompt", "agrees"),
+    [
+        (TURN, "Why?", True),
+        (TURN, " Why? \n", True),
+        (TURN, "<|user|>\nWhy?\n<|assistant|>\n", True),
+        ([BRIEFLY, *TURN], "Be brief.", True),
+        ([{"role": "user", "content": "Read this.\n\nWhy?"}, SAID], "Why?", True),
+        ([BRIEFLY, *TURN, {"role": "user", "content": "And?"}, SAID], "And?", True),
+        (TURN, [USER], True),
+        ([BRIEFLY, *TURN], [USER], True),
+        (TURN, [{"from": "human", "value": "Why?"}], True),
+        (TURN, "", True),
+        (TURN, None, True),
+        ([SAID], "Why?", True),
+        (TURN, "When?", False),
+        (TURN, "Because.", False),
+        (TURN, [{"role": "user", "content": "When?"}], False),
+        (TURN, [*TURN, USER], False),
+    ],
+)
+def test_a_prompt_beside_a_conversation_is_its_beginning(messages, prompt, agrees):
+    row = {"messages": messages, "prompt": prompt}
+    if agrees:
+        assert dialogue(row, "row 1").messages == messages
+        return
+    with pytest.raises(BadRow) as error:
+        dialogue(row, "row 1")
+    assert error.value.kind == "prompt and messages contradict each other"
+    assert str(error.value) == (
+        "row 1: its prompt is not what its messages begins with; mend the row, or give --columns messages=messages to "
+        "read no prompt"
+    )
+    named = ColumnsRead(parse_columns("messages=messages"))  # the remedy
+    assert dialogue(row, "row 1", named).messages == messages
+
+
+def test_a_prompt_that_agrees_is_silent_and_one_that_is_not_compared_is_named():
+    rows = {"agrees": "Why?", "of another type": 3, "of other objects": [3]}
+    for kind, prompt in rows.items():
+        report = Report()
+        dialogues([{"conversations": TURN, "prompt": prompt}], where=str, report=report)
+        assert (report.lines(), list(report.unread)) == ([], [] if kind == "agrees" else ["prompt"])
+
+
+def test_prompts_that_contradict_are_counted_as_other_bad_rows_are():
+    rows = [{"messages": TURN, "prompt": "When?" if i == 3 else "Why?"} for i in range(20)]
+    report = Report()
+    dialogues(rows, where=lambda i: f"a.jsonl, line {i + 1}", report=report)
+    assert report.lines() == ["1 left out, prompt and messages contradict each other: a.jsonl, line 4"]
