@@ -212,6 +212,14 @@ def test_rows_whose_text_is_none_are_left_out_and_counted(tmp_path, tokenizer):
     for _ in range(2):  # written, and read from the cache
         corpus = open_corpus(documents, tokenizer, len(tokenizer), root=tmp_path)
         assert (len(corpus.ends), corpus.report.dropped, [*corpus.report.unread]) == (19, left_out, ["id"])
+    (meta,) = (tmp_path / "tokens").glob("*/meta.json")
+    noted = json.loads(meta.read_text())
+    for rows in ({"dropped": left_out}, None):  # what earlier versions noted
+        meta.write_text(json.dumps({**noted, "rows": rows} if rows else {k: noted[k] for k in noted if k != "rows"}))
+        fresh = open_documents(str(path))["train"]
+        report = open_corpus(fresh, tokenizer, len(tokenizer), root=tmp_path).report
+        assert (report.dropped, [*report.unread]) == (left_out if rows else {}, ["id"])
+    meta.write_text(json.dumps(noted))
     strict = open_documents(str(path), max_bad_rows=0.01)["train"]
     for read in (lambda: list(strict), lambda: open_corpus(strict, tokenizer, len(tokenizer), root=tmp_path)):
         with pytest.raises(InputError, match=r"line 2: a lone surrogate .* \(1 of 20 rows are bad, above"):
