@@ -15,7 +15,10 @@ Message = dict[str, Any]
 _ROLES = {"human": "user", "user": "user", "prompter": "user", "gpt": "assistant", "assistant": "assistant",
           "chatgpt": "assistant", "bing": "assistant", "bard": "assistant", "model": "assistant",
           "function_call": "assistant", "system": "system", "tool": "tool", "observation": "tool",
-          "function_response": "tool"}  # fmt: skip
+          "function_response": "tool", "function": "tool"}  # fmt: skip
+
+_LEARNT = ("train", "training", "loss")
+"""Names under which other trainers (axolotl, ms-swift) say by true and false whether a message is learnt."""
 
 
 def messages_of(row: Mapping[str, Any], column: str, where: str) -> list[Message]:
@@ -86,6 +89,11 @@ def _message(message: Mapping[str, Any], where: str) -> Message | None:
         raise InputError(f"{where}: its role is {role!r}, known are {', '.join(_ROLES)}; mend the row")
     more = {k: x for k, x in message.items() if k not in ("role", "content", "from", "value") and x is not None}
     check_text(more, where, "message")
+    for name in _LEARNT:
+        if _ROLES[role] == "assistant" and isinstance(more.get(name), bool):
+            more["weight"] = int(more.pop(name))
+    if isinstance(more.get("function_call"), Mapping):  # OpenAI's name before tool_calls
+        more["tool_calls"] = [{"type": "function", "function": more.pop("function_call")}]
     if more.get("weight", 0) not in (0, 1):
         raise InputError(f"{where}: its weight is {more['weight']!r}, wanted 0 or 1; mend the row")
     content = _joined(content, where) if isinstance(content, list | tuple) else content

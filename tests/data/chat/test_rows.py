@@ -218,6 +218,26 @@ def test_unknown_columns_are_shown_with_how_to_name_them():
     assert text.endswith("or name them, as in --columns prompt=question,completion=text")
 
 
+@pytest.mark.parametrize("name", ["train", "training", "loss"])
+def test_what_other_trainers_call_the_weight_of_a_message(name):
+    messages = [USER, {**SAID, name: False}, USER, {**SAID, name: True}]
+    found = dialogue({"messages": messages}, "row 1").messages
+    assert found == [USER, {**SAID, "weight": 0}, USER, {**SAID, "weight": 1}]
+    other = [{**USER, name: False}, {**SAID, name: 0.5}]  # of another meaning, and passed to the template
+    assert dialogue({"messages": other}, "row 1").messages == other
+
+
+def test_a_function_call_is_a_tool_call():
+    call = {"name": "look", "arguments": "{}"}
+    row = {"messages": [USER, {"role": "assistant", "content": None, "function_call": call},
+                        {"role": "function", "name": "look", "content": "sun"}, SAID]}  # fmt: skip
+    tool_calls = [{"type": "function", "function": call}]
+    assert dialogue(row, "row 1").messages == [
+        USER, {"role": "assistant", "content": "", "tool_calls": tool_calls},
+        {"role": "tool", "content": "sun", "name": "look"}, SAID,
+    ]  # fmt: skip
+
+
 def test_columns_that_are_not_read_and_shapes_are_reported():
     report = Report()
     rows = [{"instruction": "Why?", "output": "So.", "input": "", "id": 3, "source": "web"}, {"text": "So.", "id": 4}]
