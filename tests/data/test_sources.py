@@ -96,6 +96,19 @@ def test_json_lines(tmp_path):
     assert list(load(write(tmp_path / "twice.jsonl", '{"a": 1, "a": 2}\n'))["train"]) == [{"a": 2}]
 
 
+def test_names_with_spaces_brackets_and_other_letters(tmp_path):
+    for name in ("a[1].jsonl", "sp ace.jsonl", "é?.jsonl", "[ab]/train-*.jsonl"):
+        assert list(load(str(write(tmp_path / name, '{"a": 1}')))["train"]) == [{"a": 1}]
+
+
+def test_a_clone_of_a_hub_s_folder(tmp_path):
+    for name, text in ((".gitattributes", "* lfs"), ("README.md", "---"), ("dataset_infos.json", "{}"), ("LICENSE", "")):
+        write(tmp_path / name, text)
+    for name, rows in (("train-00000-of-00002", 3), ("train-00001-of-00002", 2), ("test-00000-of-00001", 1)):
+        write(tmp_path / f"data/{name}.jsonl", '{"a": 1}\n' * rows)
+    assert {name: len(rows) for name, rows in load(str(tmp_path)).items()} == {"train": 5, "test": 1}
+
+
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.txt", "a.conll", "a.parquet", "a.arrow", "a.jsonl.gz"])
 def test_a_pointer_of_git_lfs_is_named_as_such(tmp_path, name):
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"

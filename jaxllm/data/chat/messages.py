@@ -77,6 +77,11 @@ def check_prompt(row: Mapping[str, Any], messages: Sequence[Message], column: st
         )
 
 
+def repeats(prompt: Any, answers: Sequence[Any]) -> bool:
+    """Whether the prompt is text and every answer begins with it."""
+    return isinstance(prompt, str) and bool(prompt.strip()) and all(x.startswith(prompt) for x in answers)
+
+
 def _squeezed(text: str) -> str:
     return " ".join(text.split())
 

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxllm.data.chat.columns import ColumnsRead, TrackedRow, shown_columns
-from jaxllm.data.chat.messages import Message, check_prompt, kind_of, messages_of, mistyped, text_of
+from jaxllm.data.chat.messages import Message, check_prompt, kind_of, messages_of, mistyped, repeats, text_of
 from jaxllm.data.report import BadRow, Report, check_text, convert_each
 from jaxllm.types import InputError
 
@@ -90,6 +90,7 @@ def dialogues(
     reader = ColumnsRead(columns or {})
     found, locations = convert_each(rows, lambda row, at: dialogue(row, at, reader), where or rows.where, report)
     reader.tell(report)
+    report.repeated += sum(repeats(one.prompt, [one.completion]) for one in found)
     return found, locations
 
 

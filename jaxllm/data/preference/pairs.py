@@ -25,7 +25,7 @@ import numpy as np
 
 from jaxllm.data.chat.columns import ColumnsRead, TrackedRow, shown_columns
 from jaxllm.data.chat.encode import Encoded, encode_completion, encode_messages, ignored_options
-from jaxllm.data.chat.messages import Message, check_prompt, empty, messages_of, text_of
+from jaxllm.data.chat.messages import Message, check_prompt, empty, messages_of, repeats, text_of
 from jaxllm.data.chat.render import common_length, turn_end
 from jaxllm.data.chat.rows import PROMPT_COLUMNS, Dialogue, options_of, prompt_of, with_system
 from jaxllm.data.preference.answers import Answer, Group
@@ -81,6 +81,7 @@ def comparisons(
     found, locations = [], []
     for some, place in zip(lists, places, strict=True):
         found += some
+        report.repeated += any(repeats(one.prompt, one.answers) for one in some)
         locations += [place] if len(some) == 1 else [f"{place}, pair {i}" for i in range(1, len(some) + 1)]
     if len({len(one.answers) for one in found}) > 1:
         odd = next(i for i, one in enumerate(found) if len(one.answers) != len(found[0].answers))

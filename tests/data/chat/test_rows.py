@@ -340,6 +340,13 @@ def test_a_prompt_that_agrees_is_silent_and_one_that_is_not_compared_is_named():
         assert (report.lines(), list(report.unread)) == ([], [] if kind == "agrees" else ["prompt"])
 
 
+def test_a_completion_that_repeats_its_prompt_is_said():
+    report = Report()
+    dialogues([{"prompt": "Why?", "completion": x} for x in ("Why? So.", " So.")], where=str, report=report)
+    (line,) = report.lines()
+    assert line.startswith("warning: in 1 rows the answers begin with the prompt")
+
+
 def test_prompts_that_contradict_are_counted_as_other_bad_rows_are():
     rows = [{"messages": TURN, "prompt": "When?" if i == 3 else "Why?"} for i in range(20)]
     report = Report()

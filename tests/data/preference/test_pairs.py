@@ -130,6 +130,15 @@ def test_a_prompt_beside_answers_that_repeat_it_has_to_be_theirs():
     assert (one.prompt, list(report.unread)) == (TALK[0], ["prompt"])
 
 
+def test_answers_of_text_that_repeat_their_prompt_are_said(tokenizer):
+    row = {"prompt": "Q: it?", "chosen": "Q: it? A cat", "rejected": "Q: it? A dog"}
+    said = "the answers begin with the prompt, which stands before them once more; leave it out of the answers"
+    _, report = groups_of(tokenizer, row, {**row, "rejected": "A dog"})
+    assert report.lines() == [f"warning: in 1 rows {said}"]
+    _, report = groups_of(tokenizer, {**row, "prompt": TALK[0]})
+    assert report.lines() == []
+
+
 def test_weight_and_margin_come_from_columns(tokenizer):
     row = {**SHAPES["standard"][0], "weight": 2, "margin": 0.5}
     (group,), _ = groups_of(tokenizer, row)
