@@ -124,7 +124,7 @@ def test_a_prompt_beside_answers_that_repeat_it_has_to_be_theirs():
             with pytest.raises(BadRow, match=f"here: its prompt is not what its {column} begins with; mend the row"):
                 comparison({**row, "prompt": prompt}, "here")
     bad = rows_of({**whole, "prompt": "Who is it?"})
-    with pytest.raises(InputError, match="1 prompt and chosen contradict each other: train.jsonl, line 1"):
+    with pytest.raises(InputError, match=r"1 prompt and chosen contradict each other: train\.jsonl, line 1"):
         comparisons(bad)
     (one,), _, report = comparisons(bad, columns={"chosen": "chosen"})  # the remedy: the answers are believed alone
     assert (one.prompt, list(report.unread)) == (TALK[0], ["prompt"])
