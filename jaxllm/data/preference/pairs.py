@@ -187,9 +187,9 @@ def _parted(row: Mapping[str, Any], answers: list[Any], where: str) -> tuple[Any
         n = common_length(*answers) if len(answers) > 1 else len(answers[0]) - 1
         n = min(n, *(len(answer) - 1 for answer in answers))
         if n:
-            prompt = with_system(row, answers[0][:n], where)
-            check_prompt(row, prompt, "chosen" if "chosen" in row else "completion", where)
-            return prompt, [answer[n:] for answer in answers]
+            shared = with_system(row, answers[0][:n], where)
+            check_prompt(row, shared, "chosen" if "chosen" in row else "completion", where)
+            return shared, [answer[n:] for answer in answers]
         raise BadRow(
             f"{where}: chosen and rejected have no message in common to be the prompt; mend the row",
             "chosen and rejected have no prompt in common",
