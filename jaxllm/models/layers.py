@@ -298,7 +298,9 @@ def scan_stack(
         named = lambda x, layer: body(name(x, RESIDUAL), layer)  # noqa: E731
         step = jax.checkpoint(named, policy=REMAT[remat], prevent_cse=False)
     layers = (params if order is None else jnp.asarray(order, jnp.int32), per_layer)
-    if unroll == 0:
-        whole = planning.platform() == "cpu" and remat == "none"
-        unroll = jax.tree.leaves(layers)[0].shape[0] if whole else 1
-    return jax.lax.scan(step, x, layers, unroll=unroll)
+    return jax.lax.scan(step, x, layers, unroll=unrolled(jax.tree.leaves(layers)[0].shape[0], remat, unroll))
+
+
+def unrolled(depth: int, remat: str, unroll: int) -> int:
+    """How many blocks of `depth` an iteration of the compiled loop has (`scan_stack`)."""
+    return unroll or (depth if planning.platform() == "cpu" and remat == "none" else 1)
