@@ -83,6 +83,20 @@ def test_what_is_cheap_to_compute_is_not_kept_for_the_backward_pass():
         assert kept(layers.recompute(lambda gate, up, f=activation: f(gate) * up), x, x + 1) == 2
 
 
+def test_gelu_and_its_gradient_are_torchs():
+    x = np.linspace(-9, 9, 2001)
+    exact = torch.tensor(x, requires_grad=True)
+    torch.nn.functional.gelu(exact).sum().backward()
+    expected = torch.nn.functional.gelu(exact).detach().numpy()
+    single = jnp.asarray(x, jnp.float32)
+    np.testing.assert_allclose(layers.gelu(single), expected, rtol=1e-6, atol=1e-6)
+    slope = jax.grad(lambda x: jnp.sum(layers.gelu(x)))(single)
+    np.testing.assert_allclose(slope, exact.grad, rtol=1e-6, atol=1e-6)
+    half = single.astype(jnp.bfloat16)
+    rounded = torch.nn.functional.gelu(torch.tensor(np.asarray(half, np.float64))).numpy()
+    np.testing.assert_allclose(np.asarray(layers.gelu(half), np.float64), rounded, rtol=2**-8, atol=1e-6)
+
+
 @pytest.mark.parametrize("bias", [False, True])
 def test_layer_norm_is_torchs(bias):
     rng = np.random.default_rng(2)
@@ -120,6 +134,18 @@ def test_dropout_has_its_rate_and_keeps_the_mean():
     assert layers.dropout(x, 0.3, None) is x
     assert layers.dropout(x, 0.0, jax.random.key(0)) is x
     assert layers.dropout(x.astype(jnp.bfloat16), 0.3, jax.random.key(0)).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("width", [500, 501])
+def test_what_dropout_keeps_is_drawn_for_each_element_and_on_every_mesh_alike(width):
+    key, mesh = jax.random.key(1), make_mesh("fsdp=2,tensor=4")
+    kept = np.asarray(layers.keeps(key, 0.5, (400, width)))
+    for step in (1, 2):  # the same random word, and the next one
+        agree = np.mean(kept[:, step:] == kept[:, :-step])
+        assert abs(agree - 0.5) < 5 * 0.5 / np.sqrt(kept[:, step:].size)
+    cut = jax.sharding.NamedSharding(mesh, P("fsdp", None if width % 2 else "tensor"))
+    sharded = jax.jit(lambda key: layers.keeps(key, 0.5, (400, width)), out_shardings=cut)(key)
+    np.testing.assert_array_equal(np.asarray(sharded), kept)
 
 
 @pytest.mark.parametrize("remat", list(REMAT))
