@@ -25,7 +25,7 @@ class Victim:
 
     def __init__(self, work: Path, processes: int = 1, devices: int = 1, platform: str = "cpu"):
         """devices: fake ones, on a CPU. platform: JAX's name of it; "" for what this machine has."""
-        self.work, self.processes, self.devices, self.platform = work.absolute(), processes, devices, platform
+        self.work, self.processes, self.devices, self.platform = work.resolve(), processes, devices, platform
         self.work.mkdir(parents=True, exist_ok=True)
         model = {"vocab_size": 96, "width": 16, "depth": 2, "heads": 4, "mlp_width": 32, "max_positions": 64}
         (self.work / "model.json").write_text(json.dumps(model))

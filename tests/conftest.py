@@ -1,5 +1,6 @@
 """Eight fake CPU devices, strict ranks, and a compile cache that outlives the run."""
 
+import collections
 import gc
 import os
 import tempfile
@@ -36,11 +37,21 @@ gc.set_threshold(200_000, 50, 100)
 def pytest_configure(config):
     """Imports JAX wherever tests run: not in the process that hands them to workers, which wait for it."""
     if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        config.option.loadscopereorder = False  # but in the order of collection, below
         return
     import jax
 
     jax.config.update("jax_numpy_rank_promotion", "raise")
     config.pluginmanager.import_plugin("shared_fixtures")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    """Workers take files that run whole scripts first: they take longest, and none may begin when all else is done."""
+    if hasattr(config, "workerinput"):
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        tests = collections.Counter(item.path for item in items)
+        items.sort(key=lambda item: (item.path not in slow, -tests[item.path]))
 
 
 def pytest_collection_finish():

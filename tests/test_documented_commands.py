@@ -6,7 +6,8 @@ Each is known here in one of these ways; one that is not fails the test, with it
 * it hands another command to a pod or a cluster: that command's flags are checked, and the launcher prints its plan;
 * it reads from the hub (HUB) or stands in NOT_RUN: its flags are checked;
 * all else runs, shortened by the flags of SHORT, from a folder outside the clone, in an environment that the README's
-  install line made, on the small data and runs of the fixture `world`.
+  install line made, on the small data and runs of the fixture `world`: the first of each program as a process of its
+  own, the others forked from one that has imported what they import.
 """
 
 import concurrent.futures
@@ -14,17 +15,22 @@ import contextlib
 import dataclasses
 import importlib
 import os
+import queue
 import re
 import shutil
 import subprocess
 import sys
+import threading
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from documented import ROOT, Command, commands, commands_of
+from forked import IMPORTED, Forks
 from named_files import CAPITALS, FILES, LINKS, RUNS, link, write
+from started import quick_flags
 
 from jaxllm.models.decoder import PRESETS
 from jaxllm.recipes.script import parse
@@ -87,7 +93,7 @@ SHORT: dict[str, tuple[dict[str, str], str]] = {
     "bench_compiled.py": (
         {"--topology": "cpu:2", "--mesh": "fsdp=2"}, "--model tiny --rows 2 --length 64 --what lora",
     ),
-    "kill_test.py": ({}, "--trials 1"),
+    "kill_test.py": ({}, "--trials 1 --work ../kill-test"),
     "verify-resume": ({**TINY, "--dataset": "books.jsonl"}, "--steps 120 --sample-tokens 0 --no-export"),
     "generate": ({}, "--max-tokens 4"),
     "plan": ({}, "--batch-size 8 --max-length 64"),
@@ -210,6 +216,8 @@ def short(command: Command) -> list[str]:
     for flag, values in where_none.items():
         if flag not in given and not (flag == "--vocab-size" and "--model" in given):
             words += [flag, *values.split()]
+    if program(words)[0] == "verify-resume":
+        words[4:4] = ["--kills", "1"]  # of the processes that each kill starts, one
     return [*words, *more.split()]
 
 
@@ -278,44 +286,71 @@ def environment(tmp_path_factory) -> Path:
     python3 = sys.executable if not shutil.which("python3") else "python3"
     subprocess.run([python3, *first.words[1:-1], str(venv)], check=True)
     pip = [str(venv / "bin" / "pip"), *second.words[1:-1], str(ROOT)]
-    done = subprocess.run(pip, capture_output=True, text=True, check=False)
+    lazily = {**os.environ, "PIP_NO_COMPILE": "1"}  # what is imported is compiled when it is, and little is
+    done = subprocess.run(pip, capture_output=True, text=True, check=False, env=lazily)
     assert done.returncode == 0, done.stderr
     return venv
 
 
-def variables(cache: Path, devices: int) -> dict[str, str]:
-    """A new user's, but for the folder of caches; compiled in a hurry, with programs of earlier runs, however small."""
-    ours = ("PYTHONPATH", "JAXLLM_STARTED", "XLA_FLAGS")
-    return {
-        **{name: x for name, x in os.environ.items() if name not in ours}, "XDG_CACHE_HOME": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        **({"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"} if devices > 1 else {}),
-    }  # fmt: skip
+@dataclasses.dataclass
+class Runner:
+    """Runs commands with the python of an environment, as processes of their own or forked from one that is warm."""
 
+    python: Path
+    variables: dict[str, str]
+    idle: queue.SimpleQueue[Forks]
+    alone: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+    """Held by those that share a folder of what they have run."""
 
-def run(environment: Path, folder: Path, words: list[str]) -> str:
-    """Runs a command in a folder; what went wrong, if anything."""
-    assert words[0] == "python"
-    devices = 8 if "fsdp=8" in words and "verify-resume" not in words else 1
-    done = subprocess.run(
-        [str(environment / "bin" / "python"), *words[1:]], cwd=folder, env=variables(folder.parent / "cache", devices),
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode or "Traceback" in done.stderr:
-        return f"{' '.join(words)}\nexit status {done.returncode}\n{done.stdout[-500:]}\n{done.stderr[-2000:]}"
-    return ""
+    def run(self, folder: Path, words: list[str], *, forked: bool = True) -> str:
+        """Runs a command in a folder; what went wrong, if anything."""
+        assert words[0] == "python"
+        variables = dict(self.variables)
+        if "fsdp=8" in words and "verify-resume" not in words:
+            variables["XLA_FLAGS"] += " --xla_force_host_platform_device_count=8"
+        with self.alone if "../kill-test" in words else contextlib.nullcontext():
+            if forked:
+                forks = self.idle.get()
+                done = forks.run(words[1:], folder, {**variables, "JAXLLM_STARTED": "1"})
+                self.idle.put(forks)
+            else:
+                argv = [str(self.python), *words[1:]]
+                done = subprocess.run(argv, cwd=folder, env=variables, capture_output=True, text=True, check=False)
+        if done.returncode or "Traceback" in done.stderr:
+            return f"{' '.join(words)}\nexit status {done.returncode}\n{done.stdout[-500:]}\n{done.stderr[-2000:]}"
+        return ""
 
 
 @pytest.fixture(scope="session")
-def world(environment, tmp_path_factory) -> Path:
+def runner(environment, tmp_path_factory) -> Iterator[Runner]:
+    """Commands see the variables of a new user, but for the folder of caches; they are compiled in a hurry, with the
+    programs of earlier runs, however small."""
+    folder = tmp_path_factory.mktemp("documented")
+    variables = {
+        **{name: x for name, x in os.environ.items() if name not in ("PYTHONPATH", "JAXLLM_STARTED")},
+        "XDG_CACHE_HOME": str(folder / "cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "XLA_FLAGS": quick_flags(),
+    }  # fmt: skip
+    python = environment / "bin" / "python"
+    forks = [Forks(python, IMPORTED, folder / f"forks-{i}", variables) for i in range(2)]
+    runner = Runner(python, variables, queue.SimpleQueue())
+    for one in forks:
+        runner.idle.put(one)
+    yield runner
+    for one in forks:
+        one.close()
+
+
+@pytest.fixture(scope="session")
+def world(runner, tmp_path_factory) -> Path:
     """A folder with all that commands name, and the clone's folder of scripts."""
-    folder = tmp_path_factory.mktemp("documented") / "world"
+    folder = tmp_path_factory.mktemp("commands") / "world"
     write(folder)
     (folder / "experiments").symlink_to(ROOT / "experiments")
     for name, text in RUNS.items():
         script, *flags = text.split()
         words = ["python", f"experiments/{script}", *flags, "--steps", "2", "--out", name]
-        assert not (wrong := run(environment, folder, words)), wrong
+        assert not (wrong := runner.run(folder, words)), wrong
     for name, target in LINKS.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).symlink_to(folder / target)
@@ -332,8 +367,11 @@ def place(world: Path, number: int, words: list[str]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def outcomes(request, environment, world):
-    """What went wrong with each command that this session tests; two run at a time, equal ones once."""
+def outcomes(request, runner, world):
+    """What went wrong with each command that this session tests; two run at a time, equal ones once.
+
+    The first of each program is a process of its own, as a shell starts it; the others are forked.
+    """
     wanted = [
         item.callspec.params["command"] for item in request.session.items
         if getattr(item, "originalname", "") == "test_a_command_runs_as_a_new_user_would_run_it"
@@ -345,7 +383,9 @@ def outcomes(request, environment, world):
             words = short(command)
             same = (program(words)[0], config_of(words))
             if same not in started:
-                started[same] = pool.submit(run, environment, place(world, len(started), words), words)
+                forked = same[0] in {name for name, _ in started}
+                folder = place(world, len(started), words)
+                started[same] = pool.submit(runner.run, folder, words, forked=forked)
             found[command] = started[same]
         yield found
         pool.shutdown(cancel_futures=True)

@@ -61,9 +61,9 @@ def check_loss(spec: str | LossFn, /, *, timed: bool = True, **arguments: Any) -
         same("packed rows", gradient(on.params, on.lay(PACKED, LENGTH))),
         same("another order", gradient(on.params, on.lay(tuple((i,) for i in shuffled), LENGTH))),
         _counts(on, plain),
-        _microbatches(on, plain),
+        _microbatches(on, plain, same),
         *_devices(on, plain, same),
-        *(policy_checks(on, plain, same) if on.kind == "completions" else ()),
+        *(policy_checks(on, plain, same, gradient) if on.kind == "completions" else ()),
         _bfloat16(on, plain, expected),
         *_cost(on, timed),
     ]
@@ -156,22 +156,17 @@ def _counts(on: Bench, plain: Any) -> Finding:
     return Finding("counts under other parameters", one == other, f"{other}", f"{one}")
 
 
-def _microbatches(on: Bench, plain: Any) -> Finding:
-    """One step of gradient descent on the whole batch, and the same step in four microbatches."""
-    check = "four microbatches"
-    after = []
-    for parts in (1, 4):
-        optimizer = optax.sgd(1.0)
-        try:
-            step = make_train_step(on.graphdef, on.loss, optimizer, seed=0, microbatches=parts)
-        except InputError:
-            return Finding(check, True, "refused", "the same step, or a loss that says it couples the batch")
-        state = TrainState(jnp.int32(0), on.params, optimizer.init(on.params))
-        moved, metrics = jax.jit(step)(state, plain, on.teacher)
-        gradient = jax.tree.map(lambda new, old: np.asarray(new) - np.asarray(old), moved.params, on.params)
-        after.append((value(metrics["loss"]), gradient))
-    apart = gap(after[1], after[0])
-    return Finding(check, apart <= SAME, f"{apart:.1e}", f"a difference of at most {SAME:g}")
+def _microbatches(on: Bench, plain: Any, same: Callable[..., Finding]) -> Finding:
+    """One step of gradient descent in four microbatches."""
+    check, optimizer = "four microbatches", optax.sgd(1.0)
+    try:
+        step = make_train_step(on.graphdef, on.loss, optimizer, seed=0, microbatches=4)
+    except InputError:
+        return Finding(check, True, "refused", "the same step, or a loss that says it couples the batch")
+    state = TrainState(jnp.int32(0), on.params, optimizer.init(on.params))
+    moved, metrics = jax.jit(step)(state, plain, on.teacher)
+    gradient = jax.tree.map(lambda new, old: np.asarray(old) - np.asarray(new), moved.params, on.params)
+    return same(check, (value(metrics["loss"]), gradient))
 
 
 def _devices(on: Bench, plain: Any, same: Callable[..., Finding]) -> Iterator[Finding]:
@@ -203,23 +198,32 @@ def _cost(on: Bench, timed: bool) -> Iterator[Finding]:
     """Temporary memory and time of loss and gradient with a vocabulary of thousands, compared with the stock loss."""
     stock = STOCK[on.kind]
     temps, seconds = [], []
-    for loss in (on.loss, resolve(stock)):
-        big = bench(loss, on.kind, **({} if on.kind == "sentences" else BIG))
-        batch = jax.tree.map(jnp.asarray, big.lay(SINGLE if on.kind in ("tokens", "texts") else PACKED, BIG_LENGTH))
-        everywhere = np.ones_like(getattr(batch, "batch", batch).weights_BT)
-        if on.kind == "tokens":  # so that no chunk is skipped
-            batch = dataclasses.replace(batch, weights_BT=everywhere)
-        run = jax.jit(jax.value_and_grad(big)).lower(big.params, batch).compile()
+    for run, *arguments in (_big(on.loss, on.kind), _stock(on.kind)):
         analysis = run.memory_analysis()
         assert analysis is not None
         temps.append(analysis.temp_size_in_bytes)
-        seconds.append(_seconds(functools.partial(run, big.params, batch)) if timed else 1.0)
+        seconds.append(_seconds(functools.partial(run, *arguments)) if timed else 1.0)
     memory = temps[0] / temps[1]
     found = f"{temps[0] / 2**20:.0f} MB, {memory:.2f} times {stock}'s"
     yield Finding("temporary memory", memory <= 3, found, "at most 3 times: no logits of all tokens at once")
     if timed:
         ratio = seconds[0] / seconds[1]
         yield Finding("time", True, f"{1e3 * seconds[0]:.0f} ms, {ratio:.2f} times {stock}'s", "reported, not judged")
+
+
+def _big(loss: LossFn, kind: str) -> tuple[Any, Params, Any]:
+    """Loss and gradient with a vocabulary of thousands, compiled, and the parameters and batch that they take."""
+    big = bench(loss, kind, **({} if kind == "sentences" else BIG))
+    batch = jax.tree.map(jnp.asarray, big.lay(SINGLE if kind in ("tokens", "texts") else PACKED, BIG_LENGTH))
+    everywhere = np.ones_like(getattr(batch, "batch", batch).weights_BT)
+    if kind == "tokens":  # so that no chunk is skipped
+        batch = dataclasses.replace(batch, weights_BT=everywhere)
+    return jax.jit(jax.value_and_grad(big)).lower(big.params, batch).compile(), big.params, batch
+
+
+@functools.cache
+def _stock(kind: str) -> tuple[Any, Params, Any]:
+    return _big(resolve(STOCK[kind]), kind)
 
 
 def _seconds(run: Callable[[], Any]) -> float:

@@ -159,10 +159,11 @@ def _completions(rng: np.random.Generator, loss: LossFn, kind: str, vocabulary: 
 
 def _near(model: Any, lay: Callable[..., Rollouts]) -> Callable[..., Rollouts]:
     """The log-probabilities of a layout taken as differences from those of the model."""
+    logps = jax.jit(lambda batch: over_tokens(model, batch, token_logprobs)[0])
 
     def near(layout: Sequence[Sequence[int]], length: int) -> Rollouts:
         rollouts = lay(layout, length)
-        logps_BT, _ = over_tokens(model, jax.tree.map(jnp.asarray, rollouts.batch), token_logprobs)
+        logps_BT = logps(rollouts.batch)
         names = ("old_logps_BT", "ref_logps_BT", "sampler_logps_BT")
         return dataclasses.replace(rollouts, **{n: getattr(rollouts, n) + np.asarray(logps_BT) for n in names})
 

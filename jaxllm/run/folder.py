@@ -194,7 +194,12 @@ def report(folder: Path, confusion: Mapping[str, Any] | None = None) -> None:
     panels = len(shown) + len(matrix)
     columns = min(3, panels)
     rows = -(-panels // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(4.2 * columns, 2.8 * rows), squeeze=False, layout="constrained")
+    size = (4.2 * columns, 2.8 * rows)
+    # To make room for names of labels, everything is drawn twice.
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained" if matrix else None)
+    if not matrix:
+        sides = {"left": 0.6 / size[0], "right": 1 - 0.1 / size[0], "bottom": 0.45 / size[1], "top": 1 - 0.3 / size[1]}
+        figure.subplots_adjust(**sides, wspace=0.2, hspace=0.4)
     for axis, (split, found) in zip(axes.flat[len(shown) :], matrix, strict=False):
         axis.imshow(found["counts"], cmap="Blues")
         axis.set_title(f"{split}: true label by predicted", fontsize=10)

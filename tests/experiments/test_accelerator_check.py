@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from started import quick_flags
 
 import accelerator_check
 from checks.trace import times_of
@@ -17,7 +18,7 @@ SCRIPT = Path(__file__).parents[2] / "experiments" / "accelerator_check.py"
 
 def run(folder, *argv):
     environment = {
-        **os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        **os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{quick_flags()} --xla_backend_optimization_level=0",
         "XDG_CACHE_HOME": str(folder / "cache"),
     }  # fmt: skip
     command = [sys.executable, str(SCRIPT), "--out", str(folder / "found"), *argv]

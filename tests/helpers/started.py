@@ -1,6 +1,7 @@
 """Starting a script of experiments/ or a command in the process of a test, as a shell would start it."""
 
 import importlib
+import os
 import sys
 
 from jaxllm import launch
@@ -9,6 +10,11 @@ from jaxllm.recipes.script import run
 SCRIPTS = (
     "pretrain", "sft", "preference", "reward", "ner", "mlm", "classify", "online", "three_stages", "compare_losses",
 )  # fmt: skip
+
+
+def quick_flags():
+    """XLA's flags with which tests compile, for processes that have the devices of a new user."""
+    return " ".join(flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag)
 
 
 def start(program, argv, monkeypatch):
