@@ -74,11 +74,11 @@ def mixture(
     if c.renormalise:
         weights_BTk /= jnp.sum(weights_BTk, axis=-1, keepdims=True)
     sent_BTE = jnp.sum(jax.nn.one_hot(chosen_BTk, c.experts), axis=2)
-    load = tuple(jnp.sum(x * real_BT[..., None].astype(x.dtype), axis=(0, 1)) for x in (sent_BTE, probs_BTE))
-    load = jax.lax.psum(load, cut) if cut else load
+    sent_E, probs_E = (jnp.sum(x * real_BT[..., None].astype(x.dtype), axis=(0, 1)) for x in (sent_BTE, probs_BTE))
+    load: Load = jax.lax.psum((sent_E, probs_E), cut) if cut else (sent_E, probs_E)
 
     x_BTD, weights_BTk, chosen_BTk = (whole(x, "tensor", 1, cut) for x in (x_BTD, weights_BTk, chosen_BTk))
-    if others := tuple(axis for axis in own if axis not in cut):  # each of these devices has a part of the experts for the same tokens
+    if others := tuple(axis for axis in own if axis not in cut):  # along these, parts of experts for the same tokens
         x_BTD, weights_BTk = (jax.lax.pcast(x, others, to="varying") for x in (x_BTD, weights_BTk))
     gate_EDF, up_EDF = (whole(x, "fsdp", 1, own) for x in (gate_EDF, up_EDF))
     down_EFD = whole(down_EFD, "fsdp", 2, own)
