@@ -2,9 +2,9 @@
 
     python experiments/decode.py --model path/to/llama --prompts prompts.json --out decoded
 
-The likeliest token each time, a fixed number of them, after a round that is not timed. Beside it, the least time that a
-step can take on a machine whose memory is the limit: that of reading all weights and the cache once, at the speed at
-which an array much larger than any cache is read in the same process.
+A fixed number of tokens, each drawn from the model's own probabilities, after a round that is not timed. Beside it, the
+least time that a step can take on a machine whose memory is the limit: that of reading all weights and the cache once,
+at the speed at which an array much larger than any cache is read in the same process.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import numpy as np
 
 from jaxllm.distributed.mesh import make_mesh
 from jaxllm.evals.generate import generate
+from jaxllm.evals.sampling import Sampling
 from jaxllm.models.flops import model_flops
 from jaxllm.recipes.benchmark import GIB
 from jaxllm.recipes.script import run as run_script
@@ -48,6 +50,8 @@ class Config:
     """Number of times that the prompts are continued and timed."""
     dtype: str = "float32"
     """Type that the model computes in: float32 or bfloat16."""
+    temperature: float = 1.0
+    """Divides the logits before a token is drawn; 0 takes the likeliest token."""
 
 
 def bytes_of(shape: Any, params: Params, prompts: list[list[int]], tokens: int) -> float:
@@ -84,29 +88,30 @@ def main(config: Config) -> None:
     params = load_params(opened.spec, mesh)
     prompts = json.loads(config.prompts.read_text())
     starts: list[float] = []
+    draw = partial(generate, opened.spec.graphdef, params, prompts, Sampling(config.temperature))
 
     def first(row: int, token: int, last: bool) -> None:
         if not starts:
             starts.extend((age_s(), cpu_s()))
 
     began = time.perf_counter()
-    generate(opened.spec.graphdef, params, prompts, max_tokens=config.tokens, on_token=first)
+    draw(max_tokens=config.tokens, on_token=first)
     compile_s, began = time.perf_counter() - began, time.perf_counter()
     for _ in range(config.rounds):
-        new = generate(opened.spec.graphdef, params, prompts, max_tokens=config.tokens)
+        new = draw(max_tokens=config.tokens)
     seconds = (time.perf_counter() - began) / config.rounds
     count = sum(map(len, new))
     began = time.perf_counter()
     for _ in range(config.rounds):
-        generate(opened.spec.graphdef, params, prompts, max_tokens=1)
+        draw(max_tokens=1)
     prefill = (time.perf_counter() - began) / config.rounds
+    peaks = {"host_gib": host_bytes(peak=True), "device_gib": device_bytes(mesh.local_devices, peak=True)}
     step = (seconds - prefill) / max(1, config.tokens - 1)
     bytes_read, speed = bytes_of(opened.config, params, prompts, config.tokens), read_speed()
     bound = bytes_read / speed
     print(f"a step after the first takes {step * 1e3:.1f} ms, reading {bytes_read / 1e6:,.0f} MB once at "
           f"{speed / 1e9:.1f} GB/s {bound * 1e3:.1f} ms: {step / bound:.2f} times the bound")  # fmt: skip
     forward = model_flops(opened.spec, {}).per_token / 3  # of training a third is the forward pass
-    peaks = {"host_gib": host_bytes(peak=True), "device_gib": device_bytes(mesh.local_devices, peak=True)}
     measured = {
         "tokens_per_s": count / seconds, "step_s": seconds / max(map(len, new)), "start_s": starts[0],
         "start_cpu_s": starts[1], "compile_s": compile_s, "flops_per_s": forward * count / seconds,

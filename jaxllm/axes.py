@@ -64,9 +64,9 @@ def residual(x_BTD: jax.Array) -> P:
     return RESIDUAL if x_BTD.shape[1] % (cuts("context") * cuts("tensor")) == 0 else TOKENS
 
 
-def cut_as_cache(x_LBSKH: jax.Array) -> jax.Array:
-    """Keys or values of all layers, with rows sharded as those of the batch, and heads over tensor."""
-    return _cut(x_LBSKH, (None, ("data", "fsdp"), None, "tensor"))
+def cut_as_cache(x: jax.Array) -> jax.Array:
+    """Keys or values [..., B, K, S, H], with rows sharded as those of the batch, and heads over tensor."""
+    return _cut(x, (*(None,) * (x.ndim - 4), ("data", "fsdp"), "tensor"))
 
 
 def look_up(table_ND: jax.Array, ids_BT: jax.Array, features: tuple[str, ...]) -> jax.Array:

@@ -1,7 +1,7 @@
 """The peer of this project's generation: `generate` of transformers, in PyTorch, with the same prompts as one batch.
 
-The likeliest token each time, a fixed number of them, with the cache that transformers has by default. It imports
-neither jax nor this project.
+A fixed number of tokens, each drawn from the model's own probabilities, with the cache that transformers has by
+default. It imports neither jax nor this project.
 
     python experiments/peers/hf_generate.py --model path/to/llama --prompts prompts.json --json out.json
 """
@@ -39,6 +39,8 @@ class Config:
     """Times that the prompts are continued and timed, after once more."""
     dtype: str = "float32"
     """Of weights and computation: float32 or bfloat16."""
+    temperature: float = 1.0
+    """Divides the logits before a token is drawn; 0 takes the likeliest token."""
 
 
 class First(StoppingCriteria):
@@ -63,10 +65,11 @@ def main(config: Config) -> None:
     for row, prompt in enumerate(prompts):  # padded on the left, as generation wants it
         tokens_BT[row, width - len(prompt) :], mask_BT[row, width - len(prompt) :] = torch.tensor(prompt), 1
     first = First()
+    chosen = {"do_sample": True, "temperature": config.temperature, "top_k": 0} if config.temperature else {}
 
     def once() -> None:
         model.generate(
-            tokens_BT.to(measured.device()), attention_mask=mask_BT.to(measured.device()), do_sample=False,
+            tokens_BT.to(measured.device()), attention_mask=mask_BT.to(measured.device()), **chosen,
             max_new_tokens=config.tokens, min_new_tokens=config.tokens, pad_token_id=0,
             stopping_criteria=StoppingCriteriaList([first]),
         )  # fmt: skip

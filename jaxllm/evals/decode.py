@@ -16,7 +16,7 @@ from jaxllm.axes import ROWS
 from jaxllm.data.packing import Example, collate, locate, make_plan
 from jaxllm.evals.sampling import Sampling, choose
 from jaxllm.models.attention import Tokens
-from jaxllm.models.decoder import Cache, cut_as_cache
+from jaxllm.models.cache import Cache
 from jaxllm.params import GraphDef, bind
 
 
@@ -127,7 +127,7 @@ def start(
     key = jax.random.wrap_key_data(jnp.asarray(prompts.keys))
     done_B = prompts.limit_B == 0
     state = State(
-        cache.take(prompts.place_BS).grow(slots), jax.vmap(jax.random.fold_in, (None, 0))(key, prompts.index_B),
+        cache.place(prompts.place_BS).grow(slots), jax.vmap(jax.random.fold_in, (None, 0))(key, prompts.index_B),
         ends_E, jnp.asarray(prompts.limit_B), jnp.asarray(done_B), jnp.zeros(B, jnp.int32),
         jnp.zeros((B, most), jnp.int32), jnp.zeros((B, most), jnp.float32), jnp.int32(0),
     )  # fmt: skip
@@ -140,11 +140,12 @@ def decode(
 ) -> tuple[State, Latest]:
     """Continues until rows have so many tokens, or at most `fewest` are not done. There must be slots for them."""
     model = bind(graphdef, params)
+    blocks = model.apart() if state.cache.apart else ()
 
     def step(state: State) -> State:
         last = jax.lax.dynamic_index_in_dim(state.cache.tokens.positions_BT, state.cache.length - 1, axis=1)
         token_B1 = jax.lax.dynamic_index_in_dim(state.tokens_BN, state.count - 1, axis=1)
-        hidden_BTD, cache = model.extend(state.cache, token_B1, Tokens(jnp.ones_like(last), last + 1))
+        hidden_BTD, cache = model.extend(state.cache, token_B1, Tokens(jnp.ones_like(last), last + 1), blocks)
         return dataclasses.replace(state, cache=cache).add(model.head(hidden_BTD[:, -1]), sampling)
 
     more = lambda state: (state.count < until) & (jnp.sum(~state.done_B) > fewest)  # noqa: E731
@@ -160,11 +161,8 @@ def grow(state: State, slots: int) -> State:
 @jax.jit
 def take(state: State, rows_B: jax.Array) -> State:
     """Of these rows alone."""
-    cache = state.cache
-    k, v = (cut_as_cache(x_LBSKH[:, rows_B]) for x_LBSKH in (cache.k_LBSKH, cache.v_LBSKH))
-    kept = Cache(k, v, jax.tree.map(lambda x_BS: x_BS[rows_B], cache.tokens), cache.length)
     rows = {f.name: getattr(state, f.name)[rows_B] for f in dataclasses.fields(State) if "_B" in f.name}
-    return dataclasses.replace(state, cache=kept, **rows)
+    return dataclasses.replace(state, cache=state.cache.take(rows_B), **rows)
 
 
 @jax.jit

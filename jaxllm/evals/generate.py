@@ -19,8 +19,8 @@ from jaxllm.types import InputError
 
 __all__ = ["Sample", "Sampling", "generate", "sample"]
 
-_MULTIPLE = 64
-"""Sizes of caches are rounded up to this, so that few of them are compiled."""
+_STEP = 64
+"""Slots for new tokens that a cache begins with, and that it grows by multiples of."""
 _LEAST = 8
 """Rows of a batch that others have left, at least."""
 
@@ -102,9 +102,9 @@ def _run(
     if not prompts or max_tokens < 1:
         return [Sample(np.zeros(0, np.int32), np.zeros(0, np.float32), False) for _ in prompts]
     limits = [min(max_tokens, config.max_positions - len(prompt)) for prompt in prompts]
-    longest, width = max(limits), _round_up(max(map(len, prompts)))
-    most = width + _round_up(longest)
-    slots = min(most, width + _MULTIPLE)
+    longest, width = max(limits), _width(max(map(len, prompts)))
+    most = width + _round_up(longest, _STEP)
+    slots = min(most, width + _STEP)
     found: list[Sample | None] = [None] * len(prompts)
     rows = np.arange(len(prompts))  # whose prompts those of the state are
 
@@ -117,7 +117,7 @@ def _run(
     with _mesh_of(params) as multiple:
         packed = decode.pack_prompts(prompts, index, limits, key, slots=width, multiple=multiple)
         ends_E = np.array([*ends] or [-1], np.int32)
-        state, latest = decode.start(graphdef, sampling, slots, _round_up(longest), params, packed, ends_E)
+        state, latest = decode.start(graphdef, sampling, slots, _round_up(longest, _STEP), params, packed, ends_E)
         going = np.ones(len(prompts), bool)
         while True:
             done_B, count = np.asarray(latest.done_B), int(latest.count)
@@ -139,7 +139,7 @@ def _run(
                 rows, latest = rows[left], dataclasses.replace(latest, done_B=np.arange(fewest) >= left.size)
                 continue
             if count + width > slots:  # every slot is taken
-                slots = min(most, _round_up(slots + slots // 2))
+                slots = min(most, width + _round_up((slots - width) * 3 // 2, _STEP))
                 state = decode.grow(state, slots)
             until = min(slots - width + 1, longest) if on_token is None else count + 1
             state, latest = decode.decode(graphdef, sampling, params, state, until, fewest)
@@ -181,5 +181,10 @@ def _mesh_of(params: Mapping[str, Any]) -> Iterator[int]:
         yield 1
 
 
-def _round_up(n: int) -> int:
-    return -(-n // _MULTIPLE) * _MULTIPLE
+def _round_up(n: int, step: int) -> int:
+    return -(-n // step) * step
+
+
+def _width(longest: int) -> int:
+    """Slots for prompts of at most so many tokens: one of four sizes from one power of two to the next, 16 at least."""
+    return _round_up(longest, max(16, 1 << longest.bit_length() >> 3))

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxllm.models.by_device import by_device
-from jaxllm.models.layers import soft_cap
+from jaxllm.models.layers import keeps, soft_cap
 from jaxllm.models.remat import ATTENTION, name
 from jaxllm.models.visibility import Tokens, visible
 
@@ -180,7 +180,7 @@ def _keep(rule: Rule, key: Any, p: jax.Array) -> Any:
     """Dropout's factor on the probabilities, the same each time for this key."""
     if key is None or not rule.dropout_rate:
         return 1.0
-    return jax.random.bernoulli(key, 1 - rule.dropout_rate, p.shape) / (1 - rule.dropout_rate)
+    return keeps(key, rule.dropout_rate, p.shape) / (1 - rule.dropout_rate)
 
 
 def blockwise_attention(

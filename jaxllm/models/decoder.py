@@ -7,6 +7,7 @@ layer sees. Training and generation run the same code; generation passes a cache
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,8 +15,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
-from jaxllm.axes import cut_as_cache, cut_as_residual, gather, scatter
+from jaxllm.axes import cut_as_residual, gather, scatter
 from jaxllm.models.attention import Tokens, attention
+from jaxllm.models.cache import Cache
 from jaxllm.models.decoder_config import PRESETS, Config
 from jaxllm.models.layers import (
     MLP,
@@ -34,68 +36,7 @@ from jaxllm.models.moe import Experts, Load, balance
 from jaxllm.params import Limits, Rules
 from jaxllm.types import Batch, Metrics
 
-__all__ = ["PRESETS", "SHARDING", "Cache", "Config", "Decoder"]
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Cache:
-    """Keys and values of the tokens read so far, in the first `length` (int32 scalar) of S slots, and those tokens.
-
-    Rows and heads are sharded as those of the layers that made them.
-    """
-
-    k_LBSKH: jax.Array
-    v_LBSKH: jax.Array
-    tokens: Tokens
-    length: jax.Array
-
-    @classmethod
-    def empty(cls, c: Config, rows: int, slots: int) -> Cache:
-        """A cache of no tokens, for so many rows and at most `slots` tokens in each."""
-        keys = cut_as_cache(jnp.zeros((c.depth, rows, slots, c.K, c.H), c.dtype))
-        nothing = jnp.zeros((rows, slots), jnp.int32)
-        return cls(keys, keys, Tokens(nothing, nothing), jnp.int32(0))
-
-    @property
-    def slots(self) -> int:
-        """S."""
-        return self.k_LBSKH.shape[2]
-
-    def advance(self, tokens: Tokens) -> Cache:
-        """The cache with the segments and positions of tokens whose keys and values the layers will `put`."""
-        put = lambda old, new: jax.lax.dynamic_update_slice(old, new, (0, self.length))  # noqa: E731
-        segments_BS = put(self.tokens.segments_BT, tokens.segments_BT)
-        return dataclasses.replace(self, tokens=Tokens(segments_BS, put(self.tokens.positions_BT, tokens.positions_BT)))
-
-    def put(
-        self, layer: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, tokens: Tokens
-    ) -> tuple[Cache, jax.Array, jax.Array, Tokens]:
-        """The cache with keys and values of a layer after the first `length`; and what its queries may see.
-
-        That is all keys and values of the layer, [B, S, K, H], and their tokens: where T is S, these alone.
-        """
-        at = (layer, 0, self.length, 0, 0)
-        k = jax.lax.dynamic_update_slice(self.k_LBSKH, k_BTKH[None], at)
-        v = jax.lax.dynamic_update_slice(self.v_LBSKH, v_BTKH[None], at)
-        cache = dataclasses.replace(self, k_LBSKH=k, v_LBSKH=v)
-        if k_BTKH.shape[1] == self.slots:
-            return cache, k_BTKH, v_BTKH, tokens
-        return cache, k[layer], v[layer], self.tokens
-
-    def take(self, place_BS: jax.Array) -> Cache:
-        """A full cache of other rows: in each slot what is at this place of the flattened rows, nothing where -1."""
-        k, v = (x.reshape(x.shape[0], -1, *x.shape[3:])[:, place_BS] for x in (self.k_LBSKH, self.v_LBSKH))
-        segments_BS = (place_BS >= 0).astype(jnp.int32)
-        positions_BS = segments_BS * self.tokens.positions_BT.reshape(-1)[place_BS]
-        tokens = Tokens(segments_BS, positions_BS)
-        return Cache(cut_as_cache(k), cut_as_cache(v), tokens, jnp.int32(place_BS.shape[1]))
-
-    def grow(self, slots: int) -> Cache:
-        """The same tokens in so many slots."""
-        pad = lambda x, axis: jnp.pad(x, [(0, (slots - self.slots) * (i == axis)) for i in range(x.ndim)])  # noqa: E731
-        k, v, tokens = pad(self.k_LBSKH, 2), pad(self.v_LBSKH, 2), jax.tree.map(lambda x: pad(x, 1), self.tokens)
-        return Cache(cut_as_cache(k), cut_as_cache(v), tokens, self.length)
+__all__ = ["PRESETS", "SHARDING", "Config", "Decoder"]
 
 
 @jax.tree_util.register_dataclass
@@ -253,14 +194,24 @@ class Decoder(nnx.Module):
             logits_NV = self.unembed(hidden_ND)
         return soft_cap(logits_NV.astype(jnp.float32), self.config.logit_softcap)
 
-    def extend(self, cache: Cache, tokens_BT: jax.Array, tokens: Tokens) -> tuple[jax.Array, Cache]:
-        """hidden_BTD of tokens that continue those in the cache, and the cache with them; T slots must be free."""
+    def apart(self) -> list[Block]:
+        """The blocks one by one. A loop that takes them apart once does not copy a layer's weights in each step."""
+        graphdef, params = nnx.split(self.blocks)
+        return [nnx.merge(graphdef, jax.tree.map(lambda x: x[i], params)) for i in range(self.config.depth)]  # noqa: B023
+
+    def extend(
+        self, cache: Cache, tokens_BT: jax.Array, tokens: Tokens, blocks: Sequence[Block] = ()
+    ) -> tuple[jax.Array, Cache]:
+        """hidden_BTD of tokens that continue those in the cache, and the cache with them; T slots must be free.
+
+        blocks: of `apart`, which a cache with a stack for each layer is for.
+        """
         cache = cache.advance(tokens)
-        x_BTD, cache, _ = self._run(tokens_BT, tokens, cache, None)
+        x_BTD, cache, _ = self._run(tokens_BT, tokens, cache, None, blocks)
         return x_BTD, dataclasses.replace(cache, length=cache.length + tokens_BT.shape[1])
 
     def _run(
-        self, tokens_BT: jax.Array, tokens: Tokens, cache: Cache | None, key: jax.Array | None
+        self, tokens_BT: jax.Array, tokens: Tokens, cache: Any, key: jax.Array | None, blocks: Sequence[Block] = ()
     ) -> tuple[jax.Array, Any, Load | None]:
         c = self.config
         embed_key, keys = None, None
@@ -273,8 +224,18 @@ class Decoder(nnx.Module):
             x_BTD, cache, load = block(cut_as_residual(carry[0]), tokens, layer, carry[1])
             return (x_BTD, cache), load
 
-        x_BTD = self.embeddings(tokens_BT, tokens.positions_BT, embed_key)
-        (x_BTD, cache), load_LE = scan_stack(call, self.blocks, (x_BTD, cache), layers, remat=c.remat, unroll=c.unroll)
+        x_BTD, load_LE = self.embeddings(tokens_BT, tokens.positions_BT, embed_key), None
+        if cache is None or not cache.apart:
+            (x_BTD, cache), load_LE = scan_stack(
+                call, self.blocks, (x_BTD, cache), layers, remat=c.remat, unroll=c.unroll
+            )
+        else:
+            stacks: list[Any] = []
+            for i, block in enumerate(blocks or self.apart()):
+                carry = x_BTD, dataclasses.replace(cache, stacks=cache.stacks[i : i + 1])
+                (x_BTD, one), _ = call(block, carry, jax.tree.map(lambda x: x[i], layers))  # noqa: B023
+                stacks += one.stacks
+            cache = dataclasses.replace(cache, stacks=tuple(stacks))
         return gather(self.norm(cut_as_residual(x_BTD))), cache, load_LE
 
 

@@ -118,10 +118,19 @@ def test_a_mesh_samples_the_same_and_copies_no_parameter(text):
         )
         state, latest = decode.start(graphdef, Sampling(1.0), 32, 16, placed, packed, np.array([5], np.int32))
     rows = packed.limit_B.size // row_multiple(mesh)
-    assert {x.data.shape for x in state.cache.k_LBSKH.addressable_shards} == {
-        (2, rows, 32, 2 // mesh.shape["tensor"], 4)
+    assert {x.data.shape for x in state.cache.stacks[0][0].addressable_shards} == {
+        (2, rows, 2 // mesh.shape["tensor"], 32, 4)
     }
     assert latest.done_B.sharding.is_fully_replicated
+
+
+def test_layers_that_are_not_scanned_have_caches_of_their_own_and_sample_the_same():
+    graphdef, params = small()
+    apart = describe_model(dataclasses.replace(CONFIG, unroll=CONFIG.depth)).graphdef
+    draw = functools.partial(sample, prompts=PROMPTS, key=jax.random.key(5), max_tokens=12, ends=(5,))
+    for one, other in zip(draw(apart, params), draw(graphdef, params), strict=True):
+        assert one.tokens.tolist() == other.tokens.tolist()
+        np.testing.assert_allclose(one.logps, other.logps, rtol=0, atol=TOLERANCE)
 
 
 def test_a_completion_follows_from_key_and_number():
@@ -143,10 +152,10 @@ def test_the_cache_grows_and_changes_nothing(monkeypatch):
     whole = sample(graphdef, params, PROMPTS, key=jax.random.key(4), max_tokens=40)
     sizes = []
     real = decode.grow
-    monkeypatch.setattr(generate, "_MULTIPLE", 8)
+    monkeypatch.setattr(generate, "_STEP", 8)
     monkeypatch.setattr(decode, "grow", lambda state, slots: sizes.append(slots) or real(state, slots))
     grown = sample(graphdef, params, PROMPTS, key=jax.random.key(4), max_tokens=40)
-    assert sizes == [24, 40, 48]
+    assert sizes == [32, 40, 56]
     for one, other in zip(grown, whole, strict=True):
         assert one.tokens.tolist() == other.tokens.tolist()
         np.testing.assert_allclose(one.logps, other.logps, rtol=0, atol=TOLERANCE)

@@ -11,7 +11,8 @@ from flax import nnx
 
 from jaxllm.distributed.mesh import make_mesh, put_batch, shardings, specs_of
 from jaxllm.models.attention import Tokens
-from jaxllm.models.decoder import PRESETS, SHARDING, Cache, Config, Decoder
+from jaxllm.models.cache import Cache
+from jaxllm.models.decoder import PRESETS, SHARDING, Config, Decoder
 from jaxllm.params import bind, describe, split
 from jaxllm.types import Batch, value
 

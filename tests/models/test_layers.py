@@ -122,6 +122,18 @@ def test_dropout_has_its_rate_and_keeps_the_mean():
     assert layers.dropout(x.astype(jnp.bfloat16), 0.3, jax.random.key(0)).dtype == jnp.bfloat16
 
 
+@pytest.mark.parametrize("width", [500, 501])
+def test_what_dropout_keeps_is_drawn_for_each_element_and_on_every_mesh_alike(width):
+    key, mesh = jax.random.key(1), make_mesh("fsdp=2,tensor=4")
+    kept = np.asarray(layers.keeps(key, 0.5, (400, width)))
+    for step in (1, 2):  # the same random word, and the next one
+        agree = np.mean(kept[:, step:] == kept[:, :-step])
+        assert abs(agree - 0.5) < 5 * 0.5 / np.sqrt(kept[:, step:].size)
+    cut = jax.sharding.NamedSharding(mesh, P("fsdp", None if width % 2 else "tensor"))
+    sharded = jax.jit(lambda key: layers.keeps(key, 0.5, (400, width)), out_shardings=cut)(key)
+    np.testing.assert_array_equal(np.asarray(sharded), kept)
+
+
 @pytest.mark.parametrize("remat", list(REMAT))
 @pytest.mark.parametrize("unroll", [0, 1, 2])
 def test_a_stack_is_its_blocks_in_turn(remat, unroll):

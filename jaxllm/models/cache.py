@@ -1,0 +1,96 @@
+"""Keys and values of the tokens that a decoder has read, for generation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxllm.axes import cut_as_cache
+from jaxllm.models.attention import Tokens
+from jaxllm.models.decoder_config import Config
+from jaxllm.models.layers import unrolled
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Cache:
+    """Keys and values of the tokens read so far, in the first `length` (int32 scalar) of S slots, and those tokens.
+
+    stacks: keys and values, of all layers [L, B, K, S, H] where layers are scanned, and [B, K, S, H] of each where they
+    are not. Heads come before slots, as the products of attention want them: so no step copies what it reads. Rows and
+    heads are sharded as those of the layers that made them.
+    """
+
+    stacks: tuple[tuple[jax.Array, jax.Array], ...]
+    tokens: Tokens
+    length: jax.Array
+
+    @classmethod
+    def empty(cls, c: Config, rows: int, slots: int) -> Cache:
+        """A cache of no tokens, for so many rows and at most `slots` tokens in each."""
+        apart = unrolled(c.depth, c.remat, c.unroll) >= c.depth
+        keys = cut_as_cache(jnp.zeros((*(c.depth,) * (not apart), rows, c.K, slots, c.H), c.dtype))
+        nothing = jnp.zeros((rows, slots), jnp.int32)
+        return cls(((keys, keys),) * (c.depth if apart else 1), Tokens(nothing, nothing), jnp.int32(0))
+
+    @property
+    def slots(self) -> int:
+        """S."""
+        return self.tokens.segments_BT.shape[1]
+
+    @property
+    def apart(self) -> bool:
+        """Each layer has a stack."""
+        return self.stacks[0][0].ndim == 4
+
+    def advance(self, tokens: Tokens) -> Cache:
+        """The cache with the segments and positions of tokens whose keys and values the layers will `put`."""
+        put = lambda old, new: jax.lax.dynamic_update_slice(old, new, (0, self.length))  # noqa: E731
+        segments_BS = put(self.tokens.segments_BT, tokens.segments_BT)
+        return dataclasses.replace(self, tokens=Tokens(segments_BS, put(self.tokens.positions_BT, tokens.positions_BT)))
+
+    def put(
+        self, layer: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, tokens: Tokens
+    ) -> tuple[Cache, jax.Array, jax.Array, Tokens]:
+        """The cache, of one stack, with keys and values of a layer after the first `length`; and what queries may see.
+
+        That is all keys and values of the layer, [B, S, K, H], and their tokens: where T is S, these alone.
+        """
+        stack = self.stacks[0]
+        lead = (layer,) * (stack[0].ndim - 4)  # none where the stack is this layer
+
+        def put(x: jax.Array, new_BTKH: jax.Array) -> jax.Array:
+            new = jnp.expand_dims(new_BTKH.swapaxes(1, 2), range(len(lead)))
+            return jax.lax.dynamic_update_slice(x, new, (*lead, 0, 0, self.length, 0))
+
+        k, v = put(stack[0], k_BTKH), put(stack[1], v_BTKH)
+        cache = dataclasses.replace(self, stacks=((k, v),))
+        if k_BTKH.shape[1] == self.slots:
+            return cache, k_BTKH, v_BTKH, tokens
+        return cache, k[lead].swapaxes(1, 2), v[lead].swapaxes(1, 2), self.tokens
+
+    def map(self, change: Callable[[jax.Array], jax.Array], tokens: Tokens, length: jax.Array) -> Cache:
+        """With what `change` makes of the keys, and of the values, of each stack."""
+        return Cache(jax.tree.map(lambda x: cut_as_cache(change(x)), self.stacks), tokens, length)
+
+    def place(self, place_BS: jax.Array) -> Cache:
+        """A full cache of other rows: in each slot what is at this place of the flattened rows, nothing where -1."""
+        row_BKS, slot_BKS = (x[:, None] for x in jnp.divmod(place_BS, self.slots))
+        head_K1 = jnp.arange(self.stacks[0][0].shape[-3])[:, None]
+        segments_BS = (place_BS >= 0).astype(jnp.int32)
+        tokens = Tokens(segments_BS, segments_BS * self.tokens.positions_BT.reshape(-1)[place_BS])
+        return self.map(lambda x: x[..., row_BKS, head_K1, slot_BKS, :], tokens, jnp.int32(place_BS.shape[1]))
+
+    def take(self, rows_B: jax.Array) -> Cache:
+        """Of these rows alone."""
+        tokens = jax.tree.map(lambda x_BS: x_BS[rows_B], self.tokens)
+        return self.map(lambda x: jnp.take(x, rows_B, axis=-4), tokens, self.length)
+
+    def grow(self, slots: int) -> Cache:
+        """The same tokens in so many slots."""
+        more = (0, slots - self.slots)
+        tokens = jax.tree.map(lambda x_BS: jnp.pad(x_BS, [(0, 0), more]), self.tokens)
+        return self.map(lambda x: jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [more, (0, 0)]), tokens, self.length)
