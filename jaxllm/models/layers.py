@@ -19,8 +19,18 @@ from jaxllm.axes import cut_evenly, cuts, look_up
 from jaxllm.models.remat import MLP as MLP_NAME
 from jaxllm.models.remat import REMAT, RESIDUAL, name
 
+
+def gelu(x: jax.Array) -> jax.Array:
+    """x times the cumulative of the normal distribution (Hendrycks and Gimpel 2016), computed in float32.
+
+    By erf as in PyTorch; `jax.nn.gelu` takes erfc, which costs twice as much on a CPU.
+    """
+    wide = x.astype(jnp.float32)
+    return (0.5 * wide * (1 + jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
+
+
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu": gelu,
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,

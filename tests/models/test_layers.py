@@ -83,6 +83,20 @@ def test_what_is_cheap_to_compute_is_not_kept_for_the_backward_pass():
         assert kept(layers.recompute(lambda gate, up, f=activation: f(gate) * up), x, x + 1) == 2
 
 
+def test_gelu_and_its_gradient_are_torchs():
+    x = np.linspace(-9, 9, 2001)
+    exact = torch.tensor(x, requires_grad=True)
+    torch.nn.functional.gelu(exact).sum().backward()
+    expected = torch.nn.functional.gelu(exact).detach().numpy()
+    single = jnp.asarray(x, jnp.float32)
+    np.testing.assert_allclose(layers.gelu(single), expected, rtol=1e-6, atol=1e-6)
+    slope = jax.grad(lambda x: jnp.sum(layers.gelu(x)))(single)
+    np.testing.assert_allclose(slope, exact.grad, rtol=1e-6, atol=1e-6)
+    half = single.astype(jnp.bfloat16)
+    rounded = torch.nn.functional.gelu(torch.tensor(np.asarray(half, np.float64))).numpy()
+    np.testing.assert_allclose(np.asarray(layers.gelu(half), np.float64), rounded, rtol=2**-8, atol=1e-6)
+
+
 @pytest.mark.parametrize("bias", [False, True])
 def test_layer_norm_is_torchs(bias):
     rng = np.random.default_rng(2)
