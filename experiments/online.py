@@ -58,7 +58,7 @@ CONSTANT = {"schedule": "constant", "warmup": 0.0, "beta2": 0.999}
 RECIPES: dict[str, dict[str, Any]] = {
     "pretrained": {"epochs": 1.0, "learning_rate": 1e-6, **CONSTANT},
     "adapters": {"epochs": 1.0, "learning_rate": 1e-5, **CONSTANT},
-    "scratch": {"epochs": 1.35, "learning_rate": 8e-4, "schedule": "linear", "warmup": 0.05, "beta2": 0.98},
+    "scratch": {"epochs": 1.0, "learning_rate": 8e-4, "schedule": "linear", "warmup": 0.05, "beta2": 0.98},
 }
 """What flags that are not given are, by where the weights come from, and for adapters on them."""
 
@@ -73,7 +73,7 @@ class Config(OnlineFlags):
     RECIPES = RECIPES
 
     model: str = "tiny"
-    teach_steps: int = flag(60, MODEL)
+    teach_steps: int = flag(55, MODEL)
     """Steps of SFT on the built-in words to sort that a model from scratch begins with; 0 for none."""
     epochs: float | None = None  # type: ignore[assignment]
     batch_size: int = 32

@@ -75,12 +75,20 @@ def read(path: File) -> Part:
     return part
 
 
+def check_content(path: File) -> None:
+    """Raises InputError where Git LFS left a pointer in place of a file; OSError for a file that cannot be opened."""
+    with open(os.fspath(path), "rb") as file:
+        if file.read(40) == b"version https://git-lfs.github.com/spec/":
+            raise InputError(f"{path}: Git LFS left a pointer in place of the file; get it by git lfs pull")
+
+
 @contextlib.contextmanager
 def open_bytes(path: File) -> Iterator[BinaryIO]:
     """The bytes of a file, decompressed. Raises InputError, also inside the `with`, for what cannot be read."""
     import pyarrow as pa  # fsspec would need another package for .zst, and hands on the compressed bytes without it
 
     try:
+        check_content(path)
         with pa.input_stream(os.fspath(path), compression="detect" if path.suffix in COMPRESSED else None) as stream:
             yield io.BufferedReader(stream)
     except OSError as error:
@@ -106,7 +114,14 @@ def json_rows(lines: Iterable[str | bytes], path: File) -> Iterator[tuple[int, R
     """The number and the object of each line that is not blank. Raises InputError for a line that is no object."""
     for number, line in enumerate(lines, start=1):
         if line := line.rstrip():
-            yield number, _object(parse_json(line, path, number), f"{path}, line {number}")
+            try:
+                row = _object(parse_json(line, path, number), f"{path}, line {number}")
+            except InputError as error:
+                if number == 1 and line[:1] in ("[", b"[") and "nested" not in str(error):
+                    kind = "a JSON list, where each line is an object of its own"
+                    raise InputError(f"{path}, line 1: {kind}; name the file .json") from None
+                raise
+            yield number, row
 
 
 def _object(value: Any, where: str) -> Row:
@@ -156,6 +171,7 @@ def table_errors(path: File) -> Iterator[None]:
     import pyarrow as pa
 
     try:
+        check_content(path)
         yield
     except (pa.ArrowException, OSError) as error:
         kind = f"{'an' if path.suffix == '.arrow' else 'a'} {path.suffix[1:]} file"

@@ -51,6 +51,8 @@ class Report:
     """The number of rows that were read as each shape."""
     ignored: Counter[str] = dataclasses.field(default_factory=Counter)
     """The number of rows of which the chat template does not render a column (`tools`)."""
+    repeated: int = 0
+    """The number of rows of text whose answers all begin with their prompt, which is learnt from twice then."""
 
     def drop(self, reason: str, where: str) -> None:
         """Counts a row that is left out."""
@@ -85,6 +87,9 @@ class Report:
         if self.cut_rows > self.kept / 2:
             share = f"{self.cut_rows:,} of {self.kept:,} rows are cut"
             found.append(f"warning: {share}; give a larger --max-length, or choose what is lost by --cut")
+        if self.repeated:
+            fault = "the answers begin with the prompt, which stands before them once more"
+            found.append(f"warning: in {self.repeated:,} rows {fault}; leave it out of the answers")
         found += [f"the chat template does not show {name} ({n:,} rows)" for name, n in self.ignored.items()]
         return found
 

@@ -71,8 +71,7 @@ class Terminal:
         skipped = round(steps * numbers.get("skipped", 0.0))
         said = f"loss {loss:.4f}"
         if skipped:
-            finite = said if math.isfinite(loss) else "loss not finite"
-            said = f"all {steps} steps skipped" if skipped == steps else f"{finite}, {skipped} of {steps} steps skipped"
+            said = f"all {steps} steps skipped" if skipped == steps else f"{said}, {skipped} of {steps} steps skipped"
         left = (time.monotonic() - self._began) / max(1, step - self._start) * (self._steps - step)
         clock = f"{int(left // 60)}:{int(left % 60):02d} left"
         pace = f"{speed:,.0f} tokens/s" if speed else "compiling done"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -59,11 +60,12 @@ class StepLog:
         pending, self._pending = self._pending, []
         fetched = jax.device_get([metrics for _, _, metrics in pending])
         for (step, batch, _), metrics in zip(pending, fetched, strict=True):
-            self._sums.add(metrics)
+            skipped = bool(value(metrics["skipped"]))
+            self._sums.add({"skipped": metrics["skipped"]} if skipped else metrics)
             loss = float(value(metrics["loss"]))
             if (before := self._spikes.add(loss)) is not None:
                 self.writers.write(step, {"spike/loss": loss, "spike/before": before})
-            if not float(value(metrics["skipped"])):
+            if not skipped:
                 continue
             line = self._nonfinite(step, batch, metrics, params)
             if not self._skip:
@@ -74,8 +76,8 @@ class StepLog:
             self.writers.print(f"skipped: {line}")
 
     def write(self, step: int, learning_rate: float | None, epoch: float) -> None:
-        """Writes the means of all steps since the last line."""
-        numbers, self._sums = self._sums.values(), Sums()
+        """Writes the means of all steps since the last line but those that were skipped; NaN where all were."""
+        numbers, self._sums = {"loss": math.nan, "grad_norm": math.nan, **self._sums.values()}, Sums()
         skipped = numbers.pop("skipped")
         lap = self.clock.lap()
         line = {**numbers, "learning_rate": learning_rate, "epoch": epoch, **lap, "tokens": self.clock.total}

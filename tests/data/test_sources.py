@@ -96,6 +96,38 @@ def test_json_lines(tmp_path):
     assert list(load(write(tmp_path / "twice.jsonl", '{"a": 1, "a": 2}\n'))["train"]) == [{"a": 2}]
 
 
+def test_names_with_spaces_brackets_and_other_letters(tmp_path):
+    for name in ("a[1].jsonl", "sp ace.jsonl", "é?.jsonl", "[ab]/train-*.jsonl"):
+        assert list(load(str(write(tmp_path / name, '{"a": 1}')))["train"]) == [{"a": 1}]
+
+
+def test_a_clone_of_a_hub_s_folder(tmp_path):
+    for name in (".gitattributes", "README.md", "dataset_infos.json", "LICENSE"):
+        write(tmp_path / name, "{}")
+    for name, rows in (("train-00000-of-00002", 3), ("train-00001-of-00002", 2), ("test-00000-of-00001", 1)):
+        write(tmp_path / f"data/{name}.jsonl", '{"a": 1}\n' * rows)
+    assert {name: len(rows) for name, rows in load(str(tmp_path)).items()} == {"train": 5, "test": 1}
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "csv", "txt", "conll", "parquet", "arrow", "jsonl.gz"])
+def test_a_pointer_of_git_lfs_is_named_as_such(tmp_path, suffix):
+    name = f"a.{suffix}"
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
+    said = fault(write(tmp_path / name, pointer))
+    assert said == f"{tmp_path / name}: Git LFS left a pointer in place of the file; get it by git lfs pull"
+
+
+def test_a_list_of_rows_under_the_name_of_json_lines(tmp_path):
+    for rows in ('[{"a": 1}, {"a": 2}]', '[\n  {"a": 1}\n]\n'):
+        said = fault(write(tmp_path / "a.jsonl", rows))
+        assert said == (
+            f"{tmp_path / 'a.jsonl'}, line 1: a JSON list, where each line is an object of its own; name the file .json"
+        )
+        assert next(iter(load(write(tmp_path / "a.json", rows))["train"])) == {"a": 1}
+    pairs = '["Ada", {"entities": []}]\n["Al", {"entities": []}]\n'
+    assert [row["text"] for row in load(write(tmp_path / "a.jsonl", pairs))["train"]] == ["Ada", "Al"]
+
+
 def test_nul_characters_are_characters_but_for_json(tmp_path):
     for name, text, row in (
         ("a.txt", "a\0b", {"text": "a\0b"}), ("a.csv", "text\na\0b\n", {"text": "a\0b"}),

@@ -8,7 +8,7 @@ import optax
 from jaxllm.data.packing import Example, collate
 from jaxllm.data.preference.answers import Answer, AnswerRows, Group, Layout
 from jaxllm.data.rollouts import Completion, RolloutRows, Sampled
-from jaxllm.models import decoder, encoder, heads
+from jaxllm.models import decoder, encoder, heads, mlm_head
 
 VOCAB, B, T = 48, 8, 24
 SIZES = {"vocab_size": VOCAB, "width": 16, "depth": 2, "heads": 4, "mlp_width": 24, "max_positions": 32, "unroll": 1}
@@ -31,6 +31,7 @@ MODERNBERT = encoder.Config(
     mlp_output_dropout=0.0,
 )
 TAGGER = heads.TaggerConfig(MODERNBERT, tuple("OABCDEFG"), classifier_dropout=0.0)
+MASKED = mlm_head.MaskedConfig(dataclasses.replace(MODERNBERT, vocab_size=VOCAB + 1), learned=0.3)
 SGD = optax.sgd(1.0)
 
 
@@ -82,6 +83,19 @@ def rollouts(logps=("old", "ref", "sampler"), share=True):
     return made.collate([[0, 1], [2], [3, 4], [5], [6], [7, 8], [9], [10]], T, B, 4)
 
 
+def masked():
+    """Tokens of which three in ten are asked for; a row without one."""
+    batch = rows()
+    asked = np.random.default_rng(3).random(batch.weights_BT.shape) < 0.3
+    asked[1] = False
+    weights, targets = np.float32(asked & (batch.segments_BT > 0)), np.roll(batch.tokens_BT, 5, axis=1)
+    return dataclasses.replace(batch, targets_BT=targets, weights_BT=weights)
+
+
+def masked_lm(rngs):
+    return mlm_head.MaskedLM(MASKED, rngs)
+
+
 def tagger(rngs):
     return heads.Tagger(TAGGER, rngs)
 
@@ -96,6 +110,7 @@ def plain(config):
 
 CASES = {
     "tagger": (tagger, heads.SHARDING, "cross_entropy", tags, "data=2,fsdp=2,context=2"),
+    "masked": (masked_lm, mlm_head.SHARDING, "cross_entropy", masked, "data=2,fsdp=2,tensor=2"),
     "llama": (plain(LLAMA), decoder.SHARDING, "cross_entropy", rows, "fsdp=2,tensor=2,context=2"),
     "gemma": (plain(GEMMA), decoder.SHARDING, "unlikelihood", rows, "data=2,context=4"),
     "mixture": (plain(MIXTURE), decoder.SHARDING, "focal", rows, "fsdp=2,context=2,expert=2"),

@@ -34,14 +34,14 @@ def test_a_learning_rate_that_is_not_known_is_left_out():
     assert "grad 0.50  12,346 tokens/s" in console.file.getvalue()
 
 
-def test_skipped_steps_are_counted_in_place_of_a_loss_that_is_nan():
+def test_skipped_steps_are_counted_beside_the_loss_of_the_others():
     console = rich.console.Console(file=io.StringIO(), width=200)
-    terminal, broken = Terminal(200, 4, console), {"loss": float("nan"), "grad_norm": float("nan")}
-    terminal.write(8, {**LINE, **broken, "skipped": 1.0})
-    terminal.write(20, {**LINE, **broken, "skipped": 0.25})
+    terminal, none = Terminal(200, 4, console), {"loss": float("nan"), "grad_norm": float("nan")}
+    terminal.write(8, {**LINE, **none, "skipped": 1.0})
+    terminal.write(20, {**LINE, "skipped": 0.25})
     shown = console.file.getvalue().splitlines()
     assert "step   8/200  all 4 steps skipped  12,346 tokens/s" in shown[0]
-    assert "step  20/200  loss not finite, 3 of 12 steps skipped  12,346 tokens/s" in shown[1]
+    assert "step  20/200  loss 1.2500, 3 of 12 steps skipped  grad 0.50  12,346 tokens/s" in shown[1]
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from toy_run import Data, go, poison, saved, scripted, terminate, toy
+from toy_run import Data, dev_loss, go, poison, saved, scripted, terminate, toy
 
 from jaxllm.checkpoint.store import Checkpoints, read_params
 from jaxllm.train.fit import Terminated
@@ -63,12 +63,17 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_the_state_is_good(tmp_path)
     assert [line["step"] for line in fitted.log if "dev/f1" in line] == [2, 4, 6, 8, 10, 12]
 
 
-def test_a_step_that_is_not_finite_may_be_skipped(tmp_path):
-    fitted = go(tmp_path, Data(7, poison), on_nan="skip", evals=None)
+def test_a_step_that_is_not_finite_may_be_skipped(tmp_path, capsys):
+    best = {"evals": {"dev": dev_loss}, "eval_every": 4, "best": "dev/loss:min"}
+    fitted = go(tmp_path, Data(7, poison), on_nan="skip", log_to=("terminal",), **best)
     assert saved(tmp_path, 12)["step"] == 11
     assert all(np.isfinite(x).all() for x in fitted.model.params.values())
-    skipped = {line["step"]: line.get("skipped") for line in fitted.log}
-    assert skipped == {4: None, 8: 0.25, 12: None}
-    by_step = {line["step"]: line["loss"] for line in fitted.log}
-    assert by_step[8] is None
-    assert by_step[12] > 0
+    trained = {line["step"]: line for line in fitted.log if "loss" in line}
+    assert {step: line.get("skipped") for step, line in trained.items()} == {4: None, 8: 0.25, 12: None}
+    assert all(np.isfinite([line["loss"], line["grad_norm"]]).all() for line in trained.values())
+    scores = {line["step"]: line["dev/loss"] for line in fitted.log if "dev/loss" in line}
+    assert np.isfinite([*scores.values()]).all()
+    assert fitted.position == min(scores, key=scores.get)
+    said = capsys.readouterr().out
+    assert f"loss {trained[8]['loss']:.4f}, 1 of 4 steps skipped" in said
+    assert ["nan" in line for line in said.splitlines()] == ["not finite" in line for line in said.splitlines()]

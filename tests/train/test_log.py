@@ -70,11 +70,16 @@ def test_a_step_that_is_not_finite_raises_or_is_counted(made, tmp_path):
     with pytest.raises(NotFinite, match="step 2 is not finite; the last good state is saved"):
         log.collect({})
     assert described == [2]
-    assert log.state()["sums"]["loss"] == [[1.0, 2.0, 2.0]]
+    assert log.state()["sums"]["loss"] == [[1.0, 1.0, 1.0]]
     log, described = made(skip=True)
-    for number in (1, 2, 3):
-        add(log, number, step_of(1.0, skipped=float(number == 2)))
+    for number, loss in ((1, 1.0), (2, np.nan), (3, 2.0)):
+        add(log, number, step_of(loss, skipped=float(number == 2)))
     log.collect({})
     log.write(3, 0.5, 0.1)
-    assert described == [2, 2]
-    assert read_jsonl(tmp_path / "metrics.jsonl")[-1]["skipped"] == pytest.approx(1 / 3)
+    add(log, 4, step_of(np.nan, skipped=1.0))
+    log.collect({})
+    log.write(4, 0.5, 0.1)
+    assert described == [2, 2, 4]
+    some, all_ = read_jsonl(tmp_path / "metrics.jsonl")[-2:]
+    assert (some["loss"], some["skipped"]) == (1.5, pytest.approx(1 / 3)), "the mean of the steps that trained"
+    assert (all_["loss"], all_["grad_norm"], all_["skipped"]) == (None, None, 1.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from jaxllm.data.report import Report
@@ -20,11 +20,12 @@ NAMES = (
 
 
 class TrackedRow(dict[str, Any]):
-    """A row that notes which of its columns were read."""
+    """A row that notes which of its columns were read. named: the names that `--columns` gives to columns of it."""
 
-    def __init__(self, row: Mapping[str, Any]) -> None:
+    def __init__(self, row: Mapping[str, Any], named: Collection[str] = ()) -> None:
         super().__init__(row)
         self.read: set[str] = set()
+        self.named = named
 
     def __getitem__(self, column: str) -> Any:
         self.read.add(column)
@@ -52,7 +53,7 @@ class ColumnsRead:
         if lacking := [column for column in self.names.values() if column not in row]:
             raise InputError(f"{where}: --columns names {', '.join(lacking)}, and {shown_columns(row)}")
         kept = {column: x for column, x in row.items() if column not in self.names.values()}
-        return TrackedRow(kept | {name: row[column] for name, column in self.names.items()})
+        return TrackedRow(kept | {name: row[column] for name, column in self.names.items()}, self.names)
 
     def close(self, row: TrackedRow, shape: str) -> None:
         """Notes which of its columns were read, and as which shape."""

@@ -15,7 +15,10 @@ Message = dict[str, Any]
 _ROLES = {"human": "user", "user": "user", "prompter": "user", "gpt": "assistant", "assistant": "assistant",
           "chatgpt": "assistant", "bing": "assistant", "bard": "assistant", "model": "assistant",
           "function_call": "assistant", "system": "system", "tool": "tool", "observation": "tool",
-          "function_response": "tool"}  # fmt: skip
+          "function_response": "tool", "function": "tool"}  # fmt: skip
+
+_LEARNT = ("train", "training", "loss")
+"""Names under which other trainers (axolotl, ms-swift) say by true and false whether a message is learnt."""
 
 
 def messages_of(row: Mapping[str, Any], column: str, where: str) -> list[Message]:
@@ -46,6 +49,43 @@ def text_of(row: Mapping[str, Any], column: str, where: str, *, may_be_empty: bo
     return text
 
 
+def check_prompt(row: Mapping[str, Any], messages: Sequence[Message], column: str, where: str) -> None:
+    """Raises BadRow where the row's `prompt` is not what its conversation in another column begins with.
+
+    A prompt of text may be one message, stand in one, or show several as a template does; one of messages may lack the
+    system's. `--columns` that names the column of the conversation has it believed alone.
+    """
+    given = dict(row).get("prompt")
+    messages_too = isinstance(given, list | tuple) and all(isinstance(message, Mapping) for message in given)
+    if not given or column in getattr(row, "named", ()) or not (isinstance(given, str) or messages_too):
+        return  # a column of another meaning is reported as not read
+    asked = [_squeezed(x["content"]) for x in messages if x["role"] != "assistant"]
+    if isinstance(given, str):
+        prompt = _squeezed(row["prompt"])
+        agrees = any(x.startswith(prompt) or x.endswith(prompt) or x in prompt for x in asked if x) or not asked
+    else:
+        pairs = [
+            [(x["role"], _squeezed(x["content"])) for x in some if x["role"] != "system"]
+            for some in (messages_of(row, "prompt", where), messages)
+        ]
+        agrees = pairs[1][: len(pairs[0])] == pairs[0]
+    if not agrees:
+        raise BadRow(
+            f"{where}: its prompt is not what its {column} begins with; mend the row, or give --columns "
+            f"{column}={column} to read no prompt",
+            f"prompt and {column} contradict each other",
+        )
+
+
+def repeats(prompt: Any, answers: Sequence[Any]) -> bool:
+    """Whether the prompt is text and every answer begins with it."""
+    return isinstance(prompt, str) and bool(prompt.strip()) and all(x.startswith(prompt) for x in answers)
+
+
+def _squeezed(text: str) -> str:
+    return " ".join(text.split())
+
+
 def _message(message: Mapping[str, Any], where: str) -> Message | None:
     """A message with role and content, however it was written; None for a system's message that says nothing."""
     role = message.get("role") or message.get("from")
@@ -54,6 +94,11 @@ def _message(message: Mapping[str, Any], where: str) -> Message | None:
         raise InputError(f"{where}: its role is {role!r}, known are {', '.join(_ROLES)}; mend the row")
     more = {k: x for k, x in message.items() if k not in ("role", "content", "from", "value") and x is not None}
     check_text(more, where, "message")
+    for name in _LEARNT:
+        if _ROLES[role] == "assistant" and isinstance(more.get(name), bool):
+            more["weight"] = int(more.pop(name))
+    if isinstance(more.get("function_call"), Mapping):  # OpenAI's name before tool_calls
+        more["tool_calls"] = [{"type": "function", "function": more.pop("function_call")}]
     if more.get("weight", 0) not in (0, 1):
         raise InputError(f"{where}: its weight is {more['weight']!r}, wanted 0 or 1; mend the row")
     content = _joined(content, where) if isinstance(content, list | tuple) else content

@@ -13,7 +13,8 @@
 
 Where several shapes fit, the first of them is taken. Beside messages and turns, these columns are read where a row has
 them: `system` (or `system_prompt`), the system's message; `history`, turns before the question, as pairs of texts or as
-messages; `tools`, `documents` and `chat_template_kwargs`, passed to the chat template, as values or as JSON text.
+messages; `tools`, `documents` and `chat_template_kwargs`, passed to the chat template, as values or as JSON text. A
+`prompt` beside a conversation has to be its beginning.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxllm.data.chat.columns import ColumnsRead, TrackedRow, shown_columns
-from jaxllm.data.chat.messages import Message, kind_of, messages_of, mistyped, text_of
+from jaxllm.data.chat.messages import Message, check_prompt, kind_of, messages_of, mistyped, repeats, text_of
 from jaxllm.data.report import BadRow, Report, check_text, convert_each
 from jaxllm.types import InputError
 
@@ -89,6 +90,7 @@ def dialogues(
     reader = ColumnsRead(columns or {})
     found, locations = convert_each(rows, lambda row, at: dialogue(row, at, reader), where or rows.where, report)
     reader.tell(report)
+    report.repeated += sum(repeats(one.prompt, [one.completion]) for one in found)
     return found, locations
 
 
@@ -161,6 +163,7 @@ def _talk(row: Mapping[str, Any], column: str, where: str) -> list[Message]:
 
 def _messages(row: Mapping[str, Any], where: str, column: str) -> Dialogue:
     messages = with_system(row, _talk(row, column, where), where)
+    check_prompt(row, messages, column, where)
     return Dialogue(messages, options=options_of(row, where))
 
 

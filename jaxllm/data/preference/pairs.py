@@ -25,7 +25,7 @@ import numpy as np
 
 from jaxllm.data.chat.columns import ColumnsRead, TrackedRow, shown_columns
 from jaxllm.data.chat.encode import Encoded, encode_completion, encode_messages, ignored_options
-from jaxllm.data.chat.messages import Message, empty, messages_of, text_of
+from jaxllm.data.chat.messages import Message, check_prompt, empty, messages_of, repeats, text_of
 from jaxllm.data.chat.render import common_length, turn_end
 from jaxllm.data.chat.rows import PROMPT_COLUMNS, Dialogue, options_of, prompt_of, with_system
 from jaxllm.data.preference.answers import Answer, Group
@@ -69,7 +69,7 @@ def comparisons(
     def convert(row: Mapping[str, Any], where: str) -> list[Comparison]:
         opened = reader.open(row, where)
         pairs: list[dict[str, Any]] = compared(opened, where, every) or [{}]
-        parts = [TrackedRow({**opened, **pair}) for pair in pairs]
+        parts = [TrackedRow({**opened, **pair}, opened.named) for pair in pairs]
         found = [comparison(part, where) for part in parts]
         for part in parts:
             opened.read |= part.read
@@ -81,6 +81,7 @@ def comparisons(
     found, locations = [], []
     for some, place in zip(lists, places, strict=True):
         found += some
+        report.repeated += any(repeats(one.prompt, one.answers) for one in some)
         locations += [place] if len(some) == 1 else [f"{place}, pair {i}" for i in range(1, len(some) + 1)]
     if len({len(one.answers) for one in found}) > 1:
         odd = next(i for i, one in enumerate(found) if len(one.answers) != len(found[0].answers))
@@ -186,7 +187,9 @@ def _parted(row: Mapping[str, Any], answers: list[Any], where: str) -> tuple[Any
         n = common_length(*answers) if len(answers) > 1 else len(answers[0]) - 1
         n = min(n, *(len(answer) - 1 for answer in answers))
         if n:
-            return with_system(row, answers[0][:n], where), [answer[n:] for answer in answers]
+            shared = with_system(row, answers[0][:n], where)
+            check_prompt(row, shared, "chosen" if "chosen" in row else "completion", where)
+            return shared, [answer[n:] for answer in answers]
         raise BadRow(
             f"{where}: chosen and rejected have no message in common to be the prompt; mend the row",
             "chosen and rejected have no prompt in common",

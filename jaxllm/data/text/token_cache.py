@@ -153,7 +153,11 @@ def _open(folder: Path, documents: Documents, marks: Marks, vocab_size: int) -> 
             f"{documents.name}: token id {meta['largest']} is beyond the model's vocabulary of {vocab_size}; "
             "use the model's own tokenizer"
         )
-    report = Report(max_bad_rows=documents.report.max_bad_rows, **meta.get("rows", {}))
+    rows = meta.get("rows", {})
+    if "unread" not in rows:  # a cache of before columns were noted: those of the first document
+        next(iter(documents), None)
+        rows["unread"] = documents.report.unread
+    report = Report(max_bad_rows=documents.report.max_bad_rows, **rows)
     report.check_bad()
     return Corpus(documents.name, tokens, starts, ends, meta["bytes"], report)
 

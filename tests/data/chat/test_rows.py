@@ -218,6 +218,26 @@ def test_unknown_columns_are_shown_with_how_to_name_them():
     assert text.endswith("or name them, as in --columns prompt=question,completion=text")
 
 
+@pytest.mark.parametrize("name", ["train", "training", "loss"])
+def test_what_other_trainers_call_the_weight_of_a_message(name):
+    messages = [USER, {**SAID, name: False}, USER, {**SAID, name: True}]
+    found = dialogue({"messages": messages}, "row 1").messages
+    assert found == [USER, {**SAID, "weight": 0}, USER, {**SAID, "weight": 1}]
+    other = [{**USER, name: False}, {**SAID, name: 0.5}]  # of another meaning, and passed to the template
+    assert dialogue({"messages": other}, "row 1").messages == other
+
+
+def test_a_function_call_is_a_tool_call():
+    call = {"name": "look", "arguments": "{}"}
+    row = {"messages": [USER, {"role": "assistant", "content": None, "function_call": call},
+                        {"role": "function", "name": "look", "content": "sun"}, SAID]}  # fmt: skip
+    tool_calls = [{"type": "function", "function": call}]
+    assert dialogue(row, "row 1").messages == [
+        USER, {"role": "assistant", "content": "", "tool_calls": tool_calls},
+        {"role": "tool", "content": "sun", "name": "look"}, SAID,
+    ]  # fmt: skip
+
+
 def test_columns_that_are_not_read_and_shapes_are_reported():
     report = Report()
     rows = [{"instruction": "Why?", "output": "So.", "input": "", "id": 3, "source": "web"}, {"text": "So.", "id": 4}]
@@ -270,3 +290,65 @@ def test_the_rows_of_the_cases(assets):
         rows = sources.load(folder / f"{name}.jsonl")["train"]
         found, _ = dialogues(rows, report=Report())
         assert [len(one.messages) for one in found] == [turns] * 3, name
+
+
+BRIEFLY = {"role": "system", "content": "Be brief."}
+
+
+@pytest.mark.parametrize(
+    ("messages", "prompt", "agrees"),
+    [
+        (TURN, "Why?", True),
+        (TURN, " Why? \n", True),
+        (TURN, "<|user|>\nWhy?\n<|assistant|>\n", True),
+        ([BRIEFLY, *TURN], "Be brief.", True),
+        ([{"role": "user", "content": "Read this.\n\nWhy?"}, SAID], "Why?", True),
+        ([BRIEFLY, *TURN, {"role": "user", "content": "And?"}, SAID], "And?", True),
+        (TURN, [USER], True),
+        ([BRIEFLY, *TURN], [USER], True),
+        (TURN, [{"from": "human", "value": "Why?"}], True),
+        (TURN, "", True),
+        (TURN, None, True),
+        ([SAID], "Why?", True),
+        (TURN, "When?", False),
+        (TURN, "Because.", False),
+        (TURN, [{"role": "user", "content": "When?"}], False),
+        (TURN, [*TURN, USER], False),
+    ],
+)
+def test_a_prompt_beside_a_conversation_is_its_beginning(messages, prompt, agrees):
+    row = {"messages": messages, "prompt": prompt}
+    if agrees:
+        assert dialogue(row, "row 1").messages == messages
+        return
+    with pytest.raises(BadRow) as error:
+        dialogue(row, "row 1")
+    assert error.value.kind == "prompt and messages contradict each other"
+    assert str(error.value) == (
+        "row 1: its prompt is not what its messages begins with; mend the row, or give --columns messages=messages to "
+        "read no prompt"
+    )
+    named = ColumnsRead(parse_columns("messages=messages"))  # the remedy
+    assert dialogue(row, "row 1", named).messages == messages
+
+
+def test_a_prompt_that_agrees_is_silent_and_one_that_is_not_compared_is_named():
+    rows = {"agrees": "Why?", "of another type": 3, "of other objects": [3]}
+    for kind, prompt in rows.items():
+        report = Report()
+        dialogues([{"conversations": TURN, "prompt": prompt}], where=str, report=report)
+        assert (report.lines(), list(report.unread)) == ([], [] if kind == "agrees" else ["prompt"])
+
+
+def test_a_completion_that_repeats_its_prompt_is_said():
+    report = Report()
+    dialogues([{"prompt": "Why?", "completion": x} for x in ("Why? So.", " So.")], where=str, report=report)
+    (line,) = report.lines()
+    assert line.startswith("warning: in 1 rows the answers begin with the prompt")
+
+
+def test_prompts_that_contradict_are_counted_as_other_bad_rows_are():
+    rows = [{"messages": TURN, "prompt": "When?" if i == 3 else "Why?"} for i in range(20)]
+    report = Report()
+    dialogues(rows, where=lambda i: f"a.jsonl, line {i + 1}", report=report)
+    assert report.lines() == ["1 left out, prompt and messages contradict each other: a.jsonl, line 4"]

@@ -114,6 +114,31 @@ def test_unpaired_rows_have_one_answer_of_either_side():
     assert (whole.prompt, whole.answers) == (bad.prompt, bad.answers)
 
 
+def test_a_prompt_beside_answers_that_repeat_it_has_to_be_theirs():
+    whole = {"chosen": TALK[0] + TALK[1], "rejected": TALK[0] + TALK[2]}
+    judged = {"completion": TALK[0] + TALK[1], "label": True}
+    for row, column in ((whole, "chosen"), (judged, "completion")):
+        for prompt in ("What is it?", TALK[0], ""):
+            assert comparison({**row, "prompt": prompt}, "here").prompt == TALK[0]
+        for prompt in ("Who is it?", [user("Who is it?")]):
+            with pytest.raises(BadRow, match=f"here: its prompt is not what its {column} begins with; mend the row"):
+                comparison({**row, "prompt": prompt}, "here")
+    bad = rows_of({**whole, "prompt": "Who is it?"})
+    with pytest.raises(InputError, match=r"1 prompt and chosen contradict each other: train\.jsonl, line 1"):
+        comparisons(bad)
+    (one,), _, report = comparisons(bad, columns={"chosen": "chosen"})  # the remedy: the answers are believed alone
+    assert (one.prompt, list(report.unread)) == (TALK[0], ["prompt"])
+
+
+def test_answers_of_text_that_repeat_their_prompt_are_said(tokenizer):
+    row = {"prompt": "Q: it?", "chosen": "Q: it? A cat", "rejected": "Q: it? A dog"}
+    said = "the answers begin with the prompt, which stands before them once more; leave it out of the answers"
+    _, report = groups_of(tokenizer, row, {**row, "rejected": "A dog"})
+    assert report.lines() == [f"warning: in 1 rows {said}"]
+    _, report = groups_of(tokenizer, {**row, "prompt": TALK[0]})
+    assert report.lines() == []
+
+
 def test_weight_and_margin_come_from_columns(tokenizer):
     row = {**SHAPES["standard"][0], "weight": 2, "margin": 0.5}
     (group,), _ = groups_of(tokenizer, row)

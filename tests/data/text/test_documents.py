@@ -135,7 +135,7 @@ BAD = {
     "no text column in csv": ("a.csv", b"body\nx\n", "line 2: no 'text' column"),
     "text is null": ("a.json", b'[{"text": null}]', "row 1: its text is absent"),
     "not json": ("a.jsonl", b'{"text": "a"}\n{"text": \n', "line 2: not JSON"),
-    "not an object": ("a.jsonl", b"[1]\n", "line 1: list"),
+    "not an object": ("a.jsonl", b"[1]\n", "line 1: a JSON list"),
     "not utf-8 lines": ("a.jsonl", b'{"text": "caf\xe9"}\n', "line 1: not UTF-8"),
     "not utf-8 text": ("a.txt", b"caf\xe9 \n", "not UTF-8"),
     "utf-16": ("a.txt", "one".encode("utf-16"), "not UTF-8.*convert the file to UTF-8"),
@@ -212,10 +212,25 @@ def test_rows_whose_text_is_none_are_left_out_and_counted(tmp_path, tokenizer):
     for _ in range(2):  # written, and read from the cache
         corpus = open_corpus(documents, tokenizer, len(tokenizer), root=tmp_path)
         assert (len(corpus.ends), corpus.report.dropped, [*corpus.report.unread]) == (19, left_out, ["id"])
+    (meta,) = (tmp_path / "tokens").glob("*/meta.json")
+    noted = json.loads(meta.read_text())
+    for rows in ({"dropped": left_out}, None):  # what earlier versions noted
+        meta.write_text(json.dumps({**noted, "rows": rows} if rows else {k: noted[k] for k in noted if k != "rows"}))
+        fresh = open_documents(str(path))["train"]
+        report = open_corpus(fresh, tokenizer, len(tokenizer), root=tmp_path).report
+        assert (report.dropped, [*report.unread]) == (left_out if rows else {}, ["id"])
+    meta.write_text(json.dumps(noted))
     strict = open_documents(str(path), max_bad_rows=0.01)["train"]
     for read in (lambda: list(strict), lambda: open_corpus(strict, tokenizer, len(tokenizer), root=tmp_path)):
         with pytest.raises(InputError, match=r"line 2: a lone surrogate .* \(1 of 20 rows are bad, above"):
             read()
+
+
+def test_a_pointer_of_git_lfs_is_no_text(tmp_path):
+    for name in ("a.txt", "a.jsonl", "a.parquet"):
+        (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n")
+        with pytest.raises(InputError, match=f"{name}: Git LFS left a pointer in place of the file"):
+            list(open_documents(str(tmp_path / name))["train"])
 
 
 def test_a_row_that_is_held_out_is_no_bad_one(tmp_path):
