@@ -56,8 +56,12 @@ def cut_as_residual(x_BTD: jax.Array) -> jax.Array:
     Korthikanti et al. 2022, section 4.2.2). Where the mesh does not divide the sequence, as in generation, it is
     `cut_as_batch`, and so it is without a tensor axis.
     """
-    parts = cuts("context") * cuts("tensor")
-    return _cut(x_BTD, RESIDUAL if x_BTD.shape[1] % parts == 0 else TOKENS)
+    return _cut(x_BTD, residual(x_BTD))
+
+
+def residual(x_BTD: jax.Array) -> P:
+    """RESIDUAL where the mesh divides the sequence, else TOKENS."""
+    return RESIDUAL if x_BTD.shape[1] % (cuts("context") * cuts("tensor")) == 0 else TOKENS
 
 
 def cut_as_cache(x: jax.Array) -> jax.Array:
@@ -109,12 +113,22 @@ def _cut(x: jax.Array, wanted: Iterable[Any], whole: bool = False) -> jax.Array:
 
     whole: where it has none of them, x whole on every device; otherwise it is as the compiler likes.
     """
+    spec = spec_of(x, wanted)
+    return jax.lax.with_sharding_constraint(x, spec) if any(spec) or whole else x
+
+
+def spec_of(x: jax.Array, wanted: Iterable[Any]) -> P:
+    """The sharding of x with its first axes along those that are wanted, where the mesh has them and divides."""
     spec: list[Any] = []
     for size, axes in zip(x.shape, wanted, strict=False):
         names = tuple(axis for axis in (axes if isinstance(axes, tuple) else (axes,)) if axis and cuts(axis) > 1)
         spec.append(names if names and size % math.prod(map(cuts, names)) == 0 else None)
-    spec += [None] * (x.ndim - len(spec))
-    return jax.lax.with_sharding_constraint(x, P(*spec)) if any(spec) or whole else x
+    return P(*spec, *[None] * (x.ndim - len(spec)))
+
+
+def axes_of(spec: P) -> tuple[str, ...]:
+    """The axes of the mesh that a sharding names, in its order."""
+    return tuple(axis for names in spec if names for axis in (names if isinstance(names, tuple) else (names,)))
 
 
 def cut_evenly(x: jax.Array, spec: P | None) -> jax.Array:

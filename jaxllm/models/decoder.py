@@ -121,16 +121,15 @@ class Block(nnx.Module):
         self, x_BTD: jax.Array, tokens: Tokens, layer: Layer, cache: Cache | None
     ) -> tuple[jax.Array, Cache | None, Load | None]:
         def add(x: jax.Array, y: jax.Array, norm: LayerNorm | RMSNorm | None, key: jax.Array | None) -> jax.Array:
-            y = scatter(y)
             return x + dropout(y if norm is None else norm(y), self.config.output_dropout, key)
 
         probs_key, attn_key, mlp_key = (None,) * 3 if layer.key is None else jax.random.split(layer.key, 3)
         before = x_BTD if self.attn_norm is None else self.attn_norm(x_BTD)
         y_BTD, cache = self.attn(gather(before), tokens, layer, probs_key, cache)
-        x_BTD = add(x_BTD, y_BTD, self.attn_post_norm, attn_key)
+        x_BTD = add(x_BTD, scatter(y_BTD), self.attn_post_norm, attn_key)
         before, load = x_BTD if self.mlp_norm is None else self.mlp_norm(x_BTD), None
         if self.mlp is not None:
-            y_BTD = self.mlp(gather(before))
+            y_BTD = scatter(self.mlp(gather(before)))
         if self.experts is not None:
             y_BTD, load = self.experts(before, tokens.segments_BT > 0)
         return add(x_BTD, y_BTD, self.mlp_post_norm, mlp_key), cache, load

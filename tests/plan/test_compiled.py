@@ -4,6 +4,7 @@ import pytest
 
 from jaxllm.cli import plan as command
 from jaxllm.plan.target import parse_target
+from jaxllm.types import InputError
 
 PRETRAIN = "experiments/pretrain.py"
 FLAGS = ("--model", "llama-135m", "--max-length", "512", "--batch-size", "8", "--dtype", "bfloat16", "--remat", "full")
@@ -68,3 +69,10 @@ def test_a_plan_for_two_hosts_of_gpus():
     found = report("h100:1x2x2", "--mesh", "data=2,fsdp=2")
     links = {(one.axis, one.link) for one in found.collectives}
     assert {("fsdp", "NVLink"), ("data", "network between hosts")} <= links
+
+
+@pytest.mark.gpu_compile
+def test_pmap_over_several_hosts_is_refused():
+    pytest.importorskip("jax_cuda12_plugin", reason="of the extra `plan`")
+    with pytest.raises(InputError, match="for one process, and these 4 devices are of 2 hosts: use jit"):
+        report("h100:1x2x2", "--strategy", "pmap")
