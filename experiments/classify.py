@@ -15,6 +15,10 @@ label. Several labels, and numbers, are vectors beside the batch, for losses of 
 
 from __future__ import annotations
 
+from jaxllm.allocator import restart
+
+restart(__name__)
+
 import dataclasses
 import functools
 from pathlib import Path

@@ -18,6 +18,10 @@ Expected: see experiments/README.md.
 
 from __future__ import annotations
 
+from jaxllm.allocator import restart
+
+restart(__name__)
+
 import csv
 import dataclasses
 import json

@@ -9,6 +9,10 @@ at the speed at which an array much larger than any cache is read in the same pr
 
 from __future__ import annotations
 
+from jaxllm.allocator import restart
+
+restart(__name__)
+
 import dataclasses
 import json
 import os

@@ -12,6 +12,10 @@ Targets and weights stand at those positions only, so that the loss computes the
 
 from __future__ import annotations
 
+from jaxllm.allocator import restart
+
+restart(__name__)
+
 import dataclasses
 import functools
 import itertools

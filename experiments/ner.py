@@ -17,6 +17,10 @@ kept, so that predictions come back as one tag for every word of every sentence.
 
 from __future__ import annotations
 
+from jaxllm.allocator import restart
+
+restart(__name__)
+
 import dataclasses
 import functools
 from pathlib import Path

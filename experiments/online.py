@@ -23,6 +23,10 @@ answers are right.
 
 from __future__ import annotations
 
+from jaxllm.allocator import restart
+
+restart(__name__)
+
 import dataclasses
 import json
 from typing import Any

@@ -22,6 +22,10 @@ about are in no question of train.
 
 from __future__ import annotations
 
+from jaxllm.allocator import restart
+
+restart(__name__)
+
 import dataclasses
 from typing import Any
 

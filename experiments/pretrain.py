@@ -17,6 +17,10 @@ other machines (`--dataset 'gs://bucket/train-*.jsonl.zst'`) are downloaded one 
 
 from __future__ import annotations
 
+from jaxllm.allocator import restart
+
+restart(__name__)
+
 import dataclasses
 import functools
 from collections.abc import Sequence

@@ -19,6 +19,10 @@ class is, as a question about Python's standard library wants.
 
 from __future__ import annotations
 
+from jaxllm.allocator import restart
+
+restart(__name__)
+
 import dataclasses
 from typing import Any
 

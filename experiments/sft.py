@@ -17,6 +17,10 @@ Python's standard library.
 
 from __future__ import annotations
 
+from jaxllm.allocator import restart
+
+restart(__name__)
+
 import dataclasses
 from typing import Any
 

@@ -15,6 +15,10 @@ questions, unless --preferences names pairs.
 
 from __future__ import annotations
 
+from jaxllm.allocator import restart
+
+restart(__name__)
+
 import dataclasses
 import json
 from collections.abc import Callable

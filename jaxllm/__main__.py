@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from jaxllm.allocator import restart
+
+restart(__name__)
+
 import difflib
 import importlib
 import sys

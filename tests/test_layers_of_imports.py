@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS = (
-    ("jaxllm.types", "jaxllm.axes", "jaxllm.planning", "jaxllm.accelerators"),
+    ("jaxllm.types", "jaxllm.axes", "jaxllm.planning", "jaxllm.accelerators", "jaxllm.allocator"),
     ("jaxllm.params", "jaxllm.losses", "jaxllm.data"),
     ("jaxllm.models", "jaxllm.distributed"),
     ("jaxllm.hf", "jaxllm.run"),

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from jaxllm import planning
 from jaxllm.accelerators import idle_plugins, on_cpu, without_notices
+from jaxllm.allocator import restart
 from jaxllm.data.tokenizers import cache_root
 from jaxllm.recipes.errors import input_errors
 from jaxllm.recipes.parse import parse
@@ -16,17 +17,6 @@ from jaxllm.recipes.parse import parse
 __all__ = ["input_errors", "parse", "run", "set_up"]
 
 T = TypeVar("T")
-
-_ALLOCATOR = {
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
-    "MALLOC_TOP_PAD_": str(64 << 20),
-}
-"""Settings of glibc's allocator for XLA:CPU, which allocates each step's temporaries anew, as one block. Small blocks
-come from a heap that is kept. Large ones are mapped in huge pages, so that few page faults bring them in, and are
-unmapped afterwards: were they in the heap, a small allocation in the hole that one leaves would make the heap grow by
-another such block."""
 
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 """Makes XLA use only GPU kernels that give the same bits every time."""
@@ -46,15 +36,12 @@ def run(main: Callable[[T], object], config: type[T], argv: Sequence[str] | None
 
 
 def set_up(config: Any = None) -> None:
-    """On CPU, restarts the process once with allocator settings; has JAX keep compiled programs between runs.
+    """On CPU, restarts the process unless it was (`allocator.restart`); has JAX keep compiled programs between runs.
 
     config: the flags of a script that trains. From then on SIGTERM is noted instead of ending the process, locks are
     held until it ends, and if this is one of several processes, it joins them. Raises InputError.
     """
-    if on_cpu() and "JAXLLM_STARTED" not in os.environ and sys.platform == "linux":
-        os.environ.update({name: x for name, x in _ALLOCATOR.items() if name not in os.environ}, JAXLLM_STARTED="1")
-        sys.stdout.flush()
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    restart()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if getattr(config, "deterministic", False):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()

@@ -1,0 +1,30 @@
+"""glibc's allocator as XLA:CPU wants it, which reads its settings as a process starts: a program restarts for them."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from jaxllm.accelerators import on_cpu
+
+_SETTINGS = {
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
+    "MALLOC_TOP_PAD_": str(64 << 20),
+}
+"""XLA:CPU allocates each step's temporaries anew, as one block. Small blocks come from a heap that is kept. Large ones
+are mapped in huge pages, so that few page faults bring them in, and are unmapped afterwards: were they in the heap, a
+small allocation in the hole that one leaves would make the heap grow by another such block."""
+
+
+def restart(name: str = "__main__") -> None:
+    """On a CPU under Linux, starts the program anew with these settings, unless that was done.
+
+    name: of the module that calls; only the program itself, `__main__`, starts anew. Scripts call it before they import
+    what takes seconds, which would be imported twice.
+    """
+    if name == "__main__" and on_cpu() and "JAXLLM_STARTED" not in os.environ and sys.platform == "linux":
+        os.environ.update({name: x for name, x in _SETTINGS.items() if name not in os.environ}, JAXLLM_STARTED="1")
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
