@@ -16,16 +16,30 @@ from jaxllm.run.preemption import _REPEAT_S
 HELPERS = Path(__file__).parents[1] / "helpers"
 
 
+HEARS = (
+    "import os, signal, sys\nsignal.signal(signal.SIGINT, signal.SIG_DFL)\n"
+    "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])\n"
+)
+"""A program that becomes another, which hears Ctrl-C also where a shell runs the tests in the background."""
+
+
 def start(*command):
-    return subprocess.Popen([sys.executable, *map(str, command)], stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", HEARS, *map(str, command)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
-def wait_for_a_line(process, folder):
+def wait_for_a_line(process, folder, step=0):
     until = time.monotonic() + PATIENCE_S
-    while not read_jsonl(folder / "metrics.jsonl"):
+    while not (lines := read_jsonl(folder / "metrics.jsonl")) or lines[-1]["step"] < step:
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < until
         time.sleep(0.1)
+
+
+def wait_for_the_pause(process, folder):
+    """Until it waits for the batch of the fifth step."""
+    wait_for_a_line(process, folder, step=4)
+    time.sleep(0.5)  # what comes after a line
 
 
 def newest(folder):
@@ -56,7 +70,7 @@ def test_a_second_ctrl_c_ends_a_script_that_waits_for_its_data(tmp_path):
     """The first is repeated at once, as it is where a launcher passes on what the terminal has sent already."""
     flags = ("--pause-at", "0:5:600", "--log-every", 2, "--checkpoint-every", "0", "--log-to", "none")
     process = start(HELPERS / "toy_script.py", "--out", tmp_path, *flags)
-    wait_for_a_line(process, tmp_path)
+    wait_for_the_pause(process, tmp_path)
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGINT)
     with pytest.raises(subprocess.TimeoutExpired):
@@ -118,7 +132,7 @@ def test_a_library_call_saves_and_raises_a_keyboard_interrupt(tmp_path):
 @pytest.mark.slow
 def test_a_second_ctrl_c_leaves_a_library_call_at_once(tmp_path):
     process = start("-c", CALL, tmp_path, 5)
-    wait_for_a_line(process, tmp_path)
+    wait_for_the_pause(process, tmp_path)
     process.send_signal(signal.SIGINT)
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(_REPEAT_S + 1)
