@@ -140,7 +140,7 @@ def decode(
 ) -> tuple[State, Latest]:
     """Continues until rows have so many tokens, or at most `fewest` are not done. There must be slots for them."""
     model = bind(graphdef, params)
-    blocks = model.apart() if state.cache.apart else ()
+    blocks = model.unstack() if state.cache.unstacked else ()
 
     def step(state: State) -> State:
         last = jax.lax.dynamic_index_in_dim(state.cache.tokens.positions_BT, state.cache.length - 1, axis=1)

@@ -31,10 +31,10 @@ class Cache:
     @classmethod
     def empty(cls, c: Config, rows: int, slots: int) -> Cache:
         """A cache of no tokens, for so many rows and at most `slots` tokens in each."""
-        apart = unrolled(c.depth, c.remat, c.unroll) >= c.depth
-        keys = cut_as_cache(jnp.zeros((*(c.depth,) * (not apart), rows, c.K, slots, c.H), c.dtype))
+        alone = unrolled(c.depth, c.remat, c.unroll) >= c.depth
+        keys = cut_as_cache(jnp.zeros((*(c.depth,) * (not alone), rows, c.K, slots, c.H), c.dtype))
         nothing = jnp.zeros((rows, slots), jnp.int32)
-        return cls(((keys, keys),) * (c.depth if apart else 1), Tokens(nothing, nothing), jnp.int32(0))
+        return cls(((keys, keys),) * (c.depth if alone else 1), Tokens(nothing, nothing), jnp.int32(0))
 
     @property
     def slots(self) -> int:
@@ -42,7 +42,7 @@ class Cache:
         return self.tokens.segments_BT.shape[1]
 
     @property
-    def apart(self) -> bool:
+    def unstacked(self) -> bool:
         """Each layer has a stack."""
         return self.stacks[0][0].ndim == 4
 

@@ -194,7 +194,7 @@ class Decoder(nnx.Module):
             logits_NV = self.unembed(hidden_ND)
         return soft_cap(logits_NV.astype(jnp.float32), self.config.logit_softcap)
 
-    def apart(self) -> list[Block]:
+    def unstack(self) -> list[Block]:
         """The blocks one by one. A loop that takes them apart once does not copy a layer's weights in each step."""
         graphdef, params = nnx.split(self.blocks)
         return [nnx.merge(graphdef, jax.tree.map(lambda x: x[i], params)) for i in range(self.config.depth)]  # noqa: B023
@@ -204,7 +204,7 @@ class Decoder(nnx.Module):
     ) -> tuple[jax.Array, Cache]:
         """hidden_BTD of tokens that continue those in the cache, and the cache with them; T slots must be free.
 
-        blocks: of `apart`, which a cache with a stack for each layer is for.
+        blocks: of `unstack`, which a cache with a stack for each layer is for.
         """
         cache = cache.advance(tokens)
         x_BTD, cache, _ = self._run(tokens_BT, tokens, cache, None, blocks)
@@ -225,13 +225,13 @@ class Decoder(nnx.Module):
             return (x_BTD, cache), load
 
         x_BTD, load_LE = self.embeddings(tokens_BT, tokens.positions_BT, embed_key), None
-        if cache is None or not cache.apart:
+        if cache is None or not cache.unstacked:
             (x_BTD, cache), load_LE = scan_stack(
                 call, self.blocks, (x_BTD, cache), layers, remat=c.remat, unroll=c.unroll
             )
         else:
             stacks: list[Any] = []
-            for i, block in enumerate(blocks or self.apart()):
+            for i, block in enumerate(blocks or self.unstack()):
                 carry = x_BTD, dataclasses.replace(cache, stacks=cache.stacks[i : i + 1])
                 (x_BTD, one), _ = call(block, carry, jax.tree.map(lambda x: x[i], layers))  # noqa: B023
                 stacks += one.stacks
