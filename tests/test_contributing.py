@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 import sft
 from jaxllm import __main__ as commands
 from jaxllm.data.chat import rows
-from jaxllm.hf import families, open_decoder
+from jaxllm.hf import families, open_model
 from jaxllm.hf import llama as file_of_llama
 from jaxllm.losses import PairLogps, resolve
 from jaxllm.params import materialize
@@ -95,9 +95,9 @@ def test_an_optimizer_is_one_entry(monkeypatch):
 def test_a_family_of_decoders_is_one_file_and_one_line(monkeypatch, llama):
     monkeypatch.delitem(families.LANGUAGE_MODELS, "llama")
     with pytest.raises(InputError, match="llama"):
-        open_decoder(str(llama))
+        open_model(str(llama), "lm")
     monkeypatch.setitem(families.LANGUAGE_MODELS, "llama", file_of_llama.FAMILIES["llama"])
-    opened = open_decoder(str(llama))
+    opened = open_model(str(llama), "lm")
     here = SingleDeviceSharding(jax.devices()[0])
     params = materialize(opened.spec, dict.fromkeys(opened.spec.graphdef.abstract, here), seed=0)
     theirs = load_file(llama / "model.safetensors")

@@ -10,8 +10,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from jaxllm.hf.config import Fields, read_fields, write_fields
-from jaxllm.hf.family import Family
+from jaxllm.hf.config import Family, Fields, read_fields, write_fields
 from jaxllm.hf.table import Table, linear
 from jaxllm.models.heads import ClassifierConfig, TaggerConfig
 

@@ -1,12 +1,14 @@
-"""Reads config.json: every field that changes the model is either supported or refused by name."""
+"""Reads config.json, a family's way: every field that changes the model is supported or refused by name."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Generic, TypeVar, get_type_hints
 
+from jaxllm.hf.table import Table
 from jaxllm.types import InputError
 
 T = TypeVar("T")
@@ -126,6 +128,21 @@ class Fields:
             elif value != self.defaults[name]:
                 raise InputError(f"{self.where}: {name} is {value!r}, which is not supported; use another checkpoint")
         return [f"config.json: no effect here: {', '.join(strange)}"] if strange else []
+
+
+@dataclasses.dataclass(frozen=True)
+class Family(Generic[T]):
+    """How models of one model_type are read and written; T is our configuration class."""
+
+    architecture: str
+    """Name of the class in `transformers` that loads what we write."""
+    read: Callable[[Fields], T]
+    """config.json -> our configuration. Raises InputError for a value that is not supported."""
+    write: Callable[[T], dict[str, Any]]
+    """Our configuration -> the family's fields of config.json, which `export` reads back to check them. Raises
+    InputError for a configuration of another class."""
+    table: Callable[[T], Table]
+    """The names on disk of a model of this configuration."""
 
 
 ACTIVATIONS = {

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from jaxllm.hf.bert import OLD_NORMS
-from jaxllm.hf.config import ACTIVATIONS, Fields, Names, read_fields, write_fields
-from jaxllm.hf.family import Family
-from jaxllm.hf.table import Rule, Table, embedding, linear, norm
+from jaxllm.hf import bert
+from jaxllm.hf.config import ACTIVATIONS, Family, Fields, Names, read_fields, write_fields
+from jaxllm.hf.table import Rule, embedding, linear, norm
 from jaxllm.models import deberta
 from jaxllm.models.heads import TaggerConfig
 from jaxllm.types import InputError
 
 NAMES: Names = {
-    "vocab_size": "vocab_size", "width": "hidden_size", "depth": "num_hidden_layers", "heads": "num_attention_heads",
-    "mlp_width": "intermediate_size", "max_positions": "max_position_embeddings", "token_types": "type_vocab_size",
-    "activation": "hidden_act", "norm_eps": "layer_norm_eps", "init_std": "initializer_range",
-    "absolute_positions": "position_biased_input", "embedding_dropout": "hidden_dropout_prob",
-    "attention_dropout": "attention_probs_dropout_prob", "attention_output_dropout": "hidden_dropout_prob",
-    "mlp_output_dropout": "hidden_dropout_prob", "position_dropout": "hidden_dropout_prob",
+    **bert.NAMES,
+    "absolute_positions": "position_biased_input",
+    "position_dropout": "hidden_dropout_prob",
     "conv_dropout": "hidden_dropout_prob",
-}  # fmt: skip
+}
 
 _TERMS = {"c2p": "content_to_position", "p2c": "position_to_content"}
 
@@ -88,38 +84,24 @@ def write(config: TaggerConfig) -> dict[str, Any]:
     }
 
 
-_LAYER = "deberta.encoder.layer.{layer}"
+_PROJECTIONS = {
+    "query_proj": "q", "key_proj": "k", "value_proj": "v", "pos_query_proj": "pos_q", "pos_key_proj": "pos_k",
+}  # fmt: skip
 
-TABLE = Table(
+TABLE = bert.tagger_table(
+    "deberta.",
     (
-        *embedding("deberta.embeddings.word_embeddings", "embeddings.tokens"),
-        *embedding("deberta.embeddings.position_embeddings", "embeddings.positions"),
-        *embedding("deberta.embeddings.token_type_embeddings", "embeddings.types"),
-        *norm("deberta.embeddings.LayerNorm", "embeddings.norm"),
+        *bert.embeddings("deberta."),
         *embedding("deberta.encoder.rel_embeddings", "relative"),
         *norm("deberta.encoder.LayerNorm", "relative_norm"),
-        *linear(f"{_LAYER}.attention.self.query_proj", "blocks.attn.q"),
-        *linear(f"{_LAYER}.attention.self.key_proj", "blocks.attn.k"),
-        *linear(f"{_LAYER}.attention.self.value_proj", "blocks.attn.v"),
-        *linear(f"{_LAYER}.attention.self.pos_query_proj", "blocks.attn.pos_q"),
-        *linear(f"{_LAYER}.attention.self.pos_key_proj", "blocks.attn.pos_k"),
-        *linear(f"{_LAYER}.attention.output.dense", "blocks.attn.out"),
-        *norm(f"{_LAYER}.attention.output.LayerNorm", "blocks.attn_norm"),
-        *linear(f"{_LAYER}.intermediate.dense", "blocks.mlp.up"),
-        *linear(f"{_LAYER}.output.dense", "blocks.mlp.down"),
-        *norm(f"{_LAYER}.output.LayerNorm", "blocks.mlp_norm"),
+        *bert.layers("deberta.", _PROJECTIONS),
         Rule("deberta.encoder.conv.conv.weight", ("conv.kernel",), transposed=True),
         Rule("deberta.encoder.conv.conv.bias", ("conv.bias",)),
         *norm("deberta.encoder.conv.LayerNorm", "conv.norm"),
         *linear("classifier", "classifier"),
     ),
-    prefix="deberta.",
-    ignore=(
-        r"deberta\.embeddings\.position_(ids|embeddings\.weight)",
-        r"(cls|lm_predictions|mask_predictions|pooler|qa_outputs)\..*",
-    ),
-    renames=OLD_NORMS,
-    heads=("classifier",),
+    r"deberta\.embeddings\.position_embeddings\.weight",
+    r"(cls|lm_predictions|mask_predictions|pooler)\..*",
 )
 
 FAMILIES = {"deberta-v2": Family("DebertaV2ForTokenClassification", read, write, lambda _: TABLE)}

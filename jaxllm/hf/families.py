@@ -6,10 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from jaxllm.hf import albert, bert, deberta, distilbert, electra, gemma, gpt2, llama, mixture, modernbert, roberta
+from jaxllm.hf import bert, deberta, gemma, gpt2, llama, mixture, modernbert
 from jaxllm.hf.classifiers import HEADS, classifier
-from jaxllm.hf.config import Fields
-from jaxllm.hf.family import Family
+from jaxllm.hf.config import Family, Fields
 from jaxllm.hf.masked import masked_family
 from jaxllm.hf.table import Rule, Table, linear
 from jaxllm.models.decoder_config import Config
@@ -41,11 +40,9 @@ def _tagger(family: Family[TaggerConfig]) -> Family[TaggerConfig]:
     return dataclasses.replace(family, read=read, write=write, table=table)
 
 
-_ENCODERS = (bert, roberta, distilbert, modernbert, electra, albert, deberta)
+_ENCODERS = {**bert.FAMILIES, **modernbert.FAMILIES, **deberta.FAMILIES}
 
-TAGGERS: dict[str, Family[TaggerConfig]] = {
-    kind: _tagger(family) for module in _ENCODERS for kind, family in module.FAMILIES.items()
-}
+TAGGERS: dict[str, Family[TaggerConfig]] = {kind: _tagger(_ENCODERS[kind]) for kind in HEADS}
 """Token classifiers: BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, ModernBERT, ELECTRA, ALBERT, DeBERTa-v2 and v3.
 """
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from jaxllm.hf.config import Fields
-from jaxllm.hf.family import Family
+from jaxllm.hf.config import Family, Fields
 from jaxllm.hf.llama import (
     common,
     read_scaling,

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jaxllm.hf.config import Fields, Names, read_fields, write_fields
-from jaxllm.hf.family import Family
+from jaxllm.hf.config import Family, Fields, Names, read_fields, write_fields
 from jaxllm.hf.table import Table, conv1d, embedding, linear, norm
 from jaxllm.models.decoder_config import Config
 

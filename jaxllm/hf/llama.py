@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxllm.hf.config import Fields, Names, read_fields, write_fields
-from jaxllm.hf.family import Family
+from jaxllm.hf.config import Family, Fields, Names, read_fields, write_fields
 from jaxllm.hf.table import Rule, Table, embedding, linear, norm
 from jaxllm.models.decoder_config import Config
 from jaxllm.models.rope import KINDS, UNSCALED, Scaling, yarn_amplitude

@@ -6,8 +6,7 @@ import dataclasses
 import re
 from typing import Any
 
-from jaxllm.hf.config import ACTIVATIONS, Fields, read_fields, write_fields
-from jaxllm.hf.family import Family
+from jaxllm.hf.config import ACTIVATIONS, Family, Fields, read_fields, write_fields
 from jaxllm.hf.modernbert import HEAD_NAMES
 from jaxllm.hf.table import Rule, Table, linear, norm
 from jaxllm.models.heads import TaggerConfig

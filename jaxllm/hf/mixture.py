@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jaxllm.hf.config import Fields
-from jaxllm.hf.family import Family
+from jaxllm.hf.config import Family, Fields
 from jaxllm.hf.llama import LAYER, common, rotary, table, write
 from jaxllm.hf.table import Rule, linear
 from jaxllm.models.decoder_config import Config

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +17,8 @@ from jaxllm.hf import files, table
 from jaxllm.hf.config import PAIRS, Fields, read_description
 from jaxllm.hf.families import OURS, TASKS, task_in
 from jaxllm.hf.hub import fetch, load_tokenizer
-from jaxllm.hf.masked_files import read_as_found
-from jaxllm.hf.ties import read_head_as_table, untie
-from jaxllm.models.heads import PROBLEMS, TaggerConfig, describe_model, with_trunk
+from jaxllm.hf.ties import read_as_found, read_head_as_table, untie
+from jaxllm.models.heads import PROBLEMS, describe_model, with_trunk
 from jaxllm.params import Abstract, Load, ModelSpec
 from jaxllm.types import InputError, Params, nearest
 
@@ -75,10 +75,8 @@ class Found:
     notes: list[str]
 
 
-class Find(Protocol):
-    """Finds a model's parameters in a checkpoint. skip: heads to initialise although the checkpoint has them -> why."""
-
-    def __call__(self, names: table.Table, abstract: Abstract, skip: Mapping[str, str]) -> Found: ...
+Find = Callable[[table.Table, Abstract, Mapping[str, str]], Found]
+"""Finds parameters of these names and shapes in a checkpoint; last, heads to initialise although it has them -> why."""
 
 
 def open_model(
@@ -108,28 +106,11 @@ def open_model(
     if (task or task_in(raw)) == "lm":
         raw, notes = untie(raw, str(path), folder)
     if (task or task_in(raw)) == "masked":
-        raw, notes = read_as_found(raw, str(path), files.open_folder(folder))
+        raw, notes = read_as_found(raw, str(path), folder)
 
-    def find(names: table.Table, abstract: Abstract, skip: Mapping[str, str]) -> Found:
-        return _find_in_files(folder, names, abstract, skip)
-
+    find = functools.partial(_find_in_files, folder)
     opened = assemble(raw, str(path), folder, find, task, labels, overrides)
     return dataclasses.replace(opened, notes=[*notes, *opened.notes])
-
-
-def open_tagger(source: str, *, labels: Sequence[str] | None = None, **overrides: Any) -> PretrainedModel[TaggerConfig]:
-    """`open_model` of a token classifier. Without labels the file must have a classifier."""
-    return open_model(source, "tagger", labels=labels, **overrides)
-
-
-def open_decoder(source: str, **overrides: Any) -> PretrainedModel[Any]:
-    """`open_model` of a causal language model."""
-    return open_model(source, "lm", **overrides)
-
-
-def open_scorer(source: str, **overrides: Any) -> PretrainedModel[Any]:
-    """`open_model` of a reward model, or of a language model to make one of."""
-    return open_model(source, "scorer", **overrides)
 
 
 def assemble(
@@ -277,11 +258,11 @@ def place(
 
     Unlike `jax.make_array_from_callback` it holds one piece at a time on the host.
     """
-    devices: dict[tuple[tuple[int, int, int], ...], list[jax.Device]] = {}
+    devices = collections.defaultdict[tuple[tuple[int, int, int], ...], list[jax.Device]](list)
     for device, index in sharding.addressable_devices_indices_map(shape).items():
         assert index is not None
         bounds = tuple(part.indices(n) for part, n in zip(index, shape, strict=True))
-        devices.setdefault(bounds, []).append(device)
+        devices[bounds].append(device)
     pieces: list[jax.Array] = []
     for bounds, group in devices.items():
         x = piece(tuple(slice(*part) for part in bounds))

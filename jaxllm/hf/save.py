@@ -14,9 +14,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxllm.hf import files, table
-from jaxllm.hf.config import PAIRS, Fields, read_json
+from jaxllm.hf.config import PAIRS, Family, Fields, read_json
 from jaxllm.hf.families import TASKS, task_of
-from jaxllm.hf.family import Family
 from jaxllm.hf.open import PretrainedModel
 from jaxllm.models.heads import PROBLEMS
 from jaxllm.types import InputError

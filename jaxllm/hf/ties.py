@@ -1,4 +1,4 @@
-"""Whether a language model's head is its embedding table: config.json says so, unless the files have another head."""
+"""What the tensors say of a head beyond config.json: whether it is the embedding table, and how it is called."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 
 from jaxllm.hf import files
 from jaxllm.hf.config import Fields
-from jaxllm.hf.families import LANGUAGE_MODELS
+from jaxllm.hf.families import LANGUAGE_MODELS, MASKED
+from jaxllm.hf.masked import head_of as masked_head
 from jaxllm.hf.table import COMPILED, Table, known_name
 
 HEAD = "lm_head.weight"
@@ -31,10 +32,38 @@ def untie(raw: dict[str, Any], where: str, folder: Path) -> tuple[dict[str, Any]
     if family is None or config is None or not config.tied:
         return raw, []
     entries = files.open_folder(folder)
-    head, table = head_of(entries), embedding_of(entries, family.table(config))
+    return _untied(raw, entries, head_of(entries), family.table(config), "head")
+
+
+def read_as_found(raw: dict[str, Any], where: str, folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """The config.json of a masked language model, mended by the names of its tensors; and notes on what was mended.
+
+    DeBERTa-v3 is published with a head called `lm_predictions` and no field that says so, and a decoder that differs
+    from the embedding table is a matrix of its own, whatever `tie_word_embeddings` is. Arguments as of `untie`.
+    """
+    kind, notes, entries = str(raw.get("model_type")), list[str](), files.open_folder(folder)
+    if kind not in MASKED:
+        return raw, notes
+    found = {name.replace(COMPILED, ""): name for name in entries}
+    if kind == "deberta-v2" and f"{masked_head(kind, legacy=False).dense}.weight" in found and raw.get("legacy", True):
+        notes.append("the head is called lm_predictions, so legacy is false")
+        raw = {**raw, "legacy": False}
+    config = MASKED[kind].read(Fields(raw, where))
+    if not config.tied:
+        return raw, notes
+    decoder = found.get(f"{masked_head(kind, config.legacy).decoder}.weight")
+    raw, more = _untied(raw, entries, decoder, MASKED[kind].table(config), "decoder")
+    return raw, [*notes, *more]
+
+
+def _untied(
+    raw: dict[str, Any], entries: files.Entries, head: str | None, names: Table, called: str
+) -> tuple[dict[str, Any], list[str]]:
+    """The config.json of a tied model and a note on it, untied where this head differs from the embedding table."""
+    table = embedding_of(entries, names)
     if head is None or table is None or are_equal(entries[table], entries[head]):
         return raw, []
-    note = f"{head} differs from {table}: a head of its own, although config.json says tie_word_embeddings"
+    note = f"{head} differs from {table}: a {called} of its own, although config.json says tie_word_embeddings"
     return {**raw, "tie_word_embeddings": False}, [note]
 
 

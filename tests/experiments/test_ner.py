@@ -105,7 +105,7 @@ def test_transformers_loads_the_export_with_the_same_logits_and_tags(trained):
     theirs, info = AutoModelForTokenClassification.from_pretrained(trained / "hf", output_loading_info=True)
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     tokenizer = AutoTokenizer.from_pretrained(trained / "hf")
-    opened = hf.open_tagger(str(trained / "hf"))
+    opened = hf.open_model(str(trained / "hf"), "tagger")
     mesh = meshes.make_mesh()
     at = meshes.shardings(opened.spec.graphdef.abstract, mesh, opened.spec.rules)
     params = materialize(opened.spec, at, 0)

@@ -54,7 +54,7 @@ def test_a_folder_of_transformers_is_trained_and_exported_for_it(kind, tmp_path)
     model, info = AutoModelForTokenClassification.from_pretrained(tmp_path / "run" / "hf", output_loading_info=True)
     assert not any(info.values()), info
     assert model.config.model_type == kind
-    opened = hf.open_tagger(str(tmp_path / "run"))
+    opened = hf.open_model(str(tmp_path / "run"), "tagger")
     one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     params = materialize(opened.spec, dict.fromkeys(opened.spec.graphdef.abstract, one), 0)
     before = AutoModelForTokenClassification.from_pretrained(tmp_path / "source").base_model.state_dict()

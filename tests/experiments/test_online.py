@@ -98,7 +98,7 @@ def test_a_teacher_is_learned_from_on_sampled_completions(data, trained, tmp_pat
 @pytest.fixture(scope="module")
 def judge(trained):
     """A reward model with a head that is drawn."""
-    found, tokenizer = hf.open_scorer(str(trained[0])), hf.load_tokenizer(str(trained[0]))
+    found, tokenizer = hf.open_model(str(trained[0]), "scorer"), hf.load_tokenizer(str(trained[0]))
     folder = trained[0].parent / "judge"
     hf.export(folder, load_params(found.spec, make_mesh("fsdp=8")), found.config, tokenizer, source=found)
     return folder

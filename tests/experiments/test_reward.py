@@ -12,7 +12,7 @@ from data_rows import write_jsonl
 import preference
 import reward
 from jaxllm.distributed.mesh import make_mesh, shardings
-from jaxllm.hf import open_scorer
+from jaxllm.hf import open_model
 from jaxllm.params import bind, materialize
 from jaxllm.recipes.script import parse
 from jaxllm.run.metrics import read_jsonl
@@ -71,7 +71,7 @@ def test_transformers_gives_the_same_rewards(run):
     ids = [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id] for text in texts]
     batch = tokenizer.pad({"input_ids": ids}, return_tensors="pt", padding_side="right")
     theirs = model.eval()(**batch).logits[:, 0].detach().numpy()
-    opened = open_scorer(str(run / "hf"))
+    opened = open_model(str(run / "hf"), "scorer")
     at = shardings(opened.spec.graphdef.abstract, make_mesh("data=8"), opened.spec.rules)
     scorer = bind(opened.spec.graphdef, materialize(opened.spec, at, 0))
     mask_BT = jnp.asarray(batch["attention_mask"].numpy(), jnp.int32)

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from jaxllm.hf import bert, distilbert, families, modernbert, roberta
+from jaxllm.hf import bert, families, modernbert
 from jaxllm.hf.config import Fields, read_json
 from jaxllm.hf.open import read_config
 from jaxllm.types import InputError
@@ -28,12 +28,14 @@ def test_bert_fields():
 
 
 def test_roberta_positions_begin_after_the_padding_id():
-    config = roberta.read(Fields({"model_type": "roberta", **SIZES, "max_position_embeddings": 34, "pad_token_id": 1}))
+    fields = Fields({"model_type": "roberta", **SIZES, "max_position_embeddings": 34, "pad_token_id": 1})
+    config = families.TAGGERS["roberta"].read(fields)
     assert (config.encoder.position_offset, config.encoder.max_positions) == (2, 32)
 
 
 def test_distilbert_has_no_dropout_after_attention():
-    config = distilbert.read(Fields({"model_type": "distilbert", "dim": 8, "n_heads": 2, "dropout": 0.3}))
+    fields = Fields({"model_type": "distilbert", "dim": 8, "n_heads": 2, "dropout": 0.3})
+    config = families.TAGGERS["distilbert"].read(fields)
     c = config.encoder
     assert (c.attention_output_dropout, c.mlp_output_dropout, config.classifier_dropout) == (0.0, 0.3, 0.3)
     assert c.token_types == 0

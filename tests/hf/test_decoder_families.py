@@ -13,7 +13,7 @@ from jax.sharding import SingleDeviceSharding
 from safetensors.numpy import load_file
 
 from jaxllm.evals.generate import generate
-from jaxllm.hf import export, open_decoder
+from jaxllm.hf import export, open_model
 from jaxllm.params import bind, materialize
 from jaxllm.types import Batch, InputError, value
 
@@ -41,7 +41,7 @@ def make(name):
 
 
 def read(folder, **overrides):
-    opened = open_decoder(str(folder), **overrides)
+    opened = open_model(str(folder), "lm", **overrides)
     here = SingleDeviceSharding(jax.devices()[0])
     return opened, materialize(opened.spec, dict.fromkeys(opened.spec.graphdef.abstract, here), seed=0)
 
@@ -194,7 +194,7 @@ def test_what_is_not_honoured_is_refused(name, change, words, tmp_path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(InputError) as caught:
-        open_decoder(str(tmp_path))
+        open_model(str(tmp_path), "lm")
     message = str(caught.value)
     assert "\n" not in message
     assert all(word in message for word in words), message

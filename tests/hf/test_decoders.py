@@ -59,7 +59,7 @@ def logits(opened):
 
 
 def assert_equal_logits(folder, model):
-    opened = hf.open_decoder(str(folder))
+    opened = hf.open_model(str(folder), "lm")
     with torch.no_grad():
         theirs = model(torch.tensor(TOKENS)).logits.numpy()
     assert abs(theirs).max() > 1.5
@@ -140,7 +140,7 @@ def test_tensors_that_do_not_fit_are_one_line(change, words, tmp_path):
     saved(tmp_path, LLAMA)
     edit(tmp_path, change)
     with pytest.raises(InputError, match=words) as error:
-        hf.open_decoder(str(tmp_path))
+        hf.open_model(str(tmp_path), "lm")
     assert "\n" not in str(error.value)
 
 
@@ -148,5 +148,5 @@ def test_a_folder_of_the_trainer_is_none_of_a_model(tmp_path):
     (tmp_path / "checkpoint-10").mkdir()
     saved(tmp_path / "checkpoint-10", LLAMA)
     with pytest.raises(InputError, match=r"config\.json is not there") as error:
-        hf.open_decoder(str(tmp_path))
+        hf.open_model(str(tmp_path), "lm")
     assert "\n" not in str(error.value)

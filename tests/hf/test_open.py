@@ -29,14 +29,14 @@ def load(opened):
 
 
 def test_layers_without_a_norm_hold_the_identity(save):
-    params = load(hf.open_tagger(str(save("modernbert"))))
+    params = load(hf.open_model(str(save("modernbert")), "tagger"))
     np.testing.assert_array_equal(params["blocks.attn_norm.scale"][0], 1.0)
     np.testing.assert_array_equal(params["blocks.attn_norm.bias"][0], 0.0)
 
 
 def test_a_new_head_is_initialised_and_said(save):
     folder = save()
-    opened = hf.open_tagger(str(folder), labels=("O", "B-x"))
+    opened = hf.open_model(str(folder), "tagger", labels=("O", "B-x"))
     assert opened.notes == ["classifier initialised: the file's labels are O, B-place, I-place"]
     assert opened.config.labels == ("O", "B-x")
     params = load(opened)
@@ -49,7 +49,7 @@ def test_a_new_head_is_initialised_and_said(save):
 
 def test_the_same_labels_in_another_order_are_reordered(save):
     folder = save()
-    opened = hf.open_tagger(str(folder), labels=("I-place", "O", "B-place"))
+    opened = hf.open_model(str(folder), "tagger", labels=("I-place", "O", "B-place"))
     assert opened.notes == ["classifier: the file's labels reordered from O, B-place, I-place to I-place, O, B-place"]
     params, tensors = load(opened), load_file(folder / "model.safetensors")
     np.testing.assert_array_equal(params["classifier.kernel"].T, tensors["classifier.weight"][[2, 0, 1]])
@@ -63,7 +63,7 @@ def edit(folder, change):
 
 def test_a_bare_trunk_with_old_spellings(save):
     folder = save()
-    whole = load(hf.open_tagger(str(folder)))
+    whole = load(hf.open_model(str(folder), "tagger"))
 
     def strip(tensors):
         bare = {k.removeprefix("bert."): x for k, x in tensors.items() if not k.startswith("classifier")}
@@ -74,7 +74,7 @@ def test_a_bare_trunk_with_old_spellings(save):
         return bare | extra | {"cls.predictions.bias": np.zeros(41)}
 
     edit(folder, strip)
-    opened = hf.open_tagger(str(folder), labels=LABELS)
+    opened = hf.open_model(str(folder), "tagger", labels=LABELS)
     ignored = "cls.predictions.bias, embeddings.position_ids, pooler.dense.weight"
     assert sorted(opened.notes[0].removeprefix("not read: ").split(", ")) == ignored.split(", ")
     assert opened.notes[1:] == ["classifier initialised: not in the file"]
@@ -82,7 +82,7 @@ def test_a_bare_trunk_with_old_spellings(save):
         if not name.startswith("classifier"):
             np.testing.assert_array_equal(x, whole[name])
     with pytest.raises(InputError, match="has no classifier for its labels"):
-        hf.open_tagger(str(folder))
+        hf.open_model(str(folder), "tagger")
 
 
 def test_fewer_labels_than_rows_of_the_classifier_is_one_line_with_both_numbers(save):
@@ -94,7 +94,7 @@ def test_fewer_labels_than_rows_of_the_classifier_is_one_line_with_both_numbers(
     with pytest.raises(
         InputError, match=r"has 2 labels \(id2label\), and classifier\.weight is \(3, 8\), wanted \(2, 8\)"
     ):
-        hf.open_tagger(str(folder))
+        hf.open_model(str(folder), "tagger")
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_labels_are_those_of_id2label(save, fields, labels):
     path = folder / "config.json"
     config = {**json.loads(path.read_text()), **fields}
     path.write_text(json.dumps({name: x for name, x in config.items() if x is not None}))
-    assert hf.open_tagger(str(folder)).config.labels == labels
+    assert hf.open_model(str(folder), "tagger").config.labels == labels
 
 
 def test_a_masked_language_model_becomes_a_tagger(save):
@@ -119,7 +119,7 @@ def test_a_masked_language_model_becomes_a_tagger(save):
     path.write_text(json.dumps({**json.loads(path.read_text()), "architectures": ["BertForMaskedLM"]}))
     head = {"cls.predictions.bias": np.zeros(41, np.float32), "cls.predictions.decoder.weight": np.zeros((41, 8))}
     edit(folder, lambda x: {n: y for n, y in x.items() if not n.startswith("classifier")} | head)
-    assert "classifier initialised: not in the file" in hf.open_tagger(str(folder), labels=("O", "B-x")).notes
+    assert "classifier initialised: not in the file" in hf.open_model(str(folder), "tagger", labels=("O", "B-x")).notes
 
 
 def test_everything_that_does_not_fit_is_one_line(save):
@@ -133,7 +133,7 @@ def test_everything_that_does_not_fit_is_one_line(save):
 
     edit(folder, spoil)
     with pytest.raises(InputError) as error:
-        hf.open_tagger(str(folder))
+        hf.open_model(str(folder), "tagger")
     assert str(error.value) == (
         f"{folder}: the tensors do not fit config.json, get the files that belong together: unexpected surprise (3,); "
         "bert.embeddings.word_embeddings.weight is (40, 8), wanted (41, 8); "
@@ -145,18 +145,18 @@ def test_everything_that_does_not_fit_is_one_line(save):
 def test_sources_that_are_none(tmp_path, save):
     for source in ("", "./nowhere", str(tmp_path / "nowhere"), "no/such/folder"):
         with pytest.raises(InputError, match="is no folder; name a checkpoint's folder or an id on the hub"):
-            hf.open_tagger(source)
+            hf.open_model(source, "tagger")
     with pytest.raises(
         InputError,
         match=r"^'jaxllm-nobody/nothing' is no folder, and the hub did not give it: HF_HUB_OFFLINE is set "
         r"\(looked in /.*/jaxllm-nobody/nothing and /.*hub\); check name and network$",
     ):
-        hf.open_tagger("jaxllm-nobody/nothing")
+        hf.open_model("jaxllm-nobody/nothing", "tagger")
     with pytest.raises(InputError, match=r"config.json is not there"):
-        hf.open_tagger(str(tmp_path))
+        hf.open_model(str(tmp_path), "tagger")
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(InputError, match=r"model_type is 'llama', supported here: .*bert, camembert, deberta-v2"):
-        hf.open_tagger(str(tmp_path))
+        hf.open_model(str(tmp_path), "tagger")
     with pytest.raises(InputError, match=r"has no tokenizer \(tokenizer.json"):
         hf.load_tokenizer(str(tmp_path))
     (tmp_path / "tokenizer.json").write_text("{")
@@ -172,7 +172,7 @@ def test_sources_that_are_none(tmp_path, save):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"id2label": {"0": "O", "1": "O"}}))
     with pytest.raises(InputError, match=r"id2label is .* wanted distinct names for 0 to 1"):
-        hf.open_tagger(str(folder))
+        hf.open_model(str(folder), "tagger")
 
 
 def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch, tmp_path):
@@ -211,7 +211,9 @@ def test_folders_that_are_something_else_are_named(tmp_path, save):
     assert hf.open_model(str(folder)).notes == ["files not read: adapter_model.safetensors"]
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "modeling.X"}}))
-    assert hf.open_model(str(folder)).config == hf.open_tagger(str(folder)).config, "a class that transformers has"
+    assert hf.open_model(str(folder)).config == hf.open_model(str(folder), "tagger").config, (
+        "a class that transformers has"
+    )
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "nystromformer"}))
     with pytest.raises(
         InputError, match=r"'nystromformer', supported here: gemma.*; as a token classifier: .*bert, camembert"
@@ -225,7 +227,7 @@ def test_a_runs_folder_means_its_export(save, tmp_path):
     run.mkdir()
     (run / "config.json").write_text("{}")
     shutil.move(folder, run / "hf")
-    assert hf.open_tagger(str(run)).folder == run / "hf"
+    assert hf.open_model(str(run), "tagger").folder == run / "hf"
 
 
 MEMORY = """

@@ -72,9 +72,9 @@ def shake(model):
 
 
 AUTO = {
-    "CAUSAL_LM": (transformers.AutoModelForCausalLM, hf.open_decoder),
-    "TOKEN_CLS": (transformers.AutoModelForTokenClassification, hf.open_tagger),
-    "SEQ_CLS": (transformers.AutoModelForSequenceClassification, hf.open_scorer),
+    "CAUSAL_LM": (transformers.AutoModelForCausalLM, "lm"),
+    "TOKEN_CLS": (transformers.AutoModelForTokenClassification, "tagger"),
+    "SEQ_CLS": (transformers.AutoModelForSequenceClassification, "scorer"),
 }
 
 
@@ -83,7 +83,7 @@ def auto(task):
 
 
 def opened(folder, task):
-    return AUTO[task][1](str(folder))
+    return hf.open_model(str(folder), AUTO[task][1])
 
 
 def arrays(spec):

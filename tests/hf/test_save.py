@@ -42,7 +42,7 @@ def same_bytes(a, b):
 @pytest.mark.parametrize("kind", TAGGERS)
 def test_in_and_out_gives_the_same_bytes(kind, dtype, save, tmp_path):
     folder = save(kind, dtype)
-    opened = hf.open_tagger(str(folder))
+    opened = hf.open_model(str(folder), "tagger")
     assert (opened.family, opened.folder, opened.config.labels) == (kind, folder, LABELS)
     assert opened.dtype == str(dtype).removeprefix("torch.")
     assert opened.notes == []
@@ -64,7 +64,7 @@ def test_tensors_keep_their_own_dtypes(save, tmp_path):
     tensors = load_file(folder / "model.safetensors")
     mixed = {k: x if "LayerNorm" in k else x.astype(ml_dtypes.bfloat16) for k, x in tensors.items()}
     save_file(mixed, folder / "model.safetensors", metadata={"format": "pt"})
-    opened = hf.open_tagger(str(folder))
+    opened = hf.open_model(str(folder), "tagger")
     assert opened.dtype == "bfloat16"
     hf.export(tmp_path / "out", load(opened), opened.config, None, source=opened)
     same_bytes(load_file(tmp_path / "out" / "model.safetensors"), mixed)
@@ -76,7 +76,7 @@ def test_tensors_keep_their_own_dtypes(save, tmp_path):
 @pytest.mark.parametrize("axes", [{"fsdp": 8}, {"fsdp": 2, "tensor": 2, "data": 2}, {"data": 8}], ids=str)
 def test_sharded_in_and_out(axes, save, tmp_path):
     folder = save("modernbert")
-    opened = hf.open_tagger(str(folder))
+    opened = hf.open_model(str(folder), "tagger")
     sizes = {"data": 1, "fsdp": 1, "tensor": 1} | axes
     mesh = jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * 3)
 
@@ -134,7 +134,7 @@ def test_a_model_made_here_is_written_whole(kind, tmp_path):
     assert model.config.model_type == kind
     assert model.config.id2label == dict(enumerate(LABELS))
     assert (tmp_path / "out" / "README.md").read_text() == "# A tagger\n"
-    opened = hf.open_tagger(str(tmp_path / "out"))
+    opened = hf.open_model(str(tmp_path / "out"), "tagger")
     assert opened.notes == []
     assert dataclasses.replace(opened.config.encoder, **dropouts(config.encoder)) == config.encoder
     for name, x in load(opened).items():
@@ -156,7 +156,7 @@ def test_what_no_family_expresses_is_refused_before_anything_is_written(tmp_path
 
 def test_export_is_all_or_nothing(save, tmp_path, monkeypatch):
     folder = save()
-    opened = hf.open_tagger(str(folder))
+    opened = hf.open_model(str(folder), "tagger")
     params, out = load(opened), tmp_path / "out"
     hf.export(out, params, opened.config, None, source=opened, max_shard_bytes=2000, card="old")
     before = {path.name: path.read_bytes() for path in out.iterdir()}
@@ -185,7 +185,7 @@ class BadArray:
 
 def test_a_pretrained_encoder_becomes_a_tagger_that_pipeline_loads(assets, tmp_path):
     source = str(assets / "models" / "all-MiniLM-L6-v2")
-    opened = hf.open_tagger(source, labels=LABELS, dtype="bfloat16")
+    opened = hf.open_model(source, "tagger", labels=LABELS, dtype="bfloat16")
     assert opened.config.encoder.dtype == "bfloat16"
     assert opened.notes == [
         "not read: embeddings.position_ids, pooler.dense.bias, pooler.dense.weight",
@@ -201,5 +201,5 @@ def test_a_pretrained_encoder_becomes_a_tagger_that_pipeline_loads(assets, tmp_p
     assert tag.model.config.id2label == dict(enumerate(LABELS))
     found = tag("Wolfgang lives in Berlin.")
     assert {x["entity"] for x in found} <= set(LABELS)
-    model = hf.open_tagger(str(tmp_path / "out"))
+    model = hf.open_model(str(tmp_path / "out"), "tagger")
     assert model.notes == []

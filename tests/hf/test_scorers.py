@@ -11,7 +11,7 @@ from decoder_cases import CASES, ONE_EACH
 from safetensors.numpy import load_file, save_file
 
 from jaxllm.distributed.mesh import make_mesh, shardings
-from jaxllm.hf import export, open_decoder, open_model, open_scorer
+from jaxllm.hf import export, open_model
 from jaxllm.params import bind, materialize
 from jaxllm.types import Batch, InputError
 
@@ -48,7 +48,7 @@ def scores(opened, params, tokens_BT):
 @pytest.mark.parametrize("name", ONE_EACH)
 def test_scores_are_those_of_transformers_and_files_come_back_the_same(name, tmp_path):
     model = saved(name, tmp_path / "theirs")
-    opened = open_scorer(str(tmp_path / "theirs"))
+    opened = open_model(str(tmp_path / "theirs"), "scorer")
     params = load(opened)
     tokens_BT = np.random.default_rng(0).integers(3, 67, (2, 17))
     model.config.pad_token_id = 0
@@ -68,10 +68,10 @@ def test_scores_are_those_of_transformers_and_files_come_back_the_same(name, tmp
 
 def test_a_language_model_becomes_a_reward_model_with_a_new_head(tmp_path):
     saved("llama-2", tmp_path, transformers.AutoModelForCausalLM)
-    opened = open_scorer(str(tmp_path))
+    opened = open_model(str(tmp_path), "scorer")
     assert "score initialised: not in the file" in opened.notes
     assert "not read: lm_head.weight" in opened.notes
-    params, language = load(opened), load(open_decoder(str(tmp_path)))
+    params, language = load(opened), load(open_model(str(tmp_path), "lm"))
     assert params["score.kernel"].shape == (24, 1)
     for key in params.keys() - {"score.kernel"}:
         np.testing.assert_array_equal(params[key], language[key])
@@ -79,9 +79,9 @@ def test_a_language_model_becomes_a_reward_model_with_a_new_head(tmp_path):
 
 def test_without_a_source_the_config_says_whose_score_it_is(tmp_path):
     saved("qwen3", tmp_path / "theirs")
-    opened = open_scorer(str(tmp_path / "theirs"))
+    opened = open_model(str(tmp_path / "theirs"), "scorer")
     export(tmp_path / "ours", load(opened), opened.config, None)
-    again = open_scorer(str(tmp_path / "ours"))
+    again = open_model(str(tmp_path / "ours"), "scorer")
     assert again.config == opened.config
     assert again.hf_config["architectures"] == ["Qwen3ForSequenceClassification"]
 
@@ -92,7 +92,7 @@ def test_other_heads_are_one_line(name, tmp_path):
     tensors = load_file(tmp_path / "model.safetensors")
     save_file({**tensors, name: np.zeros((1,), np.float32)}, tmp_path / "model.safetensors")
     with pytest.raises(InputError, match=rf"unexpected {name} \(1,\)"):
-        open_scorer(str(tmp_path))
+        open_model(str(tmp_path), "scorer")
 
 
 def test_a_head_for_several_numbers_is_named(tmp_path):

@@ -21,7 +21,7 @@ def case(assets, tmp_path):
 
     def make(name):
         shutil.copytree(assets / "cases" / name, tmp_path / "model", dirs_exist_ok=True)
-        return hf.open_decoder(str(tmp_path / "model"))
+        return hf.open_model(str(tmp_path / "model"), "lm")
 
     return make
 

@@ -24,7 +24,7 @@ PROMPT = [5, 9, 30, 77]
 
 
 def load(folder):
-    opened = hf.open_decoder(str(folder))
+    opened = hf.open_model(str(folder), "lm")
     here = SingleDeviceSharding(jax.devices()[0])
     return opened, materialize(opened.spec, dict.fromkeys(opened.spec.graphdef.abstract, here), 0)
 

@@ -156,7 +156,7 @@ def torch_run(model: torch.nn.Module, parts: list[Text], batch: Batch, offset: i
 
 def open_one(folder, **overrides):
     """The checkpoint and its parameters on one device."""
-    opened = hf.open_tagger(str(folder), **overrides)
+    opened = hf.open_model(str(folder), "tagger", **overrides)
     one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     return opened, materialize(opened.spec, dict.fromkeys(opened.spec.graphdef.abstract, one), 0)
 

@@ -34,7 +34,7 @@ def begin(tmp_path_factory):
     shape = decoder.Config(vocab_size=16, width=8, depth=2, heads=2, mlp_width=12, max_positions=16, rope_base=1e4)
     spec = describe(lambda rngs: decoder.Decoder(shape, rngs), decoder.SHARDING)
     hf.export(folder / "llama", arrays(spec), shape, None)
-    source = hf.open_decoder(str(folder / "llama"))
+    source = hf.open_model(str(folder / "llama"), "lm")
     return Start(source.spec, source.config, None, source)
 
 
