@@ -16,6 +16,7 @@ from jaxllm.types import InputError
 
 T = TypeVar("T")
 
+
 MAX_BAD_ROWS = 0.05
 """The share of the rows of a data set that may be bad, where none is given."""
 
@@ -91,6 +92,21 @@ class Report:
             fault = "the answers begin with the prompt, which stands before them once more"
             found.append(f"warning: in {self.repeated:,} rows {fault}; leave it out of the answers")
         found += [f"the chat template does not show {name} ({n:,} rows)" for name, n in self.ignored.items()]
+        return found
+
+    def without_faults(self, rows: Iterable[Any], fault: Callable[[Any], BadRow | None]) -> list[Any]:
+        """The rows, each with its location in `where`, that have no fault; the others are counted as bad.
+
+        Raises InputError where too many are bad.
+        """
+        found = []
+        for row in rows:
+            if (bad := fault(row)) is None:
+                found.append(row)
+            else:
+                self.drop_bad(bad, row.where)
+        self.check_bad()
+        self.kept = len(found)
         return found
 
     def select(self, rows: Iterable[tuple[Any, Sequence[str]] | str], where: Callable[[int], str]) -> list[Any]:

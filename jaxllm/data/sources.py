@@ -97,13 +97,10 @@ def load(dataset: str | File, split: str = "") -> dict[str, Rows]:
 
 def is_saved(folder: File) -> bool:
     """Whether a folder was written by save_to_disk of the `datasets` library."""
-    return folder.is_dir() and _is_saved(folder)
-
-
-def _is_saved(folder: File) -> bool:
+    names = ("dataset_dict.json", "state.json")
     if isinstance(folder, RemotePath):  # one question
-        return any(file.name in ("dataset_dict.json", "state.json") for file in folder.glob("*"))
-    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
+        return folder.is_dir() and any(file.name in names for file in folder.glob("*"))
+    return any((folder / name).is_file() for name in names)
 
 
 def find_files(dataset: str | File, suffixes: Collection[str] | None, split: str = "") -> dict[str, list[File]]:

@@ -151,26 +151,21 @@ def write(folder: Path, tensors: Announced, get: Callable[[str], np.ndarray], *,
 
     get: name -> array, cast here to the announced dtype; it is asked for one tensor at a time.
     """
+    from huggingface_hub import split_state_dict_into_shards_factory
+
     if own := {name: x for name, x in tensors.items() if name.startswith("crf.")}:
         write_file(folder / CRF, own, get)
         tensors = {name: x for name, x in tensors.items() if name not in own}
-    sizes = {name: _size(*x) for name, x in tensors.items()}
-    shards: list[list[str]] = [[]]
-    room = max_bytes
-    for name, size in sizes.items():
-        if size > room and shards[-1]:
-            shards.append([])
-            room = max_bytes
-        shards[-1].append(name)
-        room -= size
-    files = {f"model-{i:05}-of-{len(shards):05}.safetensors": names for i, names in enumerate(shards, 1)}
-    if len(shards) == 1:
-        files = {SINGLE: shards[0]}
-    for file, names in files.items():
+    shards = split_state_dict_into_shards_factory(
+        dict(tensors),
+        get_storage_size=lambda announced: _size(*announced),
+        filename_pattern=SINGLE.replace(".", "{suffix}."),
+        max_shard_size=max_bytes,
+    )
+    for file, names in shards.filename_to_tensors.items():
         write_file(folder / file, {name: tensors[name] for name in names}, get)
-    if len(shards) > 1:
-        where = {name: file for file, names in files.items() for name in names}
-        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": where}
+    if shards.is_sharded:
+        index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 

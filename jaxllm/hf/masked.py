@@ -58,16 +58,12 @@ def masked_family(kind: str, tagger: Family[TaggerConfig]) -> Family[MaskedConfi
     """The masked language models of the family whose token classifiers these are."""
 
     def read(f: Fields) -> MaskedConfig:
-        head = head_of(kind, f.get("legacy", bool) if kind == "deberta-v2" else True)
-        of_its_own = read_fields(f, _FIELDS, MaskedConfig) if kind == "modernbert" else {}
-        fixed = head.activation in ACTIVATIONS
-        activation = ACTIVATIONS[head.activation] if fixed else f.choice(head.activation, ACTIVATIONS)
-        config = MaskedConfig(
-            tagger.read(f).encoder,
-            tied=f.get("tie_word_embeddings", bool),
-            legacy=f.get("legacy", bool) if kind == "deberta-v2" else True,
-        )
-        return dataclasses.replace(config, **{"transform_activation": activation, **of_its_own})
+        legacy = f.get("legacy", bool) if kind == "deberta-v2" else True
+        head = head_of(kind, legacy)
+        fixed = ACTIVATIONS.get(head.activation)
+        own = {"transform_activation": fixed or f.choice(head.activation, ACTIVATIONS)}
+        own |= read_fields(f, _FIELDS, MaskedConfig) if kind == "modernbert" else {}
+        return MaskedConfig(tagger.read(f).encoder, tied=f.get("tie_word_embeddings", bool), legacy=legacy, **own)
 
     def write(config: MaskedConfig) -> dict[str, Any]:
         fields = tagger.write(TaggerConfig(config.encoder, (), transform=kind == "modernbert"))

@@ -158,14 +158,10 @@ def _names(label: Label | None) -> tuple[str, ...]:
 
 def without_unseen(texts: Sequence[Text], known: Collection[str], report: Report) -> list[Text]:
     """The texts of a split whose labels are all known, from training; others are counted in the report as bad."""
-    found = []
-    for text in texts:
+
+    def fault(text: Text) -> BadRow | None:
         unseen = next((name for name in _names(text.label) if name not in known), None)
-        if unseen is None:
-            found.append(text)
-            continue
-        fault = f"label {unseen!r} is unseen in training; add examples or mend the row"
-        report.drop_bad(BadRow(f"{text.where}: {fault}", "with a label unseen in training"), text.where)
-    report.check_bad()
-    report.kept = len(found)
-    return found
+        message = f"{text.where}: label {unseen!r} is unseen in training; add examples or mend the row"
+        return None if unseen is None else BadRow(message, "with a label unseen in training")
+
+    return report.without_faults(texts, fault)

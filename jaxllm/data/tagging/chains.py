@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from jaxllm.data.tagging.schemes import SCHEMES, parse
+from jaxllm.data.tagging.schemes import SCHEMES, parse, told_by
 
 GROUP = 256
 """Sentences that are computed at a time."""
@@ -73,14 +73,9 @@ def scheme_of(labels: Sequence[str]) -> str:
     """
     parts = [parse(label) for label in labels if label != "O"]
     letters = {letter for letter, _ in parts}
-    for name in ("BILOU", "BMES"):
-        if letters & (set(SCHEMES[name]) - set("BIES")):
-            return name
     if letters <= {""}:
         return "IO"
-    if "S" in letters or {"B", "E"} <= letters:
-        return "IOBES"
-    mark, always, adjoining = ("E", "IOE2", "IOE1") if "E" in letters else ("B", "IOB2", "IOB1")
+    mark, always, adjoining = told_by(letters)
     alone = {kind for letter, kind in parts if letter == "I"} - {kind for letter, kind in parts if letter == mark}
     return adjoining if alone else always
 

@@ -139,18 +139,15 @@ def label_set(sentences: Sequence[Sentence]) -> tuple[str, ...]:
 
 def without_unseen(sentences: Sequence[Sentence], known: Collection[str], report: Report) -> list[Sentence]:
     """The sentences of a split whose tags are all known, from training; others are counted in the report as bad."""
-    found = []
-    for sentence in sentences:
-        unseen = next((i for i, tag in enumerate(sentence.tags or ()) if tag not in known), None)
-        if unseen is None:
-            found.append(sentence)
-            continue
-        label = sentence.tags[unseen] if sentence.tags else ""
-        fault = f"label {label!r} is unseen in training; add examples or mend the tag"
-        report.drop_bad(BadRow(f"{sentence.at(unseen)}: {fault}", "with a label unseen in training"), sentence.where)
-    report.check_bad()
-    report.kept = len(found)
-    return found
+
+    def fault(sentence: Sentence) -> BadRow | None:
+        for i, tag in enumerate(sentence.tags or ()):
+            if tag not in known:
+                message = f"{sentence.at(i)}: label {tag!r} is unseen in training; add examples or mend the tag"
+                return BadRow(message, "with a label unseen in training")
+        return None
+
+    return report.without_faults(sentences, fault)
 
 
 def encode(

@@ -22,7 +22,7 @@ from __future__ import annotations
 import functools
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 
 from jaxllm.data.report import BadRow, Report
 from jaxllm.data.tagging.examples import Sentence
@@ -114,17 +114,14 @@ def of_scheme(sentences: Sequence[Sentence], scheme: str, report: Report) -> lis
         right = letter in SCHEMES[scheme] and bool(letter) == (scheme != "IO") and _separator(tag) in ("", separator)
         return tag == "O" or (right and bool(tag))
 
-    found = []
-    for sentence in sentences:
-        odd = next((i for i, tag in enumerate(sentence.tags or ()) if not fits(tag)), None)
-        if odd is None:
-            found.append(sentence)
-            continue
-        fault = f"tag {(sentence.tags or ())[odd]!r} is not of {scheme}, which has {known}; mend the tag"
-        report.drop_bad(BadRow(f"{sentence.at(odd)}: {fault}", f"with a tag not of {scheme}"), sentence.where)
-    report.check_bad()
-    report.kept = len(found)
-    return found
+    def fault(sentence: Sentence) -> BadRow | None:
+        for i, tag in enumerate(sentence.tags or ()):
+            if not fits(tag):
+                message = f"{sentence.at(i)}: tag {tag!r} is not of {scheme}, which has {known}; mend the tag"
+                return BadRow(message, f"with a tag not of {scheme}")
+        return None
+
+    return report.without_faults(sentences, fault)
 
 
 def _check_types(sentences: Sequence[Sentence]) -> None:
@@ -146,18 +143,23 @@ def _separator(tag: str) -> str:
     return (found[2] or "") if found else ""
 
 
+def told_by(letters: Set[str]) -> tuple[str, str, str]:
+    """What the letters of tags tell: the mark of an entity's edge (its start for IOB, its end for IOE), and the schemes
+    that have it always, and only where an entity of its type adjoins. Other schemes are told by their letters alone."""
+    if letters & {"L", "U"}:
+        return "", "BILOU", "BILOU"
+    if "M" in letters:
+        return "", "BMES", "BMES"
+    if "S" in letters or {"B", "E"} <= letters:
+        return "", "IOBES", "IOBES"
+    return ("E", "IOE2", "IOE1") if "E" in letters else ("B", "IOB2", "IOB1")
+
+
 def _guess(sentences: Sequence[Sentence]) -> str:
     letters = {parse(tag)[0] for sentence in sentences for tag in sentence.tags or ()}
     if letters == {"O", ""}:
         return "IO"
-    if letters & {"L", "U"}:
-        return "BILOU"
-    if "M" in letters:
-        return "BMES"
-    if "S" in letters or {"B", "E"} <= letters:
-        return "IOBES"
-    # An entity's edge (its start for IOB, its end for IOE) carries the mark always, or only where its own type adjoins.
-    mark, always, adjoining = ("E", "IOE2", "IOE1") if "E" in letters else ("B", "IOB2", "IOB1")
+    mark, always, adjoining = told_by(letters)
     bare = marked = 0
     for sentence in sentences:
         for (letter, kind), (beside_letter, beside) in _with_neighbour(sentence.tags or (), before=mark == "B"):

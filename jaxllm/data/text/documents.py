@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import codecs
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -111,8 +112,10 @@ def open_documents(
         if holdout and "dev" not in splits and [p.suffix for p in found["train"]] == [".txt"]:
             return splits | _cut_in_two(found["train"][0], holdout)
     else:
-        loaded = sources.load(dataset, split).items()
-        splits = {name: _of_rows(f"{dataset} {name}", rows, max_bad_rows) for name, rows in loaded}
+        splits = {}
+        for name, rows in sources.load(dataset, split).items():
+            full, read = f"{dataset} {name}", functools.partial(_located, rows)
+            splits[name] = _of_rows(full, f"{full} {rows.fingerprint}", read, max_bad_rows)
     if "train" not in splits:
         raise InputError(f"--dataset {dataset}: no train split, only {', '.join(splits)}; name a file train.jsonl")
     if holdout and "dev" not in splits:
@@ -152,11 +155,7 @@ def _of_texts(name: str, texts: dict[str, str]) -> Documents:
     return Documents(name, digest, lambda: (piece for text in texts.values() for piece in split_document(text)))
 
 
-def _of_rows(name: str, rows: sources.Rows, max_bad_rows: float) -> Documents:
-    return _of_texts_of(name, f"{name} {rows.fingerprint}", lambda: _located(rows), max_bad_rows)
-
-
-def _of_texts_of(name: str, key: str, read: Callable[[], Iterator[Located]], max_bad_rows: float) -> Documents:
+def _of_rows(name: str, key: str, read: Callable[[], Iterator[Located]], max_bad_rows: float) -> Documents:
     """Documents of rows, without those that are bad in their content."""
     report = Report(max_bad_rows=max_bad_rows)
 
@@ -188,7 +187,7 @@ def _of_files(paths: Sequence[File], max_bad_rows: float) -> Documents:
         for path in paths:
             yield from _READERS.get(files.suffix_of(path), _whole)(path)
 
-    return _of_texts_of(name, _stamp(paths), read, max_bad_rows)
+    return _of_rows(name, _stamp(paths), read, max_bad_rows)
 
 
 def _stamp(paths: Sequence[File]) -> str:
