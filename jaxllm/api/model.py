@@ -100,12 +100,11 @@ def load(
     task: "lm" (a language model), "tagger" (a token classifier), "classifier" (of whole texts) or "scorer" (a reward
     model); by default what the checkpoint is, and a language model for a preset. A head that the checkpoint lacks is
     initialised, and a note says so. labels: of a tagger or classifier, in the order of its logits; needed where the
-    checkpoint has no head. tokenizer: a
-    folder or id in place of the model's own. texts: of a preset, what a byte-level BPE tokenizer is trained on where
-    `tokenizer` names none. chat_template: "plain", "chatml" or a .jinja file, for a tokenizer that has none or
-    another; tokens that it adds lengthen the embeddings. mesh: devices per axis, for example "fsdp=8" or
-    "data=2,tensor=4"; None for one device. dtype: of activations, float32 or bfloat16 (parameters are float32).
-    remat: what the backward pass recomputes: none, dots, dots_no_batch, attention, mlp, full or offload
+    checkpoint has no head. tokenizer: a folder or id in place of the model's own. texts: of a preset, what a byte-level
+    BPE tokenizer is trained on where `tokenizer` names none. chat_template: "plain", "chatml" or a .jinja file, for a
+    tokenizer that has none or another; tokens that it adds lengthen the embeddings. mesh: devices per axis, for example
+    "fsdp=8" or "data=2,tensor=4"; None for one device. dtype: of activations, float32 or bfloat16 (parameters are
+    float32). remat: what the backward pass recomputes: none, dots, dots_no_batch, attention, mlp, full or offload
     (models/remat.py). seed: of parameters that are initialised.
     Raises InputError, one line that says what is wrong and what to do.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -131,12 +132,8 @@ def fit(
 
 def save(state: TrainState, folder: str | Path) -> int:
     """Writes a checkpoint of the state to `folder`, named by its step, which it returns; the newest two are kept."""
-    store, step = Checkpoints(Path(folder)), int(state.step)
-    try:
-        store.save(step, state, {})
-        store.wait()
-    finally:
-        store.close()
+    with contextlib.closing(Checkpoints(Path(folder))) as store:
+        store.save(step := int(state.step), state, {})
     return step
 
 
@@ -146,11 +143,8 @@ def restore(folder: str | Path, state: TrainState) -> TrainState:
     Raises InputError where there is none, or it is another model's or optimizer's.
     """
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
-    store = Checkpoints(Path(folder), write=False)
-    try:
+    with contextlib.closing(Checkpoints(Path(folder), write=False)) as store:
         found = store.newest(like)
-    finally:
-        store.close()
     if found is None:
         raise InputError(f"{folder} holds no checkpoint; save one first, or name the folder that save wrote to")
     return found[0]

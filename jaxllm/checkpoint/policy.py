@@ -12,7 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from jaxllm.checkpoint.store import Checkpoints
+from jaxllm.checkpoint.store import Checkpoints, flat
 from jaxllm.distributed import replicas
 from jaxllm.types import TrainState
 
@@ -47,9 +47,7 @@ class Saver:
     def save(self, position: int, state: TrainState, meta: Mapping[str, Any], best: int | None) -> None:
         """Saves in the background. meta: what differs from checkpoint to checkpoint. Raises RunError."""
         if self.compare and self.mesh.size > 1:
-            leaves = jax.tree_util.tree_leaves_with_path((state.params, state.opt_state))
-            named = {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
-            replicas.check(named, self.mesh, position)
+            replicas.check(flat((state.params, state.opt_state)), self.mesh, position)
         key = jax.random.fold_in(jax.random.key(self.constants["seed"]), int(state.step))
         random = np.asarray(jax.random.key_data(key)).tolist()
         self.checkpoints.save(position, state, {**self.constants, **meta, "random": random}, best)

@@ -120,7 +120,7 @@ class Checkpoints:
         self._policy.policies = [*self._kept, CustomSteps([] if best is None else [best])]
         if position in self._manager.all_steps():
             return
-        opt_state = _flat(state.opt_state)
+        opt_state = flat(state.opt_state)
         arrays = {"params": _shapes(state.params), "opt_state": _shapes(opt_state)}
         now = {**copy.deepcopy(dict(meta)), "step": int(state.step), "position": position, "arrays": arrays}
         with self._saving(position):
@@ -141,17 +141,17 @@ class Checkpoints:
 
         Raises InputError if it is of another model or optimizer.
         """
-        flat, meta = _flat(like.opt_state), self.meta(position)
-        self._compare(position, meta, params=like.params, opt_state=flat)
+        opt_state, meta = flat(like.opt_state), self.meta(position)
+        self._compare(position, meta, params=like.params, opt_state=opt_state)
         found = self._manager.restore(
             position,
             args=ocp.args.Composite(
-                params=ocp.args.StandardRestore(like.params), opt_state=ocp.args.StandardRestore(flat)
+                params=ocp.args.StandardRestore(like.params), opt_state=ocp.args.StandardRestore(opt_state)
             ),
         )
-        opt_state = jax.tree.unflatten(jax.tree.structure(like.opt_state), [found.opt_state[name] for name in flat])
+        leaves = [found.opt_state[name] for name in opt_state]
         step = jax.device_put(jnp.asarray(meta["step"], jnp.int32), like.step.sharding)
-        return TrainState(step, found.params, opt_state), meta
+        return TrainState(step, found.params, jax.tree.unflatten(jax.tree.structure(like.opt_state), leaves)), meta
 
     def params(self, position: int, like: Mapping[str, Any] | None = None) -> Params:
         """The parameters alone, sharded as `like`. Raises InputError if they are of another model."""
@@ -239,16 +239,11 @@ class Checkpoints:
         (self.folder / str(position)).rename(target)
 
 
-@contextlib.contextmanager
-def reading(folder: str | Path | epath.Path) -> Iterator[Checkpoints]:
+def reading(folder: str | Path | epath.Path) -> contextlib.closing[Checkpoints]:
     """The checkpoints of a folder, for reading only. Raises InputError if the folder does not exist."""
     if not epath.Path(folder).exists():
         raise InputError(f"{folder}: no checkpoints there")
-    checkpoints = Checkpoints(folder, write=False)
-    try:
-        yield checkpoints
-    finally:
-        checkpoints.close()
+    return contextlib.closing(Checkpoints(folder, write=False))
 
 
 def newest_sound(run: str | Path) -> int:
@@ -288,7 +283,7 @@ def _shapes(tree: Mapping[str, Any]) -> dict[str, str]:
     return {name: f"{x.dtype}{list(x.shape)}" for name, x in tree.items()}
 
 
-def _flat(tree: Any) -> dict[str, Any]:
+def flat(tree: Any) -> dict[str, Any]:
     """Leaves by path: independent of the classes that optax uses for its state."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}

@@ -56,7 +56,6 @@ class Report:
     """The number of rows of text whose answers all begin with their prompt, which is learnt from twice then."""
 
     def drop(self, reason: str, where: str) -> None:
-        """Counts a row that is left out."""
         self.dropped.setdefault(reason, []).append(where)
 
     def drop_bad(self, error: BadRow, where: str) -> None:
@@ -77,7 +76,6 @@ class Report:
         raise InputError(f"{first} ({over}: {kinds})")
 
     def shorten(self, kind: str) -> None:
-        """Counts a cut of this kind."""
         self.cut[kind] = self.cut.get(kind, 0) + 1
 
     def lines(self) -> list[str]:

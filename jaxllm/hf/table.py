@@ -48,10 +48,8 @@ def linear(theirs: str, *ours: str) -> tuple[Rule, ...]:
 
 def conv1d(theirs: str, *ours: str) -> tuple[Rule, ...]:
     """The rules of GPT-2's `Conv1D`: weight [in, out] and bias, of one or several `Dense` of ours."""
-    return (
-        Rule(f"{theirs}.weight", tuple(f"{x}.kernel" for x in ours), axis=1),
-        Rule(f"{theirs}.bias", tuple(f"{x}.bias" for x in ours)),
-    )
+    weight, bias = linear(theirs, *ours)
+    return dataclasses.replace(weight, transposed=False, axis=1), bias
 
 
 def norm(theirs: str, ours: str, absent: tuple[int, ...] = ()) -> tuple[Rule, ...]:
@@ -189,12 +187,9 @@ def piece(
 def _empty(shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:
     """An array in separate pages of memory, which the system gets back when it is freed (malloc would keep them), and
     aligned, so that JAX on CPU uses it without a copy."""
-    size = math.prod(shape) * dtype.itemsize
-    return (
-        np.frombuffer(mmap.mmap(-1, size, access=mmap.ACCESS_COPY), dtype).reshape(shape)
-        if size
-        else np.empty(shape, dtype)
-    )
+    if not (size := math.prod(shape) * dtype.itemsize):
+        return np.empty(shape, dtype)
+    return np.frombuffer(mmap.mmap(-1, size, access=mmap.ACCESS_COPY), dtype).reshape(shape)
 
 
 COMPILED = "_orig_mod."

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from jaxllm import hf
 from jaxllm.checkpoint.store import newest_meta
-from jaxllm.data.chat.dates import fix_date, writes_date
+from jaxllm.data.chat.templates import fix_date, writes_date
 from jaxllm.distributed import messages
 from jaxllm.distributed.mesh import make_mesh, row_multiple
 from jaxllm.losses import own_files

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -76,7 +77,7 @@ def recognise(values: Iterable[Any], columns: int = 1) -> str:
     """
     kinds = dict.fromkeys(("single", "multi", "regression"), 0)
     for value in values:
-        if isinstance(value, list | tuple) or (isinstance(value, str) and _is_list(value)):
+        if isinstance(listed(value) if isinstance(value, str) else value, list | tuple):
             kinds["multi"] += 1
         elif value is not None and value != "":
             kinds["regression" if _has_point(value) else "single"] += 1
@@ -87,10 +88,6 @@ def _has_point(value: Any) -> bool:
     if isinstance(value, str):
         return "." in value and number(value) is not None
     return isinstance(value, float)
-
-
-def _is_list(value: str) -> bool:
-    return value.startswith("[") and isinstance(listed(value), list)
 
 
 def listed(value: str) -> Any:
@@ -104,7 +101,7 @@ def listed(value: str) -> Any:
 def number(value: Any) -> float | None:
     """A finite number, also as a text; None for anything else."""
     try:
-        found = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
+        found = float(value) if isinstance(value, numbers.Real | str) and not isinstance(value, bool) else math.nan
     except ValueError:
         return None
     return found if math.isfinite(found) else None

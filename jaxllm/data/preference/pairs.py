@@ -16,8 +16,6 @@ text, and with messages `system`, `history` and what data/chat/rows.py passes to
 from __future__ import annotations
 
 import dataclasses
-import math
-import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -28,6 +26,7 @@ from jaxllm.data.chat.encode import Encoded, encode_completion, encode_messages,
 from jaxllm.data.chat.messages import Message, check_prompt, empty, messages_of, repeats, text_of
 from jaxllm.data.chat.render import common_length, turn_end
 from jaxllm.data.chat.rows import PROMPT_COLUMNS, Dialogue, options_of, prompt_of, with_system
+from jaxllm.data.labelled.columns import number
 from jaxllm.data.preference.answers import Answer, Group
 from jaxllm.data.preference.rivals import compared, has_rivals
 from jaxllm.data.preference.transcripts import split_transcripts
@@ -149,15 +148,9 @@ def _number(row: Mapping[str, Any], column: str, default: float, where: str) -> 
     given = row.get(column)
     if given is None or given == "":
         return default
-    number = given
-    if isinstance(given, str):  # as every value of a CSV file is
-        try:
-            number = float(given)
-        except ValueError:
-            number = None
-    if not isinstance(number, numbers.Real) or isinstance(number, bool) or not math.isfinite(number):
+    if (found := number(given)) is None:
         raise InputError(f"{where}: its {column} is {given!r}, wanted a finite number; mend the row")
-    return float(number)
+    return found
 
 
 def _answer(row: Mapping[str, Any], column: str, where: str) -> Any:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxllm.data import files, sources
 from jaxllm.data.files import READERS, Part, Row
+from jaxllm.data.labelled.columns import listed
 from jaxllm.data.remote import File, path_of
 from jaxllm.data.sources import Rows
 from jaxllm.data.splits import split_of
@@ -99,10 +99,5 @@ def _rename(part: Part, word_column: str, tag_column: str) -> Part:
 
 def _listed(value: Any) -> Any:
     """The list that a text of a .csv writes: as JSON, or words with white space between."""
-    if not isinstance(value, str):
-        return value
-    try:
-        found = json.loads(value) if value.startswith("[") else None
-    except ValueError:
-        found = None
-    return found if isinstance(found, list) else value.split()
+    found = listed(value) if isinstance(value, str) else value
+    return found.split() if isinstance(found, str) else found

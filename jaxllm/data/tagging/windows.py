@@ -26,7 +26,6 @@ class Windows:
     counts: list[int]
 
     def append(self, example: Example, sentence: int, words: np.ndarray, positions: np.ndarray) -> None:
-        """Adds a window."""
         self.examples.append(example)
         self.sentence.append(sentence)
         self.words.append(words)

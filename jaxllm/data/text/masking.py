@@ -8,7 +8,6 @@ mesh or where a run went on.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 
 from jaxllm.data.loader import Loader
 from jaxllm.data.packing import Example, collate
-from jaxllm.data.text.rows import TextPlan, check_rows, pack_pieces
+from jaxllm.data.text.rows import TextPlan, check_rows, collate_all, cut_pieces, pack_pieces
 from jaxllm.data.text.token_cache import Corpus, Marks
 from jaxllm.types import Batch, InputError
 
@@ -108,12 +107,7 @@ class Pieces:
 
     def __init__(self, corpus: Corpus, length: int, marks: Marks, pack: bool = True):
         self.corpus, self.length, self.marks = corpus, length, marks
-        first, last = corpus.starts + 1, corpus.ends - 1  # without the marks
-        most = length - 2
-        counts = np.maximum(0, -(-(last - first) // most))
-        nth = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        self._starts = np.repeat(first, counts) + nth * most
-        self._lengths = np.minimum(most, np.repeat(last, counts) - self._starts)
+        self._starts, self._lengths = cut_pieces(corpus.starts + 1, corpus.ends - 1, length - 2)  # without the marks
         self._order, self._row_ends = pack_pieces(self._lengths + 2, length, pack)
 
     def __len__(self) -> int:
@@ -163,5 +157,4 @@ class MaskedBatches:
     def __iter__(self) -> Iterator[Batch]:
         rows = (_masked(part, row, self.masking, (0, 5, i)) for i, part in enumerate(self.parts)
                 for row in range(len(part)))  # fmt: skip
-        while batch := list(itertools.islice(rows, self.rows)):
-            yield collate(batch, self.parts[0].length, self.rows)
+        return collate_all(rows, self.parts[0].length, self.rows)

@@ -29,13 +29,8 @@ class Packed:
 
     def __init__(self, corpus: Corpus, length: int, pack: bool = True):
         self.corpus, self.length = corpus, length
-        sizes = corpus.ends - corpus.starts
         # The last token of a document predicts nothing, so it gets no piece of its own.
-        counts = -(-(sizes - 1) // length)
-        first = np.cumsum(counts) - counts
-        nth = np.arange(counts.sum()) - np.repeat(first, counts)
-        starts = np.repeat(corpus.starts, counts) + nth * length
-        lengths = np.minimum(length, np.repeat(corpus.ends, counts) - starts)
+        starts, lengths = cut_pieces(corpus.starts, corpus.ends, length, spare=1)
         order, row_ends = pack_pieces(lengths, length, pack)
         self._starts, self._lengths, self._row_ends = starts[order], lengths[order], row_ends
 
@@ -90,6 +85,17 @@ def _shifted(tokens: np.ndarray) -> Example:
     return Example(tokens[:-1], tokens[1:], np.ones(len(tokens) - 1, np.float32))
 
 
+def cut_pieces(starts: np.ndarray, ends: np.ndarray, length: int, spare: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """The starts and lengths of pieces of at most `length` tokens of documents [start, end).
+
+    spare: so many tokens at the end of a document get no piece of their own.
+    """
+    counts = np.maximum(0, -(-(ends - starts - spare) // length))
+    nth = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    cut = np.repeat(starts, counts) + nth * length
+    return cut, np.minimum(length, np.repeat(ends, counts) - cut)
+
+
 def pack_pieces(lengths: np.ndarray, length: int, pack: bool = True) -> tuple[np.ndarray, np.ndarray]:
     """The order of pieces in rows, and the number of pieces up to the end of each row; unpacked, one piece a row."""
     if not pack:
@@ -118,7 +124,6 @@ class TextPlan:
 
     @property
     def steps(self) -> int:
-        """The number of steps in an epoch."""
         return -(-sum(len(part) for part in self.parts) // self.rows)
 
     def step(self, index: int) -> list[list[int]]:
@@ -155,16 +160,13 @@ class TextPlan:
         return np.random.default_rng((self.seed, 2, part, epoch)).permutation(len(self.parts[part]))
 
     def example_row(self, part: int, epoch: int, row: int) -> list[Example]:
-        """The examples in a row of a step."""
         return self.parts[part].row(row, np.random.default_rng((self.seed, 3, part, epoch)).random())
 
     @property
     def length(self) -> int:
-        """The number of tokens in a row."""
         return self.parts[0].length
 
     def describe(self) -> str:
-        """The plan in one line, for the terminal."""
         tokens = sum(len(part.corpus.tokens) for part in self.parts)
         return f"{self.rows} rows of {self.length} a step, {self.steps:,} steps an epoch of {tokens:,} tokens"
 
@@ -198,6 +200,12 @@ def text_loader(parts: Sequence[Rows], weights: Sequence[float], *, batch_size: 
     return Loader(plan, build)
 
 
+def collate_all(rows: Iterator[list[Example]], length: int, count: int) -> Iterator[Batch]:
+    """Batches of `count` of these rows of examples."""
+    while batch := list(itertools.islice(rows, count)):
+        yield collate(batch, length, count)
+
+
 @dataclasses.dataclass(frozen=True)
 class TextBatches:
     """Every token of these corpora once, in batches of `rows` rows."""
@@ -212,5 +220,4 @@ class TextBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         rows = itertools.chain.from_iterable(part.in_order() for part in self.parts)
-        while batch := list(itertools.islice(rows, self.rows)):
-            yield collate(batch, self.parts[0].length, self.rows)
+        return collate_all(rows, self.parts[0].length, self.rows)

@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoTokenizer
 from transformers.utils import chat_template_utils
 
-from jaxllm.data.chat.dates import fix_date, writes_date
+from jaxllm.data.chat.templates import fix_date, writes_date
 
 CHAT = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}]
 DAY = datetime.datetime(2031, 5, 9, 17, 4, 5)
