@@ -1,4 +1,4 @@
-"""The names, words and sentence templates of the embedded NER corpus, read from the text files beside this module."""
+"""The names, words and sentence templates of the embedded corpora, read from the text files beside this module."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from importlib import resources
 Table = tuple[str, ...]
 
 
-def _sections(file: str) -> dict[str, dict[str, list[str]]]:
+def sections(file: str) -> dict[str, dict[str, list[str]]]:
     """The lines below each `[group.table]` heading, by group and table; blank lines and `#` comments are left out."""
     groups: dict[str, dict[str, list[str]]] = {}
     for line in resources.files(__package__).joinpath(file).read_text(encoding="utf-8").splitlines():
@@ -19,13 +19,13 @@ def _sections(file: str) -> dict[str, dict[str, list[str]]]:
     return groups
 
 
-def _words(lines: list[str]) -> Table:
+def words(lines: list[str]) -> Table:
     """The words of some lines; "a b + c d" stands for ac ad bc bd, and an underscore for a space."""
-    words: list[str] = []
+    found: list[str] = []
     for line in lines:
         heads, plus, tails = line.partition(" + ")
-        words += (head + tail for head in heads.split() for tail in (tails.split() if plus else [""]))
-    return tuple(word.replace("_", " ") for word in words)
+        found += (head + tail for head in heads.split() for tail in (tails.split() if plus else [""]))
+    return tuple(word.replace("_", " ") for word in found)
 
 
 def _forms(lines: list[str]) -> Table:
@@ -35,10 +35,10 @@ def _forms(lines: list[str]) -> Table:
 
 
 _GAZETTEERS = {
-    group: {name: _words(lines) for name, lines in tables.items()}
-    for group, tables in _sections("gazetteers.txt").items()
+    group: {name: words(lines) for name, lines in tables.items()}
+    for group, tables in sections("gazetteers.txt").items()
 }
-_FORMS, _TEMPLATES = _sections("forms.txt"), _sections("templates.txt")
+_FORMS, _TEMPLATES = sections("forms.txt"), sections("templates.txt")
 _STATEMENTS = {
     name: tuple(f" {line}" if line[0].isalpha() and name in ("joints", "tails") else line for line in lines)
     for name, lines in _TEMPLATES["statements"].items()
