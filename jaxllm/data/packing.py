@@ -122,23 +122,21 @@ def make_plan(
     multiple: int = 1,
     pack: bool = True,
     seed: int | None = None,
-    longest: int = 0,
     first_multiple: int = 0,
 ) -> Plan:
     """Plans an epoch in steps of `batch_size` examples on average.
 
     lengths: tokens of each example. multiple: the number of rows is a multiple of this (the mesh needs it). seed: None
-    keeps the order of the layout, for evaluations. longest: the least length of a row; 0 for no more than needed.
-    first_multiple: `multiple` when the run began, 0 for the same: on another mesh the same examples share the same
-    rows, and the rows that are added are empty. Raises InputError where there are no examples, and for unpacked rows
-    whose number is no multiple of `multiple`.
+    keeps the order of the layout, for evaluations. first_multiple: `multiple` when the run began, 0 for the same: on
+    another mesh the same examples share the same rows, and the rows that are added are empty. Raises InputError where
+    there are no examples, and for unpacked rows whose number is no multiple of `multiple`.
     """
     if not len(lengths):
         raise InputError("no examples to train on: the data set is empty")
     if batch_size < 1:
         raise InputError(f"--batch-size {batch_size}: at least 1 is needed")
     sizes = np.asarray(lengths, np.int64)
-    shortest = max(_round_up(int(sizes.max()), 16), longest)
+    shortest = _round_up(int(sizes.max()), 16)
     steps = -(-len(sizes) // batch_size)
     if not pack:
         if batch_size % multiple:

@@ -78,9 +78,10 @@ def open_adapter(source: str, base: ModelSpec, names: table.Table) -> ModelSpec:
                 problems.append(wrong)
             else:
                 assert other is not None
-                scale = _scale(fields, module, entry.shape[0])
-                for key, row, layer in _cut(tensor, entry.map(), other.map(), scale):
-                    layers.setdefault(key, {})[row] = layer
+                scale, a_rD, b_Fr = _scale(fields, module, entry.shape[0]), entry.map(), other.map()
+                for part in tensor.parts:  # the matrices of ours that it joins
+                    layer = _Layer(a_rD.T, b_Fr[part.start : part.stop].T, scale)
+                    layers.setdefault(part.name.removesuffix(".kernel"), {})[part.row] = layer
     rows = table.sources({name: layout[name] for name in whole})
     if TABLE in rows and is_tied_lm(abstract) and not fields.get(_TYING):
         problems.append(
@@ -184,14 +185,6 @@ def _misfit(tensor: table.Tensor, known: set[str], name: str, a: files.Entry, b:
     if a.shape[1:] != (width,) or b.shape != (out, a.shape[0]):
         return f"{name} is {a.shape} and its B {b.shape}, wanted (r, {width}) and ({out}, r)"
     return None
-
-
-def _cut(tensor: table.Tensor, a_rD: np.ndarray, b_Fr: np.ndarray, scale: float) -> list[tuple[str, table.Row, _Layer]]:
-    """Splits the adapter of a matrix on disk into those of the matrices of ours that it joins."""
-    return [
-        (part.name.removesuffix(".kernel"), part.row, _Layer(a_rD.T, b_Fr[part.start : part.stop].T, scale))
-        for part in tensor.parts
-    ]
 
 
 def _stack(layers: Mapping[table.Row, _Layer], kernel: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, float]:

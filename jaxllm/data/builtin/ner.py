@@ -40,8 +40,8 @@ HELD_OUT = 12
 COINED = 0.5
 """The probability that a name is coined."""
 
-_CHOICE = re.compile(r"\[([^\]]*)\]")
-_SLOT = re.compile(r"\{(\w+)\}")
+CHOICE = re.compile(r"\[([^\]]*)\]")
+SLOT = re.compile(r"\{(\w+)\}")
 # Titles and initials keep their full stop; the possessive, and any other mark, is a token of its own.
 _TOKEN = re.compile(r"[A-Z]\.(?= )|(?:Dr|Mr|Mrs|Ms|Prof)\.|'s\b|O'\w+|[$]?\w+(?:[-.,]\w+)*|\S")
 # What keeps its capital inside a sentence.
@@ -116,7 +116,7 @@ class _Writer:
         tokens: list[str] = []
         tags: list[str] = []
         # re.split with a group alternates text and slot names.
-        for i, part in enumerate(_SLOT.split(self._extend(template))):
+        for i, part in enumerate(SLOT.split(self._extend(template))):
             label = tables.LABELS[part] if i % 2 else None
             words = _TOKEN.findall(self._entity(part) if label else part)
             tokens += words
@@ -137,8 +137,8 @@ class _Writer:
 
     def _words(self, text: str) -> str:
         """Draws choices and plain words; slots for names are kept."""
-        return _SLOT.sub(
-            lambda match: match[0] if match[1] in tables.LABELS else self._fill(match[0]), self._choose(text)
+        return SLOT.sub(
+            lambda match: match[0] if match[1] in tables.LABELS else self._fill(match[0]), choose(text, self.rng)
         )
 
     def _entity(self, slot: str) -> str:
@@ -148,11 +148,8 @@ class _Writer:
             if tables.LABELS[slot] != "date" or split_of(text, self.seed) == self.split:
                 return text
 
-    def _choose(self, text: str) -> str:
-        return _CHOICE.sub(lambda match: self.rng.choice(match[1].split("|")), text)
-
     def _fill(self, text: str) -> str:
-        return _SLOT.sub(lambda match: self._draw(match[1]), self._choose(text))
+        return SLOT.sub(lambda match: self._draw(match[1]), choose(text, self.rng))
 
     def _draw(self, table: str) -> str:
         while table in tables.NAMES and table != "field" and self.rng.random() < COINED:
@@ -162,6 +159,11 @@ class _Writer:
         return self.rng.choice(self.words[table])
 
 
+def choose(text: str, rng: random.Random) -> str:
+    """One of the alternatives in each pair of brackets, "[a|b]"."""
+    return CHOICE.sub(lambda match: rng.choice(match[1].split("|")), text)
+
+
 def _hash(text: str, seed: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{text}".encode()).digest()[:8], "big")
 
@@ -169,10 +171,10 @@ def _hash(text: str, seed: int) -> int:
 def _clues(template: str) -> set[str]:
     """The words of a template, and its slots by entity type, each with the word before and the word after it."""
     found = set()
-    choices = [part.split("|") if i % 2 else [part] for i, part in enumerate(_CHOICE.split(template))]
+    choices = [part.split("|") if i % 2 else [part] for i, part in enumerate(CHOICE.split(template))]
     for variant in itertools.product(*choices):
         words = ["^"]
-        for i, part in enumerate(_SLOT.split("".join(variant))):
+        for i, part in enumerate(SLOT.split("".join(variant))):
             words += [f"{{{tables.LABELS.get(part, part)}}}"] if i % 2 else _TOKEN.findall(part)
         words.append("$")
         for before, word, after in zip(words, words[1:], words[2:], strict=False):

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxllm.data.builtin import tables
-from jaxllm.data.builtin.ner import split_of
+from jaxllm.data.builtin.ner import SLOT, choose, split_of
 
 SIZES: Mapping[str, int] = {"train": 2400, "dev": 400, "test": 400}
 """The number of texts in each split."""
@@ -45,7 +45,6 @@ _SLOTS: dict[str, Sequence[str]] = {
     "job": tables.WORDS["job"], "weekday": tables.PARTS["weekday"], "month": tables.PARTS["month"],
     "order": ("second", "third", "fourth"),
 }  # fmt: skip
-_CHOICE, _SLOT = re.compile(r"\[([^\]]*)\]"), re.compile(r"\{(\w+)\}")
 
 
 def requests(seed: int = 0) -> dict[str, list[dict[str, Any]]]:
@@ -96,9 +95,7 @@ def _sentences(label: str, split: str) -> Sequence[str]:
 
 
 def _fill(text: str, slots: Mapping[str, Sequence[str]], rng: random.Random) -> str:
-    text = _CHOICE.sub(lambda match: rng.choice(match[1].split("|")), text)
-
     def draw(match: re.Match[str]) -> str:
         return str(rng.randint(1000, 99_999)) if match[1] == "digits" else rng.choice(slots[match[1]])
 
-    return _SLOT.sub(draw, text)
+    return SLOT.sub(draw, choose(text, rng))
