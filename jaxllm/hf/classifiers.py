@@ -68,21 +68,9 @@ _TAGGERS_OWN = (r"classifier\.(weight|bias)",)
 _ROBERTA = Head("classifier.dense", "classifier.out_proj", _dropout_twice, unread=_TAGGERS_OWN)
 
 
-def _read_electra(f: Fields, tagger: TaggerConfig) -> dict[str, Any]:
-    return {**_dropout_twice(f, tagger), "transform_activation": "gelu"}
-
-
-def _read_distilbert(f: Fields, tagger: TaggerConfig) -> dict[str, Any]:
-    return {"classifier_dropout": f.get("seq_classif_dropout", float), "transform_activation": "relu"}
-
-
 def _read_modernbert(f: Fields, tagger: TaggerConfig) -> dict[str, Any]:
     names = ("transform_bias", "transform_activation", "transform_norm")
     return {**{name: getattr(tagger, name) for name in names}, "mean": f.choice("classifier_pooling", _POOLING)}
-
-
-def _write_modernbert(config: ClassifierConfig) -> dict[str, Any]:
-    return {"classifier_pooling": "mean" if config.mean else "cls"}
 
 
 _DEBERTA = {"transform_activation": "pooler_hidden_act", "transform_dropout": "pooler_dropout"}
@@ -105,10 +93,14 @@ HEADS: dict[str, Head] = {
     "xlm-roberta": _ROBERTA,
     "camembert": _ROBERTA,
     "distilbert": Head(
-        "pre_classifier", read=_read_distilbert, write=lambda c: {"seq_classif_dropout": c.classifier_dropout}
+        "pre_classifier",
+        read=lambda f, _: {"classifier_dropout": f.get("seq_classif_dropout", float), "transform_activation": "relu"},
+        write=lambda c: {"seq_classif_dropout": c.classifier_dropout},
     ),
-    "modernbert": Head("", read=_read_modernbert, write=_write_modernbert),
-    "electra": Head("classifier.dense", "classifier.out_proj", _read_electra, unread=_TAGGERS_OWN),
+    "modernbert": Head("", read=_read_modernbert, write=lambda c: {"classifier_pooling": "mean" if c.mean else "cls"}),
+    "electra": dataclasses.replace(
+        _ROBERTA, read=lambda f, tagger: {**_dropout_twice(f, tagger), "transform_activation": "gelu"}
+    ),
     "albert": Head("albert.pooler"),
     "deberta-v2": Head("pooler.dense", read=_read_deberta, write=_write_deberta),
 }

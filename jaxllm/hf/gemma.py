@@ -39,14 +39,6 @@ def _sandwich(fields: Fields) -> dict[str, Any]:
     }
 
 
-def _gemma(fields: Fields) -> Config:
-    return Config(**_shared(fields, "hidden_act"), **rotary(fields))
-
-
-def _gemma2(fields: Fields) -> Config:
-    return Config(**_sandwich(fields), **rotary(fields))
-
-
 def _gemma3(fields: Fields) -> Config:
     kinds = fields.get("rope_parameters", dict)
     far, near = kinds["full_attention"], kinds["sliding_attention"]
@@ -85,7 +77,7 @@ def _write_gemma3(c: Config) -> dict[str, Any]:
 
 
 FAMILIES: dict[str, Family[Config]] = {
-    "gemma": Family("GemmaForCausalLM", _gemma, _write, table),
-    "gemma2": Family("Gemma2ForCausalLM", _gemma2, _write_sandwich, table),
+    "gemma": Family("GemmaForCausalLM", lambda f: Config(**_shared(f, "hidden_act"), **rotary(f)), _write, table),
+    "gemma2": Family("Gemma2ForCausalLM", lambda f: Config(**_sandwich(f), **rotary(f)), _write_sandwich, table),
     "gemma3_text": Family("Gemma3ForCausalLM", _gemma3, _write_gemma3, table),
 }

@@ -45,19 +45,15 @@ def examples(
         turn_end(tokenizer)  # a template at fault is not the fault of a row
 
     def convert(one: Dialogue, location: str) -> Encoded:
-        found = _encoded(one, tokenizer, location, prompts)
+        tokens, trained = encode(one, tokenizer, where=location)
+        if not trained[1:].any():
+            fault = f"{location}: it has no token to learn; fill it in or remove the row"
+            raise BadRow(fault, "no token to learn")
         report.ignored.update(ignored_options(one, tokenizer))
-        return found
+        return Encoded(tokens, np.ones_like(trained) if prompts else trained)
 
     encoded, locations = convert_each(dialogues, convert, where, report)
     return report.select((_shorten(one, max_length, cut) for one in encoded), locations.__getitem__)
-
-
-def _encoded(dialogue: Dialogue, tokenizer: Any, where: str, prompts: bool) -> Encoded:
-    tokens, trained = encode(dialogue, tokenizer, where=where)
-    if not trained[1:].any():
-        raise BadRow(f"{where}: it has no token to learn; fill it in or remove the row", "no token to learn")
-    return Encoded(tokens, np.ones_like(trained)) if prompts else Encoded(tokens, trained)
 
 
 def _shorten(encoded: Encoded, max_length: int, cut: str) -> tuple[Example, list[str]] | str:
