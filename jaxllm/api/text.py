@@ -116,14 +116,12 @@ def score(model: Model, prompts: Sequence[str], answers: Sequence[str]) -> np.nd
 
 def _groups(model: Model, prompts: Sequence[str], answers: Sequence[str]) -> list[Group]:
     """Each prompt and its answer as tokens. Raises InputError for one that does not fit the model."""
-    chat = bool(model.tokenizer.chat_template)
-    rows = [
-        Comparison([{"role": "user", "content": p}], ([{"role": "assistant", "content": a}],), (1,), 1.0, 0.0)
-        if chat else Comparison(p, (a,), (1,), 1.0, 0.0)
-        for p, a in zip(prompts, answers, strict=True)
-    ]  # fmt: skip
     groups = []
-    for i, row in enumerate(rows):
+    for i, (p, a) in enumerate(zip(prompts, answers, strict=True)):
+        row = Comparison(p, (a,), (1,), 1.0, 0.0)
+        if model.tokenizer.chat_template:
+            asked, answered = [{"role": "user", "content": p}], [{"role": "assistant", "content": a}]
+            row = Comparison(asked, (answered,), (1,), 1.0, 0.0)
         one = encode([row], model.tokenizer, sys.maxsize, where=[f"answer {i}"].__getitem__, report=Report())
         length, limit = len(one[0].prompt) + len(one[0].answers[0].tokens), model.config.max_positions
         if length > limit:

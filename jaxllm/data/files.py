@@ -247,10 +247,6 @@ def _csv(path: File, delimiter: str = ",") -> Part:
     return Part(str(path), rows, numbers)
 
 
-def _txt(path: File) -> Part:
-    return Part(str(path), [{"text": _text(path)}], [1])
-
-
 def column_file(path: File, word_column: str = "", tag_column: str = "", like: Choice | None = None) -> Part:
     """The sentences of a file of columns. The arguments are those of `columns.read_columns`."""
     found = read_columns(str(path), _text(path), word_column, tag_column, like)
@@ -280,6 +276,6 @@ READERS: dict[str, Callable[[File], Part]] = {
     ".arrow": _arrow,
     ".csv": _csv,
     ".tsv": functools.partial(_csv, delimiter="\t"),
-    ".txt": _txt,
+    ".txt": lambda path: Part(str(path), [{"text": _text(path)}], [1]),
     **dict.fromkeys(COLUMN_SUFFIXES, column_file),
 }

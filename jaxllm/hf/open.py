@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -213,13 +213,19 @@ def _find_in_files(folder: Path, names: table.Table, abstract: Abstract, skip: M
     """Matches the parameters with the safetensors files of a folder. Raises InputError that lists what does not fit."""
     tensors, entries = table.layout(names, abstract), files.open_folder(folder)
     found = match_files(names, tensors, entries, skip)
-    dtypes = {name: entries[there].dtype for name, there in found.names.items()}
+    own = {name: entries[there] for name, there in found.names.items()}
+    dtypes = {name: entry.dtype for name, entry in own.items()}
     floats = ("float32", "float16", "bfloat16")
     problems = [*found.problems, *(f"{name} is {x}, wanted a float" for name, x in dtypes.items() if x not in floats)]
     if problems:
         listed = "; ".join(problems)
         raise InputError(f"{folder}: the tensors do not fit config.json, get the files that belong together: {listed}")
-    load = _loader(tensors, {name: entries[there] for name, there in found.names.items()}, abstract, found.initialised)
+    rows = table.sources(tensors)
+
+    def load(shardings: Mapping[str, jax.sharding.Sharding]) -> Params:
+        wanted = {name: at for name, at in shardings.items() if name not in found.initialised}
+        return {name: read_rows(rows[name], abstract[name], at, own) for name, at in wanted.items()}
+
     ignored = [f"not read: {', '.join(found.ignored)}"] if found.ignored else []
     if beside := files.unread(folder, entries):
         ignored.append(f"files not read: {', '.join(beside)}")
@@ -234,21 +240,13 @@ def match_files(
     return table.match(read_head_as_table(names, entries), tensors, shapes, skip)
 
 
-def _loader(
-    tensors: table.Layout, entries: Mapping[str, files.Entry], abstract: Abstract, initialised: Collection[str]
-) -> Load:
-    rows = table.sources(tensors)
+def read_rows(rows: table.Rows, like: Any, sharding: jax.sharding.Sharding, entries: files.Entries) -> jax.Array:
+    """A parameter with the shape and dtype of `like`, from the tensors in files that its rows are in."""
 
-    def load_one(name: str, sharding: jax.sharding.Sharding) -> jax.Array:
-        shape, dtype = abstract[name].shape, abstract[name].dtype
-        return place(
-            shape, sharding, lambda index: table.piece(rows[name], shape, index, dtype, lambda x: entries[x].map())
-        )
+    def piece(index: tuple[slice, ...]) -> np.ndarray:
+        return table.piece(rows, like.shape, index, like.dtype, lambda name: entries[name].map())
 
-    def load(shardings: Mapping[str, jax.sharding.Sharding]) -> Params:
-        return {name: load_one(name, sharding) for name, sharding in shardings.items() if name not in initialised}
-
-    return load
+    return place(like.shape, sharding, piece)
 
 
 def place(

@@ -15,7 +15,7 @@ import numpy as np
 from jaxllm.hf import files, table
 from jaxllm.hf.config import read_json
 from jaxllm.hf.hub import fetch
-from jaxllm.hf.open import place
+from jaxllm.hf.open import place, read_rows
 from jaxllm.hf.peft import CONFIG, PREFIX, WEIGHTS
 from jaxllm.hf.ties import HEAD, TABLE, are_equal, embedding_of, is_tied_lm
 from jaxllm.models import lora
@@ -106,14 +106,10 @@ def open_adapter(source: str, base: ModelSpec, names: table.Table) -> ModelSpec:
         here = {name: at for name, at in shardings.items() if name in arrays or name in rows}
         found = spec.load_own({name: at for name, at in shardings.items() if name not in here})
         for name, at in here.items():
-            shape, dtype = spec.graphdef.abstract[name].shape, spec.graphdef.abstract[name].dtype
-
-            def piece(index: tuple[slice, ...], name: str = name, shape: Any = shape, dtype: Any = dtype) -> np.ndarray:
-                if name in arrays:
-                    return np.array(arrays[name][index])  # a copy: the trained array may be overwritten
-                return table.piece(rows[name], shape, index, dtype, lambda theirs: whole[theirs].map())
-
-            found[name] = place(shape, at, piece)
+            if name in arrays:  # copied: the trained array may be overwritten
+                found[name] = place(arrays[name].shape, at, lambda index, x=arrays[name]: np.array(x[index]))
+            else:
+                found[name] = read_rows(rows[name], spec.graphdef.abstract[name], at, whole)
         return found
 
     return dataclasses.replace(spec, load=load)

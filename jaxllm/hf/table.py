@@ -146,9 +146,13 @@ def join(tensor: Tensor, fetch: Callable[[str, Row], np.ndarray]) -> np.ndarray:
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=tensor.rule.axis)
 
 
-def sources(tensors: Layout) -> dict[str, dict[Row, tuple[Tensor, Part]]]:
-    """The inverse of a layout: where each row of each parameter of ours is on disk."""
-    rows: dict[str, dict[Row, tuple[Tensor, Part]]] = {}
+Rows = dict[Row, tuple[Tensor, Part]]
+"""Where each row of a parameter of ours is on disk."""
+
+
+def sources(tensors: Layout) -> dict[str, Rows]:
+    """The inverse of a layout: the rows of each parameter of ours."""
+    rows: dict[str, Rows] = {}
     for tensor in tensors.values():
         for part in tensor.parts:
             rows.setdefault(part.name, {})[part.row] = tensor, part
@@ -156,7 +160,7 @@ def sources(tensors: Layout) -> dict[str, dict[Row, tuple[Tensor, Part]]]:
 
 
 def piece(
-    rows: Mapping[Row, tuple[Tensor, Part]],
+    rows: Rows,
     shape: tuple[int, ...],
     index: tuple[slice, ...],
     dtype: Any,

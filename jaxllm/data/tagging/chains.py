@@ -35,19 +35,13 @@ def valid_chain(labels: Sequence[str], scheme: str) -> Chain:
 
     labels: "O" among them, so that there is a valid path through every sentence. scheme: a name in SCHEMES.
     """
-    parts = [parse(label) for label in labels]
-    after = [[_follows(a, b, scheme) for b in parts] for a in parts]
-    outside = ("O", "")
-    edge = lambda allowed: np.where(allowed, 0.0, -np.inf)  # noqa: E731
-    return Chain(
-        edge([_follows(outside, b, scheme) for b in parts]),
-        edge(after),
-        edge([_follows(a, outside, scheme) for a in parts]),
-    )
+    parts = [parse(label) for label in ("O", *labels)]  # the edges of a sentence are as O
+    scores = np.where([[_follows(a, b, scheme) for b in parts] for a in parts], 0.0, -np.inf)
+    return Chain(scores[0, 1:], scores[1:, 1:], scores[1:, 0])
 
 
 def _follows(a: tuple[str, str], b: tuple[str, str], scheme: str) -> bool:
-    """Whether tag b may follow tag a, each a letter and an entity type; the edges of a sentence are as O."""
+    """Whether tag b may follow tag a, each a letter and an entity type."""
     letters = SCHEMES[scheme]
     same = a[1] == b[1] and "O" not in (a[0], b[0])
     if scheme == "IOB1":  # B marks an entity only where another of its type is before it

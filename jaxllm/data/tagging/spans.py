@@ -87,9 +87,7 @@ def _parts(row: Mapping[str, Any], where: str) -> tuple[str, list[Any]]:
     """The text and the spans of a row of any tool."""
     data = row.get("data")
     if isinstance(data, Mapping) and isinstance(row.get("annotations"), list):
-        texts = [x for name, x in data.items() if isinstance(x, str) and name == "text"] or [
-            x for x in data.values() if isinstance(x, str)
-        ]
+        texts = [x for x in (data.get("text"), *data.values()) if isinstance(x, str)]
         results = row["annotations"][0].get("result", []) if row["annotations"] else []
         if texts:
             return texts[0], [one["value"] for one in results if "labels" in one.get("value", {})]
