@@ -6,16 +6,7 @@ import math
 from typing import Any
 
 from jaxllm.hf.config import Family, Fields
-from jaxllm.hf.llama import (
-    common,
-    read_scaling,
-    read_windows,
-    rotary,
-    table,
-    write,
-    write_scaling,
-    write_windows,
-)
+from jaxllm.hf.llama import common, read_scaling, read_windows, rotary, table, write, write_scaling, write_windows
 from jaxllm.models.decoder_config import Config
 from jaxllm.types import InputError
 

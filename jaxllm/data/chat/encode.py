@@ -15,16 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxllm.data.chat.messages import Message
-from jaxllm.data.chat.render import (
-    common_length,
-    has_marks,
-    ids_of,
-    name_of,
-    render,
-    text_of_chat,
-    turn_end,
-    turn_marks,
-)
+from jaxllm.data.chat.render import common_length, has_marks, ids_of, render, text_of_chat, turn_end, turn_marks
 from jaxllm.data.chat.rows import OPTIONS, Dialogue
 from jaxllm.data.report import BadRow
 from jaxllm.types import InputError
@@ -78,8 +69,9 @@ def encode_messages(
     _check_tool_calls(messages, tokenizer, where, options)
     ends = np.flatnonzero(found.trained & (found.tokens == end))
     if len(ends) != len(answers):
-        kind = f"the chat template shows {len(ends)} ends of turns to learn ({name_of(tokenizer, end)}) for "
-        kind += f"{len(answers)} turns of the assistant"
+        token = tokenizer.convert_ids_to_tokens(end)
+        kind = f"the chat template shows {len(ends)} ends of turns to learn ({token}) for {len(answers)} turns of the "
+        kind += "assistant"
         raise BadRow(f"{where}: {kind}; give another by --chat-template", kind)
     first = len(answers) - 1 if last_only else skip
     for number, (start, stop) in enumerate(zip([-1, *ends[:-1]], ends, strict=True)):

@@ -42,7 +42,7 @@ def _turn_end(tokenizer: Any, template: str) -> int:
     # What follows the answer is found in the text: the tokenizer may not know the answer's letters.
     after = one[len(one) - common_length(one[::-1], other[::-1]) :]
     added, special = tokenizer.added_tokens_decoder, _special_ids(tokenizer)
-    shown = [token for token in ids_of(after, tokenizer) if name_of(tokenizer, token) in after]
+    shown = [token for token in ids_of(after, tokenizer) if tokenizer.convert_ids_to_tokens(token) in after]
     found = [token for token in shown if token in special]
     found += [token for token in shown if token in added and added[token].content.strip()]
     if not found:
@@ -63,14 +63,14 @@ def turn_marks(tokenizer: Any) -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=8)
 def _turn_marks(tokenizer: Any, template: str) -> tuple[str, ...]:
-    end, answer = name_of(tokenizer, _turn_end(tokenizer, template)), "Because 1"
+    end, answer = tokenizer.convert_ids_to_tokens(_turn_end(tokenizer, template)), "Because 1"
     roles = ("user", "Why?"), ("assistant", answer), ("user", "When?"), ("assistant", "No 2")
     try:
         text = text_of_chat([{"role": role, "content": content} for role, content in roles], tokenizer, "", {})
     except BadRow:  # it takes one question alone
         return (end,)
     before = text.partition(answer)[0]
-    names = (name_of(tokenizer, token) for token in sorted(_special_ids(tokenizer)))
+    names = tokenizer.convert_ids_to_tokens(sorted(_special_ids(tokenizer)))
     return (end, *(name for name in names if name in before and name != end))
 
 
@@ -126,8 +126,3 @@ def template_of(tokenizer: Any, options: Mapping[str, Any]) -> str:
 def common_length(a: Sequence[Any], b: Sequence[Any]) -> int:
     """The length of the common beginning of two sequences."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-
-
-def name_of(tokenizer: Any, token: int) -> str:
-    """How a token is spelt."""
-    return tokenizer.convert_ids_to_tokens(token)

@@ -80,14 +80,9 @@ def recognise(values: Iterable[Any], columns: int = 1) -> str:
         if isinstance(listed(value) if isinstance(value, str) else value, list | tuple):
             kinds["multi"] += 1
         elif value is not None and value != "":
-            kinds["regression" if _has_point(value) else "single"] += 1
+            text = isinstance(value, str) and "." in value and number(value) is not None
+            kinds["regression" if text or isinstance(value, float) else "single"] += 1
     return "multi" if columns > 1 else max(kinds, key=lambda kind: kinds[kind])
-
-
-def _has_point(value: Any) -> bool:
-    if isinstance(value, str):
-        return "." in value and number(value) is not None
-    return isinstance(value, float)
 
 
 def listed(value: str) -> Any:
