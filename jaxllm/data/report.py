@@ -36,7 +36,7 @@ class Report:
     kept: int = 0
     dropped: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     """Places of the rows left out, by reason."""
-    cut: dict[str, int] = dataclasses.field(default_factory=dict)
+    cut: Counter[str] = dataclasses.field(default_factory=Counter)
     """Number of cuts, by what was cut."""
     cut_rows: int = 0
     """The number of rows of which something was cut."""
@@ -74,9 +74,6 @@ class Report:
         kinds = "; ".join(f"{len(self.dropped[kind]):,} {kind}: {_listed(self.dropped[kind])}" for kind in self.bad)
         over = f"{count:,} of {self.total:,} rows are bad, above --max-bad-rows {self.max_bad_rows:g}"
         raise InputError(f"{first} ({over}: {kinds})")
-
-    def shorten(self, kind: str) -> None:
-        self.cut[kind] = self.cut.get(kind, 0) + 1
 
     def lines(self) -> list[str]:
         """One line for each reason, one for all cuts, and one for each column that the chat template does not show."""
@@ -119,8 +116,7 @@ class Report:
                 continue
             found.append(row[0])
             self.cut_rows += bool(row[1])
-            for kind in row[1]:
-                self.shorten(kind)
+            self.cut.update(row[1])
         self.kept = len(found)
         self.require_rows()
         return found

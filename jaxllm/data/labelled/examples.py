@@ -59,7 +59,7 @@ def encode(
         if not len(tokens):
             raise InputError(f"{text.where}: a text without tokens; leave the row out")
         if encoding.overflowing and report is not None:
-            report.shorten("texts")
+            report.cut["texts"] += 1
             report.cut_rows += 1
         weights = np.zeros(len(tokens), np.float32)
         real = np.flatnonzero(tokens != tokenizer.pad_token_id) if last else np.zeros(0, np.int64)
