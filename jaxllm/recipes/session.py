@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 
 from jaxllm import hf
 from jaxllm.checkpoint.store import newest_meta
 from jaxllm.data.chat.dates import fix_date, writes_date
+from jaxllm.data.packing import Plan, make_plan
 from jaxllm.distributed import messages
 from jaxllm.distributed.mesh import make_mesh, row_multiple
 from jaxllm.losses import own_files
@@ -46,10 +48,18 @@ class Session:
     began: float
     """Seconds on the monotonic clock when the script began."""
 
-    @property
-    def first_multiple(self) -> int:
-        """What the rows of a batch were a multiple of on the mesh that the run began with, times --microbatches."""
-        return int(self.run.config["row_multiple"]) * self.config.microbatches
+    def plan(self, lengths: np.ndarray) -> Plan:
+        """How examples of these lengths, in tokens, fill the rows of training; the same after a change of the mesh."""
+        config, began = self.config, int(self.run.config["row_multiple"])
+        return make_plan(
+            lengths, batch_size=config.batch_size, multiple=row_multiple(self.mesh) * config.microbatches,
+            pack=config.pack, seed=config.seed, first_multiple=began * config.microbatches,
+        )  # fmt: skip
+
+    def eval_plan(self, lengths: np.ndarray) -> Plan:
+        """How examples of these lengths fill the rows of an evaluation."""
+        size = min(self.config.eval_batch_size, len(lengths))
+        return make_plan(lengths, batch_size=size, multiple=row_multiple(self.mesh))
 
     def finished(self, steps: int) -> bool:
         """Whether the run has been through `steps` steps; if so, prints that with its final numbers."""
