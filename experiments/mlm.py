@@ -31,8 +31,9 @@ from jaxllm.evals import mlm as evaluation
 from jaxllm.models.heads import describe_model
 from jaxllm.models.mlm_head import MaskedConfig
 from jaxllm.recipes.encoders import PRESETS, EncoderFlags, from_scratch
-from jaxllm.recipes.flags import Common, fit_arguments, optim_config, token_loss
+from jaxllm.recipes.flags import Common, fit_arguments, optim_config
 from jaxllm.recipes.help import DATA, flag
+from jaxllm.recipes.losses import token_loss
 from jaxllm.recipes.recipe import fill_in
 from jaxllm.recipes.script import run as run_script
 from jaxllm.recipes.session import open_session

@@ -33,11 +33,12 @@ from jaxllm.data.tagging import examples as ner
 from jaxllm.evals import ner as ner_eval
 from jaxllm.evals.decoding import check_decode, find_chain
 from jaxllm.evals.tag import show, tag_words
-from jaxllm.losses import Loss, resolve
+from jaxllm.losses import Loss
 from jaxllm.models.heads import TaggerConfig, describe_model
 from jaxllm.recipes.encoders import PRESETS, EncoderFlags, from_scratch
-from jaxllm.recipes.flags import fit_arguments, loss_arguments, optim_config, token_loss
+from jaxllm.recipes.flags import fit_arguments, optim_config
 from jaxllm.recipes.help import DATA, EVALUATION, OPTIMISATION, flag
+from jaxllm.recipes.losses import named_loss, token_loss
 from jaxllm.recipes.recipe import fill_in
 from jaxllm.recipes.rows import summary_of
 from jaxllm.recipes.script import run as run_script
@@ -79,7 +80,7 @@ class Config(EncoderFlags, TaggedFlags):  # type: ignore[misc]
 
 def find_loss(config: Config) -> Loss:
     """The loss that --loss names: of tokens, or of whole tag sequences."""
-    loss = resolve(config.loss, **loss_arguments(config.loss_args))
+    loss = named_loss(config)
     return loss if loss.kind == "sentences" else token_loss(config)
 
 

@@ -37,8 +37,9 @@ from jaxllm.distributed.mesh import row_multiple
 from jaxllm.evals import loss as loss_eval
 from jaxllm.evals.generate import Sampling
 from jaxllm.evals.text import continue_text, encode
-from jaxllm.recipes.flags import fit_arguments, optim_config, token_loss
+from jaxllm.recipes.flags import fit_arguments, optim_config
 from jaxllm.recipes.help import DATA, OPTIMISATION, SAMPLING, flag
+from jaxllm.recipes.losses import token_loss
 from jaxllm.recipes.script import run as run_script
 from jaxllm.recipes.session import open_session
 from jaxllm.recipes.start import DecoderFlags, Start, start_decoder

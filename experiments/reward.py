@@ -28,12 +28,12 @@ from typing import Any
 
 from jaxllm.data.preference.answers import AnswerBatches, AnswerRows
 from jaxllm.evals.preference import LossEval
-from jaxllm.losses import resolve
 from jaxllm.recipes import adapters
 from jaxllm.recipes.adapters import LoraFlags
 from jaxllm.recipes.chat_start import start_chat
-from jaxllm.recipes.flags import fit_arguments, loss_arguments, optim_config
+from jaxllm.recipes.flags import fit_arguments, optim_config
 from jaxllm.recipes.help import OPTIMISATION, flag
+from jaxllm.recipes.losses import named_loss
 from jaxllm.recipes.pairs import PairFlags, groups_of, layout_of, lines_of, read_pairs, texts_of
 from jaxllm.recipes.recipe import fill_in
 from jaxllm.recipes.rows import key_of, summary_of
@@ -70,7 +70,7 @@ class Config(PairFlags, LoraFlags):
 def main(config: Config) -> None:
     """Reads, trains, evaluates and exports."""
     config = fill_in(config, RECIPES)
-    loss = resolve(config.loss, **loss_arguments(config.loss_args))
+    loss = named_loss(config)
     if loss.kind not in ("rewards", ""):  # without a decorator a function may be a loss of anything
         raise InputError(f"--loss {config.loss} is no loss of rewards: use bradley_terry, or one of your own")
     session = open_session("reward", config)

@@ -34,8 +34,9 @@ from jaxllm.recipes import adapters
 from jaxllm.recipes.adapters import LoraFlags
 from jaxllm.recipes.chat_start import start_chat
 from jaxllm.recipes.dialogues import DialogueFlags, examples_of, lines_of, questions_of, read_dialogues, texts_of
-from jaxllm.recipes.flags import fit_arguments, optim_config, token_loss
+from jaxllm.recipes.flags import fit_arguments, optim_config
 from jaxllm.recipes.help import SAMPLING, flag
+from jaxllm.recipes.losses import token_loss
 from jaxllm.recipes.recipe import fill_in
 from jaxllm.recipes.rows import Split, key_of, summary_of
 from jaxllm.recipes.script import run as run_script

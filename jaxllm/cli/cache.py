@@ -12,7 +12,7 @@ import jax
 from huggingface_hub import constants
 
 from jaxllm.data.tokenizers import cache_root
-from jaxllm.types import InputError, nearest
+from jaxllm.types import InputError, check_one_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +48,7 @@ def main(config: Config) -> None:
     """Prints each cache with its size, or empties one. Raises InputError for a name that there is not."""
     known = caches()
     if config.clear:
-        if config.clear not in known:
-            raise InputError(f"--clear {config.clear}: {nearest(config.clear, known)}")
+        check_one_of("--clear", config.clear, known)
         folder, _ = known[config.clear]
         freed = size(folder)
         empty(folder)

@@ -26,7 +26,7 @@ from jaxllm.evals.decoding import DECODE, find_chain
 from jaxllm.evals.tag import join_words, label_words, show, tag
 from jaxllm.run.folder import check_folder
 from jaxllm.train.forward import Runner
-from jaxllm.types import InputError, nearest
+from jaxllm.types import InputError, check_one_of
 
 CHUNK = 4096
 """Sentences that are read, packed and tagged at a time."""
@@ -77,8 +77,7 @@ def check(config: Config) -> str:
         ("--output-format", config.output_format, ("json", "conll", "text")), ("--decode", config.decode, DECODE),
         ("--scheme", config.scheme, SCHEMES),
     ):  # fmt: skip
-        if given and given not in known:
-            raise InputError(f"{flag} {given}: {nearest(given, known)}")
+        check_one_of(flag, given, ("", *known))
     by_words = config.aggregation == WORDS
     if config.words and not by_words:
         raise InputError(f"--words means --aggregation words; leave it out for --aggregation {config.aggregation}")

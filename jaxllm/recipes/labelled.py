@@ -14,12 +14,13 @@ from jaxllm.data.labelled.examples import targets_of
 from jaxllm.data.labelled.rows import Reader, Text, names_in, without_unseen
 from jaxllm.data.report import Report
 from jaxllm.data.sources import Rows
-from jaxllm.losses import Loss, resolve
+from jaxllm.losses import Loss
 from jaxllm.models.heads import PROBLEMS
-from jaxllm.recipes.flags import Common, loss_arguments
+from jaxllm.recipes.flags import Common
 from jaxllm.recipes.help import DATA, LOSS, flag
+from jaxllm.recipes.losses import named_loss
 from jaxllm.recipes.rows import Split, check, hold_out, lines_of, open_rows
-from jaxllm.types import InputError, nearest
+from jaxllm.types import InputError, check_one_of, nearest
 
 LOSSES = {"single": "cross_entropy", "multi": "binary_cross_entropy", "regression": "mse"}
 """The loss of each problem where none is named."""
@@ -77,8 +78,7 @@ class LabelledData:
 def read_labelled(config: LabelledFlags) -> LabelledData:
     """Reads and checks the data set, and holds out texts where there is no dev split. Raises InputError."""
     check(config.holdout, "", ("",))
-    if config.problem and config.problem not in PROBLEMS:
-        raise InputError(f"--problem {config.problem}: {nearest(config.problem, PROBLEMS)}")
+    check_one_of("--problem", config.problem, ("", *PROBLEMS))
     rows = open_rows(config, requests.requests)
     train = rows["train"]
     columns = find_columns(train[0], train.where(0), config.columns)
@@ -188,7 +188,7 @@ def check_pairs(trained: bool | None, text: Text) -> None:
 
 def find_loss(config: LabelledFlags, problem: str) -> Loss:
     """The loss that --loss names, or that of the problem. Raises InputError for one of another kind."""
-    loss: Loss = resolve(config.loss or LOSSES[problem], **loss_arguments(config.loss_args))
+    loss = named_loss(dataclasses.replace(config, loss=config.loss or LOSSES[problem]))
     wanted = "tokens" if problem == "single" else "texts"
     if loss.kind not in (wanted, ""):
         what = "one label per text" if problem == "single" else _KINDS[problem].format("several")

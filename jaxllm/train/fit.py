@@ -41,7 +41,7 @@ from jaxllm.train.optim import OptimConfig, make_optimizer, make_schedule
 from jaxllm.train.schedules import Schedule
 from jaxllm.train.setup import Program, check_rows, open_checkpoints, prepare, put, restore_or_init
 from jaxllm.train.step import StepFn
-from jaxllm.types import InputError, LossFn, Metrics, Params, TrainState, nearest
+from jaxllm.types import LossFn, Metrics, Params, TrainState, check_one_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,9 +217,9 @@ def fit(
     evals = dict(evals or {})
     check_seed(seed, "seed")
     top = parse_best(best, evals, early_stopping)
-    for flag, names, known in (("--on-nan", [on_nan], ("stop", "skip")), ("--log-to", log_to, LOG_TO)):
-        if unknown := next((name for name in names if name not in known), None):
-            raise InputError(f"{flag} {unknown}: {nearest(unknown, known)}")
+    check_one_of("--on-nan", on_nan, ("stop", "skip"))
+    for name in log_to:
+        check_one_of("--log-to", name, LOG_TO)
     mesh = make_mesh() if mesh is None else mesh
     model = model if rules is None else dataclasses.replace(model, rules=rules)
     rows, freeze = data.plan.rows, None

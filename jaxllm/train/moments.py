@@ -19,7 +19,7 @@ import numpy as np
 import optax
 
 from jaxllm.train.rounding import to_bfloat16
-from jaxllm.types import InputError, nearest
+from jaxllm.types import check_one_of
 
 KINDS = ("float32", "bfloat16", "int8")
 BLOCK = 256
@@ -40,8 +40,7 @@ class Packed(NamedTuple):
 
 def kept_as(kind: str, inner: optax.GradientTransformation) -> optax.GradientTransformation:
     """`inner` with its state in `kind` between steps. Raises InputError for one that is not in KINDS."""
-    if kind not in KINDS:
-        raise InputError(f"--moments {kind}: {nearest(kind, KINDS)}")
+    check_one_of("--moments", kind, KINDS)
     if kind == "float32":
         return inner
     wider = optax.with_extra_args_support(inner)
