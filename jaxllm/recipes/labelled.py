@@ -19,7 +19,7 @@ from jaxllm.models.heads import PROBLEMS
 from jaxllm.recipes.flags import Common
 from jaxllm.recipes.help import DATA, LOSS, flag
 from jaxllm.recipes.losses import named_loss
-from jaxllm.recipes.rows import Split, check, hold_out, lines_of, open_rows
+from jaxllm.recipes.rows import Split, check, held_out_line, hold_out, lines_of, open_rows
 from jaxllm.types import InputError, check_one_of, nearest
 
 LOSSES = {"single": "cross_entropy", "multi": "binary_cross_entropy", "regression": "mse"}
@@ -77,7 +77,7 @@ class LabelledData:
 
 def read_labelled(config: LabelledFlags) -> LabelledData:
     """Reads and checks the data set, and holds out texts where there is no dev split. Raises InputError."""
-    check(config.holdout, "", ("",))
+    check(config.holdout)
     check_one_of("--problem", config.problem, ("", *PROBLEMS))
     rows = open_rows(config, requests.requests)
     train = rows["train"]
@@ -99,21 +99,12 @@ def read_labelled(config: LabelledFlags) -> LabelledData:
     held = hold_out(splits, config.holdout)
     _check_classes(problem, labels, held["train"], splits["train"])
     if "dev" not in splits:
-        notes.append(("", "no dev split: " + _held(config, held)))
+        notes.append(held_out_line(held, config.holdout, "texts"))
     lines = [*lines_of(held, "texts"), *notes, ("task", f"{_KINDS[problem].format(len(labels))}, {columns.describe()}")]
     return LabelledData(held, labels, problem, _weights(config, problem, labels, held["train"].rows), lines)
 
 
 _KINDS = {"single": "one of {} labels", "multi": "any of {} labels", "regression": "a number"}
-
-
-def _held(config: LabelledFlags, held: dict[str, Split[Text]]) -> str:
-    if "dev" in held:
-        return f"{config.holdout:g} of train is held out as dev (--holdout)"
-    if not config.holdout:
-        return "nothing is held out (--holdout 0), so there is no dev score"
-    few = f"train has too few texts ({len(held['train'])}) to hold out {config.holdout:g}"
-    return f"{few}; give --eval-dataset for a score"
 
 
 def _has_labels(rows: Rows, reader: Reader) -> bool:

@@ -229,14 +229,11 @@ class Rounds:
         """A group of completions for each prompt, and the seconds that it took."""
         began, group = time.monotonic(), self.settings.group
         asked = [self.tokens[p] for p in prompts for _ in range(group)]
-        found: list[Sample] = []
-        for i in range(0, len(asked), self.settings.at_once):
-            part = asked[i : i + self.settings.at_once]
-            found += sample(
-                model.graphdef, model.params, part, Sampling(self.settings.temperature),
-                key=jax.random.fold_in(jax.random.key(self.settings.seed), number),
-                max_tokens=self.settings.max_tokens, ends=self.ends, index=range(i, i + len(part)),
-            )  # fmt: skip
+        found = sample(
+            model.graphdef, model.params, asked, Sampling(self.settings.temperature),
+            key=jax.random.fold_in(jax.random.key(self.settings.seed), number),
+            max_tokens=self.settings.max_tokens, ends=self.ends, at_once=self.settings.at_once,
+        )  # fmt: skip
         groups = [found[i : i + group] for i in range(0, len(found), group)]
         return groups, time.monotonic() - began
 
