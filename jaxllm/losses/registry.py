@@ -83,22 +83,12 @@ class Loss:
     @property
     def couples_batch(self) -> bool:
         """Whether the examples of a batch depend on each other."""
-        return any(
-            part.function.couples(part.arguments)
-            if isinstance(part.function, Decorated)
-            else getattr(part.function, "couples_batch", False)
-            for part in self.parts
-        )
+        return self._any("couples", "couples_batch")
 
     @property
     def reference(self) -> bool:
         """Whether it reads the log-probabilities of a reference."""
-        return any(
-            part.function.refers(part.arguments)
-            if isinstance(part.function, Decorated)
-            else getattr(part.function, "reference", False)
-            for part in self.parts
-        )
+        return self._any("refers", "reference")
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -137,13 +127,18 @@ class Loss:
         extremes = function.extremes(p, **arguments) if isinstance(function, PolicyLoss) else {}
         return {name: value(metric) for name, metric in found.items()} | extremes
 
+    def _any(self, method: str, attribute: str) -> bool:
+        """Whether a part says so: by a method, with its arguments; a bare function by an attribute."""
+        return any(
+            getattr(fn, method)(arguments) if isinstance(fn, Decorated) else getattr(fn, attribute, False)
+            for _, fn, arguments in self.parts
+        )
+
     def _sum(self, method: str, p: Any) -> Any:
         if not hasattr(self.function, method):
-            units = (
-                "completions: decorate it with @policy_loss"
-                if method == "per_token"
-                else ("pairs or completions: decorate it with @preference_loss or @policy_loss")
-            )
+            units = "pairs or completions: decorate it with @preference_loss or @policy_loss"
+            if method == "per_token":
+                units = "completions: decorate it with @policy_loss"
             raise InputError(f"loss {self.name!r} is no function of {units}")
         found = [getattr(part.function, method)(p, **part.arguments) for part in self.parts]
         return sum(part.weight * x for part, x in zip(self.parts, found, strict=True)) if self.mixed else found[0]

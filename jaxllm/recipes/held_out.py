@@ -54,7 +54,6 @@ class HeldOut:
         return ("accuracy", "reward", *rewards, "unscored", *sampled, "ended", "mean_length")
 
     def __call__(self, model: Runner) -> Numbers:
-        """The numbers of a model."""
         params = {name: model.params[name] for name in self.graph.abstract}
         greedy = self._complete(params, 1, 0.0)
         said, scores = self._score(greedy, 1)
