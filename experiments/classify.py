@@ -112,13 +112,10 @@ def main(config: Config) -> None:
 
     def scored(split: str, predictions: Path | None = None) -> Any:
         batches = EvalBatches(examples[split], session.eval_plan(lengths(examples[split])))
-        score = evaluation.evaluator(
-            data.splits[split].rows, examples[split], data.targets(split), data.labels, data.problem,
+        return evaluation.evaluator(
+            data.splits[split].rows, examples[split], data.targets(split), data.labels, data.problem, batches,
             predictions=predictions,
         )  # fmt: skip
-        found = functools.partial(score, batches=batches)
-        found.numbers = score.numbers  # type: ignore[attr-defined] # what --best may name
-        return found
 
     held_out = [name for name in ("dev", "test") if name in examples]
     fitted = fit(

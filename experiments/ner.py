@@ -22,7 +22,6 @@ from jaxllm.allocator import restart
 restart(__name__)
 
 import dataclasses
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -120,13 +119,10 @@ def main(config: Config) -> None:
     def evaluation(split: str, predictions: Path | None = None) -> Any:
         examples = windows[split].examples
         batches = EvalBatches(examples, session.eval_plan(lengths(examples)))
-        score = ner_eval.evaluator(
-            windows[split], data.splits[split].rows, data.labels, data.scheme,
+        return ner_eval.evaluator(
+            windows[split], data.splits[split].rows, data.labels, data.scheme, batches,
             predictions=predictions, decode=config.decode,
         )  # fmt: skip
-        scored = functools.partial(score, batches=batches)
-        scored.numbers = score.numbers  # type: ignore[attr-defined] # what --best may name
-        return scored
 
     held_out = [name for name in ("dev", "test") if name in windows]
     evals = {"dev": evaluation("dev")} if "dev" in windows else {}

@@ -83,17 +83,18 @@ def evaluator(
     targets: np.ndarray,
     labels: Sequence[str],
     problem: str,
+    batches: Iterable[tuple[Batch, list[Location]]],
     *,
     predictions: Path | None = None,
-) -> Callable[..., dict[str, float]]:
-    """A function of model and batches that scores the model on texts, whose targets `targets_of` gives.
+) -> Callable[[Any], dict[str, float]]:
+    """A function of a model that scores it on texts, whose targets `targets_of` gives. batches: of all examples.
 
     It returns the numbers of MAIN: loss in nats (cross entropy, or binary cross entropy by label), or the mean squared
     error; correlations and Matthews' are 0 where either side is constant; and per label `<label>/f1`, `/precision`,
     `/recall`, `/support`. predictions: a file to write, a JSON line per text.
     """
 
-    def evaluate(model: Any, batches: Iterable[tuple[Batch, list[Location]]]) -> dict[str, float]:
+    def evaluate(model: Any) -> dict[str, float]:
         logits_NV = logits_of(model, examples, batches)
         if predictions is not None and jax.process_index() == 0:
             write(predictions, texts, logits_NV, labels, problem)

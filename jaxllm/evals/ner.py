@@ -69,11 +69,12 @@ def evaluator(
     sentences: Sequence[Sentence],
     labels: Sequence[str],
     scheme: str,
+    batches: Batches,
     *,
     predictions: Path | None = None,
     decode: str = "",
-) -> Callable[[Any, Batches], dict[str, float]]:
-    """A function of model and batches that scores the model's tags of `sentences`, which `windows` encode.
+) -> Callable[[Any], dict[str, float]]:
+    """A function of a model that scores its tags of `sentences`, which `windows` encode and `batches` hold.
 
     It returns f1, precision, recall (micro, over entities) and accuracy (over words) as fractions of 1, strict_f1 and
     lenient_f1 (ner_report.py), loss (nats per word that has tokens), and per entity type `<type>/f1`,
@@ -91,7 +92,7 @@ def evaluator(
     types = schemes.entity_types(labels)
     number_of = {label: number for number, label in enumerate(labels)}
 
-    def evaluate(model: Any, batches: Batches) -> dict[str, float]:
+    def evaluate(model: Any) -> dict[str, float]:
         chain = find_chain(getattr(model, "params", {}), labels, scheme, decode)
         found = outputs(model, windows, batches, predict if chain is None else predict_all)
         if chain is None:
