@@ -35,7 +35,7 @@ from jaxllm.models.heads import ClassifierConfig, ScorerConfig, describe_model, 
 from jaxllm.recipes.encoders import PRESETS, EncoderFlags, from_scratch
 from jaxllm.recipes.flags import fit_arguments, optim_config
 from jaxllm.recipes.help import OPTIMISATION, flag
-from jaxllm.recipes.labelled import LabelledData, LabelledFlags, check_pairs, find_loss, read_labelled, summary_of_task
+from jaxllm.recipes.labelled import LabelledData, LabelledFlags, check_pairs, find_loss, read_labelled
 from jaxllm.recipes.recipe import fill_in
 from jaxllm.recipes.rows import summary_of
 from jaxllm.recipes.script import run as run_script
@@ -141,8 +141,10 @@ def main(config: Config) -> None:
         for text, one in zip(requests.DEMO, scores, strict=True):
             found = evaluation.answer(one, data.labels, data.problem)
             console.print(f"  {found['label']:<10} {found['score']:.2f}  {text}", markup=False)
-    report = {"confusion": confused, **summary_of_task(data), **summary_of(data.splits)}
-    session.finish(begin, fitted, arguments["steps"], finals, **report)
+    session.finish(
+        begin, fitted, arguments["steps"], finals, confusion=confused, problem=data.problem, labels=list(data.labels),
+        **summary_of(data.splits),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from typing import Any
 
 import numpy as np
 
@@ -185,8 +184,3 @@ def find_loss(config: LabelledFlags, problem: str) -> Loss:
         what = "one label per text" if problem == "single" else _KINDS[problem].format("several")
         raise InputError(f"--loss {config.loss} is no loss for {what}: give {LOSSES[problem]} or one of {wanted}")
     return loss
-
-
-def summary_of_task(data: LabelledData) -> dict[str, Any]:
-    """For summary.json: the problem and the labels."""
-    return {"problem": data.problem, "labels": list(data.labels)}

@@ -63,9 +63,7 @@ class Session:
 
     def finished(self, steps: int) -> bool:
         """Whether the run has been through `steps` steps; if so, prints that with its final numbers."""
-        if not json.loads(
-            messages.broadcast(json.dumps(self.run.finished(steps)))
-        ):  # not every host may have the folder
+        if messages.broadcast(str(self.run.finished(steps))) != "True":  # not every host may have the folder
             return False
         self.console.print(f"{self.run.folder} is finished ({steps} steps); give --steps for more, or another --out")
         for name, x in ((self.run.summary or {}).get("final") or {}).items():
@@ -142,17 +140,14 @@ class Session:
         self.console.print(f"curves: {self.run.folder / 'report.png'}   all of it: {wall:.0f} s")
 
 
-def _given(config: Common, name: str) -> str:
-    return getattr(config, name, None) or ""
-
-
 def open_session(script: str, config: Common) -> Session:
     """Checks the common flags, finds or names the run folder and makes the mesh; writes nothing. Raises InputError."""
     began = time.monotonic()
     check(config)
     if config.checkpoints and "://" not in config.checkpoints:
         check_folder(Path(config.checkpoints), "--checkpoints")
-    own = {k: x for name in ("loss", "reward") for k, x in own_files.texts(_given(config, name), f"--{name}").items()}
+    functions = {name: getattr(config, name, None) or "" for name in ("loss", "reward")}
+    own = {k: x for name, spec in functions.items() for k, x in own_files.texts(spec, f"--{name}").items()}
     run = open_run(script, config, config.out, own)
     mesh, written = make_mesh(config.mesh), _written(run, config.checkpoints)
     check_remat(config.remat, mesh.local_devices)

@@ -52,7 +52,7 @@ def kept_as(kind: str, inner: optax.GradientTransformation) -> optax.GradientTra
             if x.size < SMALL or x.dtype != jnp.float32:
                 return x
             if kind == "int8":
-                return pack(x, root=_is_second(path))
+                return pack(x, root=any(getattr(key, "name", None) in SECOND for key in path))
             return to_bfloat16(x, (number << 12) + jnp.uint32(salt))
 
         leaves, structure = jax.tree_util.tree_flatten_with_path(state)
@@ -112,7 +112,3 @@ def block(length: int) -> int:
 def _spread(scales: jax.Array, length: int) -> jax.Array:
     size = block(length)
     return jnp.repeat(scales, size, axis=-1, total_repeat_length=scales.shape[-1] * size)[..., :length]
-
-
-def _is_second(path: Any) -> bool:
-    return any(getattr(key, "name", None) in SECOND for key in path)
