@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxllm.losses import crf, policy, preference, reference_free, reward, texts, tokens, unpaired
-from jaxllm.losses.arguments import bind, parameters, suggestion
+from jaxllm.losses.arguments import bind, parameters, suggestion, weighted
 from jaxllm.losses.decorated import Decorated
 from jaxllm.losses.objective import PreferenceLoss, evaluate
 from jaxllm.losses.policy_objective import PolicyLoss
@@ -181,12 +181,7 @@ def resolve(spec: str | LossFunction, /, **arguments: Any) -> Loss:
 
 
 def _weighted(part: str) -> tuple[str, float]:
-    """ "sigmoid:0.8" -> ("sigmoid", 0.8)."""
-    spec, _, text = part.rpartition(":")
-    try:
-        weight = float(text)
-    except ValueError:
-        return part, 1.0
+    spec, weight = weighted(part)
     if not 0 < weight < math.inf:
         raise InputError(f"--loss {part}: the weight must be above 0")
     return spec, weight
