@@ -106,7 +106,9 @@ def main(config: Config) -> None:
     if first is None:
         raise InputError("no text to tag: give one or more after the model, or --input, or standard input")
     find, context = _finder(config)
-    output = whole_file(Path(config.output)) if config.output else contextlib.nullcontext(sys.stdout)
+    output: contextlib.AbstractContextManager[IO[str]] = contextlib.nullcontext(sys.stdout)
+    if config.output:
+        output = whole_file(Path(config.output))
     with output as file, _progress(hidden=bool(config.text)) as advance:
         write = {"json": _write_json, "conll": _write_conll, "text": _write_text}[kind]
         lines = in_context(itertools.chain([first], source), context)

@@ -44,7 +44,7 @@ class EncoderFlags:
 
 def from_scratch(config: Any, texts: Iterable[str]) -> tuple[encoder.Config, Any]:
     """The encoder of the preset that `--model` names, and `--tokenizer`, or one that is trained on the texts."""
-    preset = PRESETS[config.model]
+    preset: dict[str, Any] = PRESETS[config.model]
     if config.tokenizer:
         tokenizer = hf.load_tokenizer(config.tokenizer)
     else:

@@ -208,7 +208,9 @@ def library_run(
     """The run of a call of `fit` that no script describes, in `out` or in a new folder below runs/."""
     name = getattr(loss, "name", getattr(loss, "__name__", type(loss).__name__))
     named = " ".join([name, *(f"{key}={x}" for key, x in getattr(loss, "arguments", {}).items())])
-    described = dataclasses.asdict(optimizer) if isinstance(optimizer, OptimConfig) else "an optax transformation"
+    described: dict[str, Any] | str = "an optax transformation"
+    if isinstance(optimizer, OptimConfig):
+        described = dataclasses.asdict(optimizer)
     return open_run("fit", _Config(named, described, seed, steps, microbatches), str(out or _new_folder()))
 
 
