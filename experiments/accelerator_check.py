@@ -35,7 +35,7 @@ from rich.table import Table
 from jaxllm.recipes.machine import describe_machine
 from jaxllm.recipes.script import input_errors, parse
 from jaxllm.run.folder import check_folder, write_json
-from jaxllm.types import InputError, nearest
+from jaxllm.types import InputError, check_one_of
 
 HERE = Path(__file__).parent
 PARTS = {
@@ -127,8 +127,7 @@ def table_of(parts: dict[str, dict[str, Any]]) -> Table:
 def check(config: Config) -> None:
     """Raises InputError."""
     for name in config.parts:
-        if name not in PARTS:
-            raise InputError(f"--parts {name}: {nearest(name, PARTS)}")
+        check_one_of("--parts", name, PARTS)
     if not config.parts:
         raise InputError(f"--parts: give some of {', '.join(PARTS)}")
     if config.limit_s <= 0:

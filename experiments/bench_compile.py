@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxllm.losses.tokens import cross_entropy
-from jaxllm.models.decoder import PRESETS, SHARDING, Decoder
-from jaxllm.params import describe
+from jaxllm.models.decoder import PRESETS
+from jaxllm.models.heads import describe_model
 from jaxllm.recipes.script import run as run_script
 from jaxllm.train.optim import OptimConfig, make_optimizer, make_schedule
 from jaxllm.train.step import make_train_step
@@ -42,7 +42,7 @@ class Config:
 def seconds(config: Config, depth: int) -> float:
     """Of tracing, lowering and compiling the step of so many layers."""
     shape = dataclasses.replace(PRESETS[config.model], depth=depth, unroll=config.unroll)
-    graphdef = describe(lambda rngs: Decoder(shape, rngs), SHARDING).graphdef
+    graphdef = describe_model(shape).graphdef
     optim = OptimConfig()
     optimizer = make_optimizer(optim, graphdef.abstract, make_schedule(optim, 1000))
     step = make_train_step(graphdef, cross_entropy, optimizer, seed=0)

@@ -28,8 +28,9 @@ from jaxllm.data.preference.answers import Answer, AnswerRows, Group, Layout
 from jaxllm.distributed import mesh as meshes
 from jaxllm.losses import resolve, tokens
 from jaxllm.models import decoder, lora
+from jaxllm.models.heads import describe_model
 from jaxllm.models.remat import REMAT
-from jaxllm.params import ModelSpec, describe
+from jaxllm.params import ModelSpec
 from jaxllm.plan.hlo import parse
 from jaxllm.plan.kernels import kernel_flops
 from jaxllm.plan.memory import memory_of
@@ -73,8 +74,7 @@ def cases(config: Config) -> dict[str, list[Case]]:
     shape = dataclasses.replace(decoder.PRESETS[config.model], dtype=config.dtype, unroll=1)
 
     def model(remat: str = "full", backend: str = "auto") -> Callable[[], ModelSpec]:
-        own = dataclasses.replace(shape, remat=remat, backend=backend)
-        return lambda: describe(lambda rngs: decoder.Decoder(own, rngs), decoder.SHARDING)
+        return lambda: describe_model(dataclasses.replace(shape, remat=remat, backend=backend))
 
     text, shared, repeated = packed(config), pairs(config, Layout()), pairs(config, Layout(share=False))
     adapted = lambda: lora.add(model()(), lora.Config(16))  # noqa: E731

@@ -17,9 +17,8 @@ import numpy as np
 
 from jaxllm.distributed.mesh import make_mesh, put_batch
 from jaxllm.losses.tokens import cross_entropy
-from jaxllm.models.decoder import SHARDING, Decoder
 from jaxllm.models.decoder import Config as Shape
-from jaxllm.params import describe
+from jaxllm.models.heads import describe_model
 from jaxllm.recipes.script import run as run_script
 from jaxllm.train.optim import OptimConfig, make_optimizer, make_schedule
 from jaxllm.train.setup import init_state, prepare
@@ -41,7 +40,7 @@ def main(config: Config) -> None:
     if min(config.depth, config.calls) < 1:
         raise InputError(f"--depth {config.depth} --calls {config.calls}: at least 1 of each is needed")
     shape = Shape(vocab_size=32, width=16, depth=config.depth, heads=2, mlp_width=16, max_positions=16, unroll=1)
-    model, optim, mesh = describe(lambda rngs: Decoder(shape, rngs), SHARDING), OptimConfig(), make_mesh()
+    model, optim, mesh = describe_model(shape), OptimConfig(), make_mesh()
     optimizer = make_optimizer(optim, model.trained, make_schedule(optim, 1000))
     step, layout = prepare(model, cross_entropy, optimizer, mesh)
     state, rows = init_state(model, optimizer, layout), mesh.size

@@ -20,9 +20,9 @@ import jax.numpy as jnp
 import optax
 
 from jaxllm.losses import resolve
-from jaxllm.models.decoder import SHARDING, Decoder
 from jaxllm.models.decoder import Config as Shape
-from jaxllm.params import ModelSpec, describe
+from jaxllm.models.heads import describe_model
+from jaxllm.params import ModelSpec
 from jaxllm.recipes.script import run as run_script
 from jaxllm.train.step import make_train_step
 from jaxllm.types import Answers, Batch, LossFn, Mean, Metrics, TrainState
@@ -70,7 +70,7 @@ def model(config: Config) -> ModelSpec:
         vocab_size=config.vocabulary, width=config.width, depth=config.depth, heads=4, mlp_width=3 * config.width,
         max_positions=config.length, tied=True, remat=config.remat, unroll=config.unroll,
     )  # fmt: skip
-    return describe(lambda rngs: Decoder(shape, rngs), SHARDING)
+    return describe_model(shape)
 
 
 def shapes(config: Config) -> Answers:

@@ -62,11 +62,9 @@ class Model:
     tied: bool
 
     def hidden(self, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, Metrics]:
-        """As they are."""
         return self.hidden_BTD, {}
 
     def head(self, hidden_ND: jax.Array) -> jax.Array:
-        """logits_NV."""
         return matmul(hidden_ND, self.head_.T if self.tied else self.head_)
 
 

@@ -20,9 +20,8 @@ import optax
 
 from jaxllm.losses import resolve
 from jaxllm.models import attention
-from jaxllm.models.decoder import SHARDING, Decoder
 from jaxllm.models.decoder import Config as Shape
-from jaxllm.params import describe
+from jaxllm.models.heads import describe_model
 from jaxllm.recipes.script import run as run_script
 from jaxllm.train.step import make_train_step
 from jaxllm.types import Batch, TrainState
@@ -52,7 +51,7 @@ def prepare(config: Config, length: int) -> tuple[float, Callable[[], float]]:
         vocab_size=config.vocabulary, width=config.width, depth=config.depth, heads=max(1, config.width // 128),
         kv_heads=max(1, config.width // 512), mlp_width=3 * config.width, max_positions=length, remat="full",
     )  # fmt: skip
-    spec, optimizer = describe(lambda rngs: Decoder(shape, rngs), SHARDING), optax.sgd(1e-3)
+    spec, optimizer = describe_model(shape), optax.sgd(1e-3)
     step = jax.jit(make_train_step(spec.graphdef, resolve("cross_entropy"), optimizer, seed=0), donate_argnums=0)
     params = jax.jit(spec.init)(jax.random.key(0))
     state = TrainState(jnp.int32(0), params, optimizer.init(params))

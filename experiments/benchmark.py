@@ -29,15 +29,17 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from rich.console import Console
 
 from jaxllm.recipes.benchmark import Measured, as_json, read_peer, read_run, run, table_of
+from jaxllm.recipes.checks import COUNT, NOT_NEGATIVE, check_numbers
 from jaxllm.recipes.machine import describe_machine, missing
 from jaxllm.recipes.script import input_errors, parse
 from jaxllm.run.folder import write_json
 from jaxllm.run.metrics import read_jsonl
-from jaxllm.types import InputError, nearest
+from jaxllm.types import InputError, check_one_of, nearest
 from workloads import classifying, generation, masking, pretraining, tagging, tuning
 from workloads.work import HERE, OUT, Asked, Peer, Prepare, Work
 
@@ -115,14 +117,9 @@ def _for_stage(config: Config, name: str, stage: str) -> str:
 
 def prepare(stage: str, asked: Asked, folder: Path) -> Work:
     """The work of a stage, prepared on the CPU in a process of its own, so that this one holds no device."""
-    before, os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS"), "cpu"
-    try:
-        with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            return pool.submit(STAGES[stage], asked, folder).result()
-    finally:
-        del os.environ["JAX_PLATFORMS"]
-        if before is not None:
-            os.environ["JAX_PLATFORMS"] = before
+    spawn = concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    with mock.patch.dict(os.environ, JAX_PLATFORMS="cpu"), spawn as pool:
+        return pool.submit(STAGES[stage], asked, folder).result()
 
 
 def peers_of(config: Config, work: Work) -> tuple[dict[str, Peer], list[str]]:
@@ -220,17 +217,13 @@ def compare_losses(config: Config, stage: str, out: Console) -> float:
 
 def check(config: Config) -> Sequence[str]:
     """The stages to measure. Raises InputError for flags that cannot be."""
-    for flag, given, known in (
-        ("--stage", [config.stage], [*STAGES, "all"]), ("--against", config.against, LIBRARIES),
-        ("--dtype", [config.dtype], ["float32", "bfloat16"]), ("--size", [config.size], ["small", "large"]),
-    ):  # fmt: skip
-        if unknown := next((name for name in given if name not in known), None):
-            raise InputError(f"{flag} {unknown}: {nearest(unknown, known)}")
-    if config.rounds < 1:
-        raise InputError(f"--rounds {config.rounds}: at least 1 is needed")
-    for name in ("batch_size", "max_length", "steps", "untimed"):
-        if getattr(config, name) < 0:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(config, name)}: give 0 or more")
+    check_one_of("--stage", config.stage, [*STAGES, "all"])
+    for library in config.against:
+        check_one_of("--against", library, LIBRARIES)
+    check_one_of("--dtype", config.dtype, ["float32", "bfloat16"])
+    check_one_of("--size", config.size, ["small", "large"])
+    check_numbers(config, COUNT, "rounds")
+    check_numbers(config, NOT_NEGATIVE, "batch_size", "max_length", "steps", "untimed")
     if config.check and config.stage not in ("sft", "dpo"):
         raise InputError(f"--check --stage {config.stage}: losses are compared for sft and dpo alone")
     stages = list(STAGES) if config.stage == "all" else [config.stage]

@@ -25,21 +25,17 @@ from pathlib import Path
 from typing import Any
 
 from jaxllm import hf
-from jaxllm.data.builtin import ner as builtin
 from jaxllm.data.builtin import requests
 from jaxllm.data.chat.templates import give_pad
 from jaxllm.data.labelled.examples import encode, labelled_loader, with_targets
 from jaxllm.data.labelled.rows import Text
 from jaxllm.data.loader import EvalBatches, lengths
-from jaxllm.data.packing import make_plan
-from jaxllm.distributed.mesh import row_multiple
 from jaxllm.evals import classify as evaluation
-from jaxllm.models import encoder
 from jaxllm.models.heads import ClassifierConfig, ScorerConfig, describe_model, trunk_of
-from jaxllm.recipes.encoders import MODERN, PRESETS, EncoderFlags
+from jaxllm.recipes.encoders import PRESETS, EncoderFlags, from_scratch
 from jaxllm.recipes.flags import fit_arguments, optim_config
 from jaxllm.recipes.help import OPTIMISATION, flag
-from jaxllm.recipes.labelled import LabelledData, LabelledFlags, check_pairs, find_loss, read_labelled, summary_of_task
+from jaxllm.recipes.labelled import LabelledData, LabelledFlags, check_pairs, find_loss, read_labelled
 from jaxllm.recipes.recipe import fill_in
 from jaxllm.recipes.rows import summary_of
 from jaxllm.recipes.script import run as run_script
@@ -76,10 +72,10 @@ class Config(EncoderFlags, LabelledFlags):  # type: ignore[misc]
 
 def start(config: Config, data: LabelledData) -> Start:
     """A pretrained encoder or decoder, or a preset with a tokenizer trained on the texts of the training split."""
-    computing: dict[str, Any] = {"dtype": config.dtype, "remat": config.remat}
-    first = data.splits["train"].rows[0]
+    rows = data.splits["train"].rows
+    first = rows[0]
     if config.model not in PRESETS:
-        opened = open_weights(config.model, "classifier", labels=data.labels, **computing)
+        opened = open_weights(config.model, "classifier", labels=data.labels, dtype=config.dtype, remat=config.remat)
         tokenizer = hf.load_tokenizer(config.tokenizer or str(opened.folder))
         check_vocabulary(tokenizer, trunk_of(opened.config).vocab_size, own=not config.tokenizer)
         check_pairs(opened.config.pairs, first)
@@ -87,13 +83,7 @@ def start(config: Config, data: LabelledData) -> Start:
         notes = [*opened.notes, *(give_pad(tokenizer) if isinstance(whole, ScorerConfig) else ())]
         tokens = {"pad_token_id": tokenizer.pad_token_id} if isinstance(whole, ScorerConfig) else {}
         return Start(opened.spec, whole, tokenizer, opened, tuple(notes), tokens)
-    if config.tokenizer:
-        tokenizer = hf.load_tokenizer(config.tokenizer)
-    else:
-        rows = data.splits["train"].rows
-        texts = (text for row in rows for text in (row.text, row.pair) if text)
-        tokenizer = builtin.wordpiece(texts, config.vocab_size, PRESETS[config.model]["max_positions"])
-    shape = encoder.Config(vocab_size=len(tokenizer), **PRESETS[config.model], **MODERN, **computing)
+    shape, tokenizer = from_scratch(config, (text for row in rows for text in (row.text, row.pair) if text))
     head = {"transform_bias": False, "transform_activation": "gelu", "transform_norm": True, "mean": True}
     told = {"problem": data.problem, "pairs": first.pair is not None}
     whole = ClassifierConfig(shape, data.labels, **told, **head)  # type: ignore[arg-type]
@@ -113,26 +103,19 @@ def main(config: Config) -> None:
     encoded = functools.partial(encode, tokenizer=begin.tokenizer, max_length=limit, last=last, types=types)
     examples = {name: encoded(split.rows, report=split.report) for name, split in data.splits.items()}
     targets, weights = data.training_targets()
-    train, multiple = with_targets(examples["train"], targets, weights), row_multiple(mesh)
-    plan = make_plan(
-        lengths(train), batch_size=config.batch_size, multiple=multiple * config.microbatches, pack=config.pack,
-        seed=config.seed, first_multiple=session.first_multiple,
-    )  # fmt: skip
+    train = with_targets(examples["train"], targets, weights)
+    plan = session.plan(lengths(train))
     arguments = fit_arguments(config, plan)
     if session.finished(arguments["steps"]):
         return
     session.header(begin, [*data.lines, ("rows", plan.describe())])
 
     def scored(split: str, predictions: Path | None = None) -> Any:
-        size = min(config.eval_batch_size, len(examples[split]))
-        batches = EvalBatches(examples[split], make_plan(lengths(examples[split]), batch_size=size, multiple=multiple))
-        score = evaluation.evaluator(
-            data.splits[split].rows, examples[split], data.targets(split), data.labels, data.problem,
+        batches = EvalBatches(examples[split], session.eval_plan(lengths(examples[split])))
+        return evaluation.evaluator(
+            data.splits[split].rows, examples[split], data.targets(split), data.labels, data.problem, batches,
             predictions=predictions,
         )  # fmt: skip
-        found = functools.partial(score, batches=batches)
-        found.numbers = score.numbers  # type: ignore[attr-defined] # what --best may name
-        return found
 
     held_out = [name for name in ("dev", "test") if name in examples]
     fitted = fit(
@@ -158,8 +141,10 @@ def main(config: Config) -> None:
         for text, one in zip(requests.DEMO, scores, strict=True):
             found = evaluation.answer(one, data.labels, data.problem)
             console.print(f"  {found['label']:<10} {found['score']:.2f}  {text}", markup=False)
-    report = {"confusion": confused, **summary_of_task(data), **summary_of(data.splits)}
-    session.finish(begin, fitted, arguments["steps"], finals, **report)
+    session.finish(
+        begin, fitted, arguments["steps"], finals, confusion=confused, problem=data.problem, labels=list(data.labels),
+        **summary_of(data.splits),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ import csv
 import dataclasses
 import json
 import math
+import re
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -127,9 +128,9 @@ def settle(config: Config | OnlineConfig) -> tuple[Config | OnlineConfig, list[R
             raise InputError(f"--loss-args {text}: none of {', '.join(config.losses)} takes it")
     runs = []
     for loss in config.losses:
-        own = tuple(text for text in config.loss_args if _takes(loss, text))
+        own, slug = tuple(text for text in config.loss_args if _takes(loss, text)), re.sub(r"[^\w.-]", "-", loss)
         for seed in config.seeds:
-            out = str(Path(config.out) / f"{_slug(loss)}-{seed}")
+            out = str(Path(config.out) / f"{slug}-{seed}")
             run = kind(**{**shared, "loss": loss, "loss_args": own, "seed": seed, "out": out})
             if isinstance(run, online.Config):
                 recipe.check(online.settle(run))
@@ -167,10 +168,6 @@ def _takes(loss: str, argument: str) -> bool:
     except InputError:
         return False
     return True
-
-
-def _slug(loss: str) -> str:
-    return "".join(c if c.isalnum() or c in "._-" else "-" for c in loss)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:

@@ -23,18 +23,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxllm import hf
-from jaxllm.data.builtin import ner as builtin
 from jaxllm.data.text.documents import Documents
 from jaxllm.data.text.masking import MaskedBatches, Masking, Pieces, masked_loader, masking_of
 from jaxllm.data.text.token_cache import Marks, open_corpus
 from jaxllm.distributed.mesh import row_multiple
 from jaxllm.evals import mlm as evaluation
-from jaxllm.models import encoder
 from jaxllm.models.heads import describe_model
 from jaxllm.models.mlm_head import MaskedConfig
-from jaxllm.recipes.encoders import MODERN, PRESETS, EncoderFlags
-from jaxllm.recipes.flags import Common, fit_arguments, optim_config, token_loss
+from jaxllm.recipes.encoders import PRESETS, EncoderFlags, from_scratch
+from jaxllm.recipes.flags import Common, fit_arguments, optim_config
 from jaxllm.recipes.help import DATA, flag
+from jaxllm.recipes.losses import token_loss
 from jaxllm.recipes.recipe import fill_in
 from jaxllm.recipes.script import run as run_script
 from jaxllm.recipes.session import open_session
@@ -107,18 +106,12 @@ def settle(config: Config) -> Config:
 
 def start(config: Config, data: Texts) -> Start:
     """A pretrained encoder with its head, or a preset with a tokenizer trained on the text."""
-    computing = {"dtype": config.dtype, "remat": config.remat}
     if config.model not in PRESETS:
-        opened = open_weights(config.model, "masked", **computing)
+        opened = open_weights(config.model, "masked", dtype=config.dtype, remat=config.remat)
         tokenizer = hf.load_tokenizer(config.tokenizer or str(opened.folder))
         check_vocabulary(tokenizer, opened.config.encoder.vocab_size, own=not config.tokenizer)
         return Start(opened.spec, opened.config, tokenizer, opened, tuple(opened.notes))
-    if config.tokenizer:
-        tokenizer = hf.load_tokenizer(config.tokenizer)
-    else:
-        texts = (text for documents in data.train for text in documents.texts())
-        tokenizer = builtin.wordpiece(texts, config.vocab_size, PRESETS[config.model]["max_positions"])
-    shape = encoder.Config(vocab_size=len(tokenizer), **PRESETS[config.model], **MODERN, **computing)
+    shape, tokenizer = from_scratch(config, (text for documents in data.train for text in documents.texts()))
     masked = MaskedConfig(shape, transform_bias=False)
     return Start(describe_model(masked), masked, tokenizer, None, ())
 

@@ -22,25 +22,22 @@ from jaxllm.allocator import restart
 restart(__name__)
 
 import dataclasses
-import functools
 from pathlib import Path
 from typing import Any
 
 from jaxllm import hf
 from jaxllm.data.builtin import ner as builtin
 from jaxllm.data.loader import EvalBatches, lengths, loader, token_dropout
-from jaxllm.data.packing import make_plan
 from jaxllm.data.tagging import examples as ner
-from jaxllm.distributed.mesh import row_multiple
 from jaxllm.evals import ner as ner_eval
 from jaxllm.evals.decoding import check_decode, find_chain
 from jaxllm.evals.tag import show, tag_words
-from jaxllm.losses import Loss, resolve
-from jaxllm.models import encoder
+from jaxllm.losses import Loss
 from jaxllm.models.heads import TaggerConfig, describe_model
-from jaxllm.recipes.encoders import MODERN, PRESETS, EncoderFlags
-from jaxllm.recipes.flags import fit_arguments, loss_arguments, optim_config, token_loss
+from jaxllm.recipes.encoders import PRESETS, EncoderFlags, from_scratch
+from jaxllm.recipes.flags import fit_arguments, optim_config
 from jaxllm.recipes.help import DATA, EVALUATION, OPTIMISATION, flag
+from jaxllm.recipes.losses import named_loss, token_loss
 from jaxllm.recipes.recipe import fill_in
 from jaxllm.recipes.rows import summary_of
 from jaxllm.recipes.script import run as run_script
@@ -82,36 +79,25 @@ class Config(EncoderFlags, TaggedFlags):  # type: ignore[misc]
 
 def find_loss(config: Config) -> Loss:
     """The loss that --loss names: of tokens, or of whole tag sequences."""
-    loss = resolve(config.loss, **loss_arguments(config.loss_args))
+    loss = named_loss(config)
     return loss if loss.kind == "sentences" else token_loss(config)
 
 
 def start(config: Config, data: Tagged, crf: bool = False) -> Start:
     """A pretrained encoder, or a preset with a tokenizer trained on the words of the training split."""
-    computing: dict[str, Any] = {"dtype": config.dtype, "remat": config.remat}
     own: dict[str, Any] = {"crf": crf, "decode": config.decode, "document_context": config.document_context}
     if config.model not in PRESETS:
-        opened = open_weights(config.model, "tagger", labels=data.labels, **own, **computing)
+        opened = open_weights(config.model, "tagger", labels=data.labels, dtype=config.dtype, remat=config.remat, **own)
         tokenizer = hf.load_tokenizer(config.tokenizer or str(opened.folder))
         return Start(opened.spec, opened.config, tokenizer, opened, tuple(opened.notes))
-    if config.tokenizer:
-        tokenizer = hf.load_tokenizer(config.tokenizer)
-    else:
-        texts = (" ".join(sentence.words) for sentence in data.splits["train"].rows)
-        tokenizer = builtin.wordpiece(texts, config.vocab_size, PRESETS[config.model]["max_positions"])
-    shape = encoder.Config(vocab_size=len(tokenizer), **PRESETS[config.model], **MODERN, **computing)
+    shape, tokenizer = from_scratch(config, (" ".join(sentence.words) for sentence in data.splits["train"].rows))
     tagger = TaggerConfig(shape, data.labels, transform=True, **own)
     return Start(describe_model(tagger), tagger, tokenizer, None, ())
 
 
-def settle(config: Config) -> Config:
-    """Fills in what was not given from the recipe for these weights."""
-    return fill_in(config, RECIPES, PRESETS)
-
-
 def main(config: Config) -> None:
     """Reads, trains, evaluates, shows and exports."""
-    config = settle(config)
+    config = fill_in(config, RECIPES, PRESETS)
     loss = find_loss(config)
     check_decode(config.decode)
     session = open_session("ner", config)
@@ -123,16 +109,8 @@ def main(config: Config) -> None:
         name: ner.encode(split.rows, begin.tokenizer, data.labels, limit, config.document_context)
         for name, split in data.splits.items()
     }
-    multiple = row_multiple(mesh)
     train = windows["train"].examples
-    plan = make_plan(
-        lengths(train),
-        batch_size=config.batch_size,
-        multiple=multiple * config.microbatches,
-        pack=config.pack,
-        seed=config.seed,
-        first_multiple=session.first_multiple,
-    )
+    plan = session.plan(lengths(train))
     arguments = fit_arguments(config, plan)
     if session.finished(arguments["steps"]):
         return
@@ -140,15 +118,11 @@ def main(config: Config) -> None:
 
     def evaluation(split: str, predictions: Path | None = None) -> Any:
         examples = windows[split].examples
-        size = min(config.eval_batch_size, len(examples))
-        batches = EvalBatches(examples, make_plan(lengths(examples), batch_size=size, multiple=multiple))
-        score = ner_eval.evaluator(
-            windows[split], data.splits[split].rows, data.labels, data.scheme,
+        batches = EvalBatches(examples, session.eval_plan(lengths(examples)))
+        return ner_eval.evaluator(
+            windows[split], data.splits[split].rows, data.labels, data.scheme, batches,
             predictions=predictions, decode=config.decode,
         )  # fmt: skip
-        scored = functools.partial(score, batches=batches)
-        scored.numbers = score.numbers  # type: ignore[attr-defined] # what --best may name
-        return scored
 
     held_out = [name for name in ("dev", "test") if name in windows]
     evals = {"dev": evaluation("dev")} if "dev" in windows else {}

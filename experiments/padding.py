@@ -23,7 +23,7 @@ from jaxllm.evals import decode
 from jaxllm.params import bind
 from jaxllm.recipes.script import parse
 from jaxllm.recipes.script import run as run_script
-from jaxllm.types import InputError, nearest
+from jaxllm.types import InputError, check_one_of
 
 STAGES: dict[str, list[str]] = {
     "pretrain": [], "sft": [], "preference": ["--reference", "live"], "reward": [], "ner": [], "classify": [],
@@ -122,8 +122,7 @@ def main(config: Config) -> None:
                 raise InputError(f"--{name} {text}: give STAGE=PATH, where STAGE is one of {', '.join(STAGES)}")
             flags[stage] += [f"--{name}", value]
     for stage in config.stages:
-        if stage not in STAGES:
-            raise InputError(f"--stages {stage}: {nearest(stage, STAGES)}")
+        check_one_of("--stages", stage, STAGES)
         for what, (tokens, positions) in count(stage, flags[stage]).items():
             print(f"{stage:<11} {what:<9} {tokens / positions:6.1%} of {positions:,.0f} positions", flush=True)
 

@@ -29,9 +29,7 @@ restart(__name__)
 import dataclasses
 from typing import Any
 
-from jaxllm.data.packing import make_plan
 from jaxllm.data.preference.answers import AnswerBatches, AnswerRows, Group, add_mismatched
-from jaxllm.distributed.mesh import row_multiple
 from jaxllm.evals.preference import LossEval, drift, log_ratios
 from jaxllm.losses import Loss
 from jaxllm.models.teacher import add_teacher
@@ -105,17 +103,13 @@ def main(config: Config) -> None:
     config = settle(config)
     loss = find_preference_loss(config, config.reference)
     session = open_session("preference", config)
-    console, mesh, multiple = session.console, session.mesh, row_multiple(session.mesh)
+    console, mesh = session.console, session.mesh
     splits = read_pairs(config)
     base = session.dated(start_chat(config, texts_of(splits["train"]), key_of(texts_of(splits["train"]))))
     begin = adapters.apply(base, config)
     layout, notes = layout_of(config, begin)
     groups = {name: fitting(part, loss, config) for name, part in groups_of(splits, config, begin).items()}
-    plan = make_plan(
-        AnswerRows(groups["train"], layout).lengths, batch_size=config.batch_size,
-        multiple=multiple * config.microbatches, pack=config.pack, seed=config.seed,
-        first_multiple=session.first_multiple,
-    )  # fmt: skip
+    plan = session.plan(AnswerRows(groups["train"], layout).lengths)
     arguments = fit_arguments(config, plan)
     if session.finished(arguments["steps"]):
         return
@@ -123,8 +117,7 @@ def main(config: Config) -> None:
     rows = {name: AnswerRows(part, layout, unknown(part) if cached else None) for name, part in groups.items()}
 
     def batches_of(split: str) -> AnswerBatches:
-        size = min(config.eval_batch_size, len(groups[split]))
-        return AnswerBatches(rows[split], make_plan(rows[split].lengths, batch_size=size, multiple=multiple))
+        return AnswerBatches(rows[split], session.eval_plan(rows[split].lengths))
 
     if cached and config.best:  # before the reference computes
         numbers = {"dev": LossEval(loss, batches_of("dev"), model.graphdef).numbers} if "dev" in rows else {}
@@ -150,10 +143,8 @@ def main(config: Config) -> None:
         finals |= {f"test/{name}": x for name, x in evals["test"](fitted.model).items()}
     if config.samples and "dev" in rows:
         policy = Runner(begin.model.graphdef, {n: fitted.model.params[n] for n in begin.model.graphdef.abstract}, mesh)
-        start, prompts = (
-            load_start(base, mesh, config.seed),
-            [group.prompt for group in groups["dev"][: config.samples]],
-        )
+        start = load_start(base, mesh, config.seed)
+        prompts = [group.prompt for group in groups["dev"][: config.samples]]
         found = drift(
             policy, start, prompts, ends=begin.special_tokens.ends,
             max_tokens=min(config.sample_tokens, begin.config.max_positions - max(map(len, prompts))),

@@ -36,9 +36,10 @@ from jaxllm.data.text.token_cache import Corpus, open_corpus
 from jaxllm.distributed.mesh import row_multiple
 from jaxllm.evals import loss as loss_eval
 from jaxllm.evals.generate import Sampling
-from jaxllm.evals.text import continue_text, encode
-from jaxllm.recipes.flags import fit_arguments, optim_config, token_loss
+from jaxllm.evals.text import continue_texts, encode
+from jaxllm.recipes.flags import fit_arguments, optim_config
 from jaxllm.recipes.help import DATA, OPTIMISATION, SAMPLING, flag
+from jaxllm.recipes.losses import token_loss
 from jaxllm.recipes.script import run as run_script
 from jaxllm.recipes.session import open_session
 from jaxllm.recipes.start import DecoderFlags, Start, start_decoder
@@ -99,8 +100,8 @@ def sampler(config: Config, begin: Start, console: Console) -> Any:
     ends = begin.special_tokens.ends
 
     def sample(model: Any) -> Numbers:
-        new = continue_text(
-            model.graphdef, model.params, begin.tokenizer, prompt, Sampling(0.8, top_p=0.95),
+        [new] = continue_texts(
+            model.graphdef, model.params, begin.tokenizer, [prompt], Sampling(0.8, top_p=0.95),
             max_tokens=config.sample_tokens, ends=ends, seed=config.seed,
         )  # fmt: skip
         console.print(f"[dim]{escape(config.prompt + new)}[/dim]")

@@ -26,16 +26,14 @@ restart(__name__)
 import dataclasses
 from typing import Any
 
-from jaxllm.data.packing import make_plan
 from jaxllm.data.preference.answers import AnswerBatches, AnswerRows
-from jaxllm.distributed.mesh import row_multiple
 from jaxllm.evals.preference import LossEval
-from jaxllm.losses import resolve
 from jaxllm.recipes import adapters
 from jaxllm.recipes.adapters import LoraFlags
 from jaxllm.recipes.chat_start import start_chat
-from jaxllm.recipes.flags import fit_arguments, loss_arguments, optim_config
+from jaxllm.recipes.flags import fit_arguments, optim_config
 from jaxllm.recipes.help import OPTIMISATION, flag
+from jaxllm.recipes.losses import named_loss
 from jaxllm.recipes.pairs import PairFlags, groups_of, layout_of, lines_of, read_pairs, texts_of
 from jaxllm.recipes.recipe import fill_in
 from jaxllm.recipes.rows import key_of, summary_of
@@ -69,19 +67,13 @@ class Config(PairFlags, LoraFlags):
     warmup: float = 0.1
 
 
-def settle(config: Config) -> Config:
-    """Fills in what was not given from the recipe for these weights."""
-    return fill_in(config, RECIPES)
-
-
 def main(config: Config) -> None:
     """Reads, trains, evaluates and exports."""
-    config = settle(config)
-    loss = resolve(config.loss, **loss_arguments(config.loss_args))
+    config = fill_in(config, RECIPES)
+    loss = named_loss(config)
     if loss.kind not in ("rewards", ""):  # without a decorator a function may be a loss of anything
         raise InputError(f"--loss {config.loss} is no loss of rewards: use bradley_terry, or one of your own")
     session = open_session("reward", config)
-    mesh, multiple = session.mesh, row_multiple(session.mesh)
     splits = read_pairs(config)
     if len(splits["train"].rows[0].answers) == 1:
         raise InputError(f"--dataset {config.dataset} has judged answers without rivals: a reward model wants pairs")
@@ -89,27 +81,21 @@ def main(config: Config) -> None:
     start = start_chat(config, texts, key_of(texts_of(splits["train"])), "scorer")
     begin = adapters.apply(session.dated(start), config)
     layout, notes = layout_of(config, begin, closed=True)
-    groups = groups_of(splits, config, begin)
-    rows = {name: AnswerRows(part, layout) for name, part in groups.items()}
-    plan = make_plan(
-        rows["train"].lengths, batch_size=config.batch_size, multiple=multiple * config.microbatches,
-        pack=config.pack, seed=config.seed, first_multiple=session.first_multiple,
-    )  # fmt: skip
+    rows = {name: AnswerRows(part, layout) for name, part in groups_of(splits, config, begin).items()}
+    plan = session.plan(rows["train"].lengths)
     arguments = fit_arguments(config, plan)
     if session.finished(arguments["steps"]):
         return
     session.header(begin, [*lines_of(splits), *(("", note) for note in notes), ("rows", plan.describe())])
 
-    def evaluation(split: str) -> Any:
-        size = min(config.eval_batch_size, len(groups[split]))
-        plan = make_plan(rows[split].lengths, batch_size=size, multiple=multiple)
-        return LossEval(loss, AnswerBatches(rows[split], plan), begin.model.graphdef)
-
-    held_out = [name for name in ("dev", "test") if name in rows]
+    evals = {
+        name: LossEval(loss, AnswerBatches(rows[name], session.eval_plan(rows[name].lengths)), begin.model.graphdef)
+        for name in ("dev", "test") if name in rows
+    }  # fmt: skip
     fitted = fit(
         begin.model, loss=loss, data=rows["train"].loader(plan), optimizer=optim_config(config),
-        run=session.describing(begin), mesh=mesh, head=begin.config.head_parameters,
-        evals={name: evaluation(name) for name in held_out}, **arguments,
+        run=session.describing(begin), mesh=session.mesh, head=begin.config.head_parameters, evals=evals,
+        **arguments,
     )  # fmt: skip
     session.finish(begin, fitted, arguments["steps"], **summary_of(splits))
 

@@ -29,15 +29,14 @@ from rich.markup import escape
 
 from jaxllm.data.chat.rows import Dialogue
 from jaxllm.data.loader import EvalBatches, lengths, loader
-from jaxllm.data.packing import Example, make_plan
-from jaxllm.distributed.mesh import row_multiple
 from jaxllm.evals import answers
 from jaxllm.recipes import adapters
 from jaxllm.recipes.adapters import LoraFlags
 from jaxllm.recipes.chat_start import start_chat
 from jaxllm.recipes.dialogues import DialogueFlags, examples_of, lines_of, questions_of, read_dialogues, texts_of
-from jaxllm.recipes.flags import fit_arguments, optim_config, token_loss
+from jaxllm.recipes.flags import fit_arguments, optim_config
 from jaxllm.recipes.help import SAMPLING, flag
+from jaxllm.recipes.losses import token_loss
 from jaxllm.recipes.recipe import fill_in
 from jaxllm.recipes.rows import Split, key_of, summary_of
 from jaxllm.recipes.script import run as run_script
@@ -81,12 +80,8 @@ def settle(config: Config) -> Config:
     return fill_in(config, RECIPES)
 
 
-def evaluation(
-    config: Config, begin: Start, split: Split[Dialogue], examples: list[Example], multiple: int, out: Console
-) -> Any:
+def evaluation(config: Config, begin: Start, split: Split[Dialogue], batches: EvalBatches, out: Console) -> Any:
     """Scores a split, and prints a few answers."""
-    size = min(config.eval_batch_size, len(examples))
-    batches = EvalBatches(examples, make_plan(lengths(examples), batch_size=size, multiple=multiple))
     questions = questions_of(split, begin, config.samples, config.sample_tokens)
     ends = begin.special_tokens.ends
 
@@ -113,20 +108,17 @@ def main(config: Config) -> None:
     base = session.dated(start_chat(config, texts_of(splits["train"]), key_of(texts_of(splits["train"]))))
     begin = adapters.apply(base, config)
     examples = {name: examples_of(split, config, begin) for name, split in splits.items()}
-    multiple = row_multiple(session.mesh)
-    plan = make_plan(
-        lengths(examples["train"]), batch_size=config.batch_size, multiple=multiple * config.microbatches,
-        pack=config.pack, seed=config.seed, first_multiple=session.first_multiple,
-    )  # fmt: skip
+    plan = session.plan(lengths(examples["train"]))
     arguments = fit_arguments(config, plan)
     if session.finished(arguments["steps"]):
         return
     session.header(begin, [*lines_of(splits), ("rows", plan.describe())])
 
-    evals = {
-        name: evaluation(config, begin, splits[name], examples[name], multiple, session.console)
-        for name in ("dev", "test") if name in splits
-    }  # fmt: skip
+    evals = {}
+    for name in ("dev", "test"):
+        if name in splits:
+            batches = EvalBatches(examples[name], session.eval_plan(lengths(examples[name])))
+            evals[name] = evaluation(config, begin, splits[name], batches, session.console)
     fitted = fit(
         begin.model, loss=loss, data=loader(examples["train"], plan), optimizer=optim_config(config),
         run=session.describing(begin), mesh=session.mesh, evals={n: x for n, x in evals.items() if n == "dev"},

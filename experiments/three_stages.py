@@ -40,6 +40,7 @@ from jaxllm.distributed.mesh import make_mesh, row_multiple
 from jaxllm.evals import answers
 from jaxllm.evals.preference import likelier
 from jaxllm.recipes.chat_start import ChatFlags, start_chat
+from jaxllm.recipes.checks import COUNT, check_numbers
 from jaxllm.recipes.dialogues import questions_of, read_dialogues
 from jaxllm.recipes.flags import check
 from jaxllm.recipes.losses import find_preference_loss
@@ -113,9 +114,7 @@ class Stage:
 
 def stages(config: Config, preferences: str) -> list[Stage]:
     """The three, in order. Raises InputError for what is wrong with their flags."""
-    for name in ("questions", "answer_tokens", "pretrain_steps"):
-        if getattr(config, name) < 1:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(config, name)}: at least 1 is needed")
+    check_numbers(config, COUNT, "questions", "answer_tokens", "pretrain_steps")
     root = Path(config.out)
     check_folder(root)
     first = config.model or str(root / "pretrain")

@@ -40,6 +40,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"give one of {', '.join(known)}" + (f"; did you mean {near[0]}?" if near else "")
 
 
+def check_one_of(flag: str, given: str, known: Iterable[str]) -> None:
+    """Raises InputError for a value of a flag that is not known; of what is known, "" is not listed."""
+    if given not in (known := list(known)):
+        raise InputError(f"{flag} {given}: {nearest(given, filter(None, known))}")
+
+
 class RunError(RuntimeError):
     """A run cannot continue, but its checkpoints are intact: one line. Scripts print it and exit with status 1."""
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import jax
 from huggingface_hub import constants
+from rich.filesize import decimal
 
 from jaxllm.data.tokenizers import cache_root
-from jaxllm.types import InputError, nearest
+from jaxllm.types import InputError, check_one_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,25 +49,20 @@ def main(config: Config) -> None:
     """Prints each cache with its size, or empties one. Raises InputError for a name that there is not."""
     known = caches()
     if config.clear:
-        if config.clear not in known:
-            raise InputError(f"--clear {config.clear}: {nearest(config.clear, known)}")
+        check_one_of("--clear", config.clear, known)
         folder, _ = known[config.clear]
         freed = size(folder)
         empty(folder)
-        print(f"{config.clear}: {readable(freed)} deleted from {folder}")
+        print(f"{config.clear}: {decimal(freed)} deleted from {folder}")
         return
     for name, (folder, meaning) in known.items():
-        print(f"{name:<11} {readable(size(folder)):>9}  {meaning}\n{'':<22} {folder}")
+        print(f"{name:<11} {decimal(size(folder)):>9}  {meaning}\n{'':<22} {folder}")
 
 
 def size(folder: Path) -> int:
     """Bytes of all files below a folder, 0 where there is none; links, of which the hub's cache has many, count 0."""
-    total = 0
-    for parent, _, names in os.walk(folder):
-        for path in (Path(parent, name) for name in names):
-            if path.is_file() and not path.is_symlink():
-                total += path.stat().st_size
-    return total
+    paths = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
+    return sum(path.stat().st_size for path in paths if path.is_file() and not path.is_symlink())
 
 
 def empty(folder: Path) -> None:
@@ -79,13 +75,3 @@ def empty(folder: Path) -> None:
                 path.unlink()
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be deleted ({error.strerror})") from None
-
-
-def readable(count: int) -> str:
-    """A number of bytes in the unit that fits it, from 10^3 bytes on."""
-    x, unit = float(count), "bytes"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if x < 1000:
-            break
-        x, unit = x / 1000, larger
-    return f"{count} bytes" if unit == "bytes" else f"{x:.1f} {unit}"

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from jaxllm.recipes.flags import loss_arguments
+from jaxllm.recipes.losses import loss_arguments
 
 
 @dataclasses.dataclass(frozen=True)

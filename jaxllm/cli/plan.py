@@ -22,6 +22,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import tyro
 
@@ -34,6 +35,7 @@ from jaxllm.plan.report import Report, make_report
 from jaxllm.plan.step import compile_step, rows_of
 from jaxllm.plan.target import Target, devices_of, parse_target, prepare
 from jaxllm.plan.text import summary_of, text_of
+from jaxllm.recipes.checks import COUNT, FINITE, check_numbers
 from jaxllm.recipes.script import parse
 from jaxllm.run.time_limit import TooLong, time_limit
 from jaxllm.train.setup import Program
@@ -89,12 +91,8 @@ def flags(argv: Sequence[str]) -> Config:
         raise InputError(
             "--topology is missing: name the hardware, such as v5e:16x16, h100:1x1x8 or cpu:8 (see --help)"
         )
-    for name in ("tokens", "within"):
-        if not 0 <= getattr(config, name) < float("inf"):
-            raise InputError(f"--{name} {getattr(config, name)}: give a finite number, 0 or more")
-    for name in ("finalists", "buffers"):
-        if getattr(config, name) < 1:
-            raise InputError(f"--{name} {getattr(config, name)}: at least 1 is needed")
+    check_numbers(config, FINITE, "tokens", "within")
+    check_numbers(config, COUNT, "finalists", "buffers")
     parse_target(config.topology)
     return dataclasses.replace(config, command=tuple(command))
 
@@ -156,7 +154,8 @@ def _planning(target: Target) -> Iterator[planning.Planning]:
     """Makes a plan current, with a temporary folder for all that the script would keep."""
     with tempfile.TemporaryDirectory(prefix="jaxllm-plan-") as folder:
         planned = planning.Planning(devices_of(target), target.platform, Path(folder))
-        with planning.planned(planned), _cache_in(Path(folder)):
+        cache = mock.patch.dict(os.environ, XDG_CACHE_HOME=str(Path(folder) / "cache"))
+        with planning.planned(planned), cache:
             yield planned
 
 
@@ -204,12 +203,11 @@ def take(command: Sequence[str], planned: planning.Planning, seconds: float = 0.
     why = "never called jaxllm.train.fit.fit, whose step a plan is made of"
     if not _can_call_fit(Path(script)):
         raise InputError(f"{script} imports nothing of jaxllm, so it {why}")
-    argv, sys.argv = sys.argv, [script, *flags]
-    path = [*sys.path]
-    sys.path.insert(0, str(Path(script).resolve().parent))
+    argv = mock.patch.object(sys, "argv", [script, *flags])
+    path = mock.patch.object(sys, "path", [str(Path(script).resolve().parent), *sys.path])
     planned.script = script
     try:
-        with contextlib.redirect_stdout(io.StringIO()), time_limit(seconds):
+        with argv, path, contextlib.redirect_stdout(io.StringIO()), time_limit(seconds):
             runpy.run_path(script, run_name="__main__")
     except planning.Planned as stop:
         return stop.program
@@ -217,7 +215,6 @@ def take(command: Sequence[str], planned: planning.Planning, seconds: float = 0.
         raise InputError(f"{script} {why}, within {seconds:g} s; --within gives it longer") from None
     finally:
         planned.script = ""
-        sys.argv, sys.path = argv, path
     raise InputError(f"{script} ended and {why}")
 
 
@@ -232,20 +229,6 @@ def _named(file: Path, script: Path) -> bool:
     """Whether the script names this file's module, or its folder."""
     words = set(re.findall(r"\w+", script.read_text(errors="replace")))
     return file.stem in words or file.parent.name in words
-
-
-@contextlib.contextmanager
-def _cache_in(folder: Path) -> Iterator[None]:
-    """Keeps what the script caches in a temporary folder."""
-    before = os.environ.get("XDG_CACHE_HOME")
-    os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["XDG_CACHE_HOME"]
-        else:
-            os.environ["XDG_CACHE_HOME"] = before
 
 
 def _notes(planned: planning.Planning, target: Target) -> list[str]:

@@ -6,9 +6,8 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Annotated, Any
 
@@ -24,9 +23,9 @@ from jaxllm.data.tagging.untagged import FORMATS, Line
 from jaxllm.evals.aggregation import STRATEGIES
 from jaxllm.evals.decoding import DECODE, find_chain
 from jaxllm.evals.tag import join_words, label_words, show, tag
-from jaxllm.run.folder import check_folder
+from jaxllm.run.folder import check_folder, whole_file
 from jaxllm.train.forward import Runner
-from jaxllm.types import InputError, nearest
+from jaxllm.types import InputError, check_one_of
 
 CHUNK = 4096
 """Sentences that are read, packed and tagged at a time."""
@@ -77,8 +76,7 @@ def check(config: Config) -> str:
         ("--output-format", config.output_format, ("json", "conll", "text")), ("--decode", config.decode, DECODE),
         ("--scheme", config.scheme, SCHEMES),
     ):  # fmt: skip
-        if given and given not in known:
-            raise InputError(f"{flag} {given}: {nearest(given, known)}")
+        check_one_of(flag, given, ("", *known))
     by_words = config.aggregation == WORDS
     if config.words and not by_words:
         raise InputError(f"--words means --aggregation words; leave it out for --aggregation {config.aggregation}")
@@ -108,9 +106,13 @@ def main(config: Config) -> None:
     if first is None:
         raise InputError("no text to tag: give one or more after the model, or --input, or standard input")
     find, context = _finder(config)
-    with _opened(config.output) as file, _progress(hidden=bool(config.text)) as advance:
+    output: contextlib.AbstractContextManager[IO[str]] = contextlib.nullcontext(sys.stdout)
+    if config.output:
+        output = whole_file(Path(config.output))
+    with output as file, _progress(hidden=bool(config.text)) as advance:
         write = {"json": _write_json, "conll": _write_conll, "text": _write_text}[kind]
-        for chunk in _chunks(in_context(itertools.chain([first], source), context)):
+        lines = in_context(itertools.chain([first], source), context)
+        while chunk := list(itertools.islice(lines, CHUNK)):
             for line, entities, tags in zip(chunk, *find(chunk), strict=True):
                 write(file, config, line, entities, tags)
             file.flush()
@@ -165,30 +167,6 @@ def _read(config: Config) -> Iterator[Line]:
         kind = config.input_format or ("conll" if files.suffix_of(path) in files.COLUMN_SUFFIXES else "")
         with files.open_bytes(path) as file:
             yield from untagged.read_lines(name, file, kind, config.word_column)
-
-
-def _chunks(lines: Iterable[Line]) -> Iterator[list[Line]]:
-    lines = iter(lines)
-    while chunk := list(itertools.islice(lines, CHUNK)):
-        yield chunk
-
-
-@contextlib.contextmanager
-def _opened(output: str) -> Iterator[IO[str]]:
-    """Standard output, or a file that appears under its name when it is whole."""
-    if not output:
-        yield sys.stdout
-        return
-    path = Path(output)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            yield file
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    os.replace(partial, path)
 
 
 @contextlib.contextmanager

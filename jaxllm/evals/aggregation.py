@@ -11,6 +11,8 @@ What a word is, the pipeline reads off the tokenizer. WordPiece marks sub-words 
 pre-tokenizer cuts: punctuation stands alone. Other tokenizers have no such mark: there a word is all that stands
 between spaces, with its punctuation. Items whose labels have one type are joined, unless the later one begins with
 `B-`. Only `B-` and `I-` are known to it: E-person and S-person are types of their own, called person in the result.
+
+The pipeline's own methods can be called without a model, and find the same, in three to ten times as long.
 """
 
 from __future__ import annotations

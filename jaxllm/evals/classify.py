@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import collections
+import itertools
 import json
-import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from jaxllm.data.labelled.rows import Text
 from jaxllm.data.loader import EvalBatches, lengths
 from jaxllm.data.packing import Example, Location, make_plan
 from jaxllm.distributed.mesh import row_multiple
+from jaxllm.run.folder import whole_file
 from jaxllm.types import Batch, Numbers
 
 MAIN = {
@@ -40,15 +40,10 @@ def logits_of(model: Any, examples: Sequence[Example], batches: Iterable[tuple[B
     """The logits of each example at the token that is read, float32 [N, V]. batches: of all examples."""
     at = [int(np.argmax(example.weights)) for example in examples]
     found: list[Any] = [None] * len(examples)
-    waiting: collections.deque[list[Location]] = collections.deque()
-
-    def only_batches() -> Iterator[Batch]:
-        for batch, locations in batches:
-            waiting.append(locations)
-            yield batch
-
-    for logits_BTV in model.map(_logits, only_batches()):
-        for example, row, start in waiting.popleft():
+    computed, located = itertools.tee(batches)
+    logits = model.map(_logits, (batch for batch, _ in computed))
+    for logits_BTV, (_, locations) in zip(logits, located, strict=True):
+        for example, row, start in locations:
             found[example] = np.asarray(logits_BTV[row, start + at[example]], np.float32)
     return np.stack(found)
 
@@ -88,17 +83,18 @@ def evaluator(
     targets: np.ndarray,
     labels: Sequence[str],
     problem: str,
+    batches: Iterable[tuple[Batch, list[Location]]],
     *,
     predictions: Path | None = None,
-) -> Callable[..., dict[str, float]]:
-    """A function of model and batches that scores the model on texts, whose targets `targets_of` gives.
+) -> Callable[[Any], dict[str, float]]:
+    """A function of a model that scores it on texts, whose targets `targets_of` gives. batches: of all examples.
 
     It returns the numbers of MAIN: loss in nats (cross entropy, or binary cross entropy by label), or the mean squared
     error; correlations and Matthews' are 0 where either side is constant; and per label `<label>/f1`, `/precision`,
     `/recall`, `/support`. predictions: a file to write, a JSON line per text.
     """
 
-    def evaluate(model: Any, batches: Iterable[tuple[Batch, list[Location]]]) -> dict[str, float]:
+    def evaluate(model: Any) -> dict[str, float]:
         logits_NV = logits_of(model, examples, batches)
         if predictions is not None and jax.process_index() == 0:
             write(predictions, texts, logits_NV, labels, problem)
@@ -150,14 +146,11 @@ def _correlations(predicted: np.ndarray, true: np.ndarray) -> dict[str, float]:
 
 def write(path: Path, texts: Sequence[Text], logits_NV: np.ndarray, labels: Sequence[str], problem: str) -> None:
     """Writes a JSON line per text: text, pair, label, and `answer` under "predicted"."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
+    with whole_file(path) as file:
         for text, scores_V in zip(texts, scores_of(logits_NV, problem), strict=True):
             pair = {} if text.pair is None else {"pair": text.pair}
             line = {"text": text.text, **pair, "label": text.label, "predicted": answer(scores_V, labels, problem)}
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    os.replace(partial, path)  # a reader sees the old file or the new one, whole
 
 
 def confusion(predictions: Path, labels: Sequence[str]) -> dict[str, Any]:

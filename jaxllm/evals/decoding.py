@@ -11,7 +11,7 @@ import numpy as np
 from jaxllm.data.tagging import chains
 from jaxllm.data.tagging.chains import Chain
 from jaxllm.data.tagging.windows import Windows, stitch
-from jaxllm.types import InputError, nearest
+from jaxllm.types import check_one_of
 
 DECODE = ("argmax", "viterbi")
 """argmax: each word's own likeliest label, whatever its neighbours'. viterbi: the likeliest of the paths that the
@@ -33,8 +33,7 @@ def find_chain(params: Any, labels: Sequence[str], scheme: str, decode: str = ""
 
 def check_decode(decode: str) -> None:
     """Raises InputError for what is neither of DECODE nor empty."""
-    if decode and decode not in DECODE:
-        raise InputError(f"--decode {decode}: {nearest(decode, DECODE)}")
+    check_one_of("--decode", decode, ("", *DECODE))
 
 
 def crf_of(params: Any) -> Chain | None:

@@ -49,6 +49,7 @@ def sample(
     max_tokens: int,
     ends: Sequence[int] = (),
     index: Sequence[int] | None = None,
+    at_once: int = 0,
 ) -> list[Sample]:
     """A completion of each prompt, and the log-probabilities of its tokens as the train step computes them.
 
@@ -56,14 +57,17 @@ def sample(
     several processes all call this with the same arguments, and get all completions. prompts: token ids of any lengths;
     they are one batch, and equal ones are read once. index: a number for each completion, by default its place. Its
     tokens depend on its prompt, `key` and this number, not on the others of the batch. max_tokens: the most of a
-    completion; the end of the context ends it too. The log-probabilities are those at sampling.temperature over the
-    whole vocabulary, whatever top_k and top_p leave of it. Raises InputError for a prompt that is empty, leaves no room
-    in the context, or has ids outside the vocabulary.
+    completion; the end of the context ends it too. at_once: completions that are sampled together, 0 for all. The
+    log-probabilities are those at sampling.temperature over the whole vocabulary, whatever top_k and top_p leave of it.
+    Raises InputError for a prompt that is empty, leaves no room in the context, or has ids outside the vocabulary.
     """
     index = range(len(prompts)) if index is None else index
     if len(index) != len(prompts):
         raise InputError(f"{len(prompts)} prompts have {len(index)} numbers in `index`; give one each")
-    return _run(graphdef, params, prompts, sampling, key, max_tokens, ends, index, None)
+    size, found = at_once or max(len(prompts), 1), list[Sample]()
+    for part in (slice(i, i + size) for i in range(0, len(prompts), size)):
+        found += _run(graphdef, params, prompts[part], sampling, key, max_tokens, ends, index[part], None)
+    return found
 
 
 def generate(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import collections
+import itertools
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from jaxllm.data.tagging import schemes
 from jaxllm.data.tagging.examples import Sentence, Windows, stitch
 from jaxllm.evals.decoding import crf_losses, crf_of, decide, find_chain, words_of
 from jaxllm.evals.ner_report import lenient, strict, write_report
+from jaxllm.run.folder import whole_file
 from jaxllm.types import Batch, InputError, Numbers
 
 Batches = Iterable[tuple[Batch, list[Location]]]
@@ -26,17 +27,21 @@ Batches = Iterable[tuple[Batch, list[Location]]]
 
 def predict(model: Any, batch: Batch) -> dict[str, jax.Array]:
     """The likeliest label (int32), its probability and the target's negative log-probability in nats, each [B, T]."""
-    hidden_BTD, _ = model.hidden(batch)
-    logps_BTV = jax.nn.log_softmax(model.head(hidden_BTD).astype(jnp.float32))
-    nll_BT = -jnp.take_along_axis(logps_BTV, batch.targets_BT[..., None], -1)[..., 0]
-    return {"label": logps_BTV.argmax(-1).astype(jnp.int32), "score": jnp.exp(logps_BTV.max(-1)), "nll": nll_BT}
+    found = predict_all(model, batch)
+    logps_BTV = found.pop("logps")
+    return {"label": logps_BTV.argmax(-1).astype(jnp.int32), "score": jnp.exp(logps_BTV.max(-1)), **found}
 
 
 def predict_all(model: Any, batch: Batch) -> dict[str, jax.Array]:
     """log p of each label in nats, [B, T, V], and `predict`'s nll, [B, T]."""
-    hidden_BTD, _ = model.hidden(batch)
-    logps_BTV = jax.nn.log_softmax(model.head(hidden_BTD).astype(jnp.float32))
+    logps_BTV = label_logps(model, batch)["logps"]
     return {"logps": logps_BTV, "nll": -jnp.take_along_axis(logps_BTV, batch.targets_BT[..., None], -1)[..., 0]}
+
+
+def label_logps(model: Any, batch: Batch) -> dict[str, jax.Array]:
+    """The log-probabilities of the labels in nats, [B, T, V]."""
+    hidden_BTD, _ = model.hidden(batch)
+    return {"logps": jax.nn.log_softmax(model.head(hidden_BTD).astype(jnp.float32))}
 
 
 def outputs(
@@ -48,15 +53,10 @@ def outputs(
     """
     lengths = [len(example.tokens) for example in windows.examples]
     found: collections.defaultdict[str, list[Any]] = collections.defaultdict(lambda: [None] * len(lengths))
-    waiting: collections.deque[list[Location]] = collections.deque()
-
-    def only_batches() -> Iterator[Batch]:
-        for batch, locations in batches:
-            waiting.append(locations)
-            yield batch
-
-    for arrays in model.map(compute, only_batches()):
-        for example, row, start in waiting.popleft():
+    computed, located = itertools.tee(batches)
+    arrays_of = model.map(compute, (batch for batch, _ in computed))
+    for arrays, (_, locations) in zip(arrays_of, located, strict=True):
+        for example, row, start in locations:
             for name, array_BT in arrays.items():
                 found[name][example] = np.asarray(array_BT[row, start : start + lengths[example]])
     if missing := max((sum(array is None for array in one) for one in found.values()), default=len(lengths)):
@@ -69,11 +69,12 @@ def evaluator(
     sentences: Sequence[Sentence],
     labels: Sequence[str],
     scheme: str,
+    batches: Batches,
     *,
     predictions: Path | None = None,
     decode: str = "",
-) -> Callable[[Any, Batches], dict[str, float]]:
-    """A function of model and batches that scores the model's tags of `sentences`, which `windows` encode.
+) -> Callable[[Any], dict[str, float]]:
+    """A function of a model that scores its tags of `sentences`, which `windows` encode and `batches` hold.
 
     It returns f1, precision, recall (micro, over entities) and accuracy (over words) as fractions of 1, strict_f1 and
     lenient_f1 (ner_report.py), loss (nats per word that has tokens), and per entity type `<type>/f1`,
@@ -91,7 +92,7 @@ def evaluator(
     types = schemes.entity_types(labels)
     number_of = {label: number for number, label in enumerate(labels)}
 
-    def evaluate(model: Any, batches: Batches) -> dict[str, float]:
+    def evaluate(model: Any) -> dict[str, float]:
         chain = find_chain(getattr(model, "params", {}), labels, scheme, decode)
         found = outputs(model, windows, batches, predict if chain is None else predict_all)
         if chain is None:
@@ -121,14 +122,11 @@ def evaluator(
 
 
 def _write(path: Path, sentences: Sequence[Sentence], predicted: list[list[str]], scores: list[np.ndarray]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
+    with whole_file(path) as file:
         for sentence, tags, score in zip(sentences, predicted, scores, strict=True):
             rounded = [round(float(x), 6) for x in score]
             line = {"tokens": sentence.words, "tags": sentence.tags, "predicted": tags, "scores": rounded}
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    os.replace(partial, path)  # a reader sees the old file or the new one, whole
 
 
 def table(numbers: Numbers) -> Table:

@@ -43,7 +43,6 @@ class LossEval:
         return self.loss(model, answers)
 
     def __call__(self, model: Runner) -> Numbers:
-        """The numbers of a model."""
         sums = Sums()
         for found in model.map(self._metrics, self.batches):
             sums.add(found)

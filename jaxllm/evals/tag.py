@@ -6,8 +6,6 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.data.loader import EvalBatches, lengths
@@ -19,7 +17,7 @@ from jaxllm.data.tagging.untagged import running
 from jaxllm.distributed.mesh import row_multiple
 from jaxllm.evals.aggregation import group_entities
 from jaxllm.evals.decoding import decide, words_of
-from jaxllm.evals.ner import outputs
+from jaxllm.evals.ner import label_logps, outputs
 from jaxllm.train.forward import Runner
 from jaxllm.types import Batch
 
@@ -97,12 +95,6 @@ def label_words(
 def log_probabilities(model: Runner, windows: ner.Windows) -> list[np.ndarray]:
     """log p of each label at each position of each window, [T, V]. Few batch shapes serve any number of windows."""
     return outputs(model, windows, _batches(windows, row_multiple(model.mesh)), label_logps)["logps"]
-
-
-def label_logps(model: Any, batch: Batch) -> dict[str, jax.Array]:
-    """The log-probabilities of the labels in nats, [B, T, V]."""
-    hidden_BTD, _ = model.hidden(batch)
-    return {"logps": jax.nn.log_softmax(model.head(hidden_BTD).astype(jnp.float32))}
 
 
 def _batches(windows: ner.Windows, multiple: int) -> Iterator[tuple[Batch, list[Location]]]:

@@ -72,13 +72,6 @@ def continue_texts(
     return [row.text for row in rows]
 
 
-def continue_text(
-    graphdef: GraphDef, params: Mapping[str, Any], tokenizer: Any, prompt: Sequence[int], sampling: Sampling, **how: Any
-) -> str:
-    """`continue_texts` of one prompt."""
-    return continue_texts(graphdef, params, tokenizer, [prompt], sampling, **how)[0]
-
-
 def encode(prompt: str, tokenizer: Any, *, chat: bool = False) -> list[int]:
     """The tokens of a prompt as training has them; of an empty one the begin token alone.
 

@@ -36,6 +36,15 @@ NoSmoothing = Annotated[float, Rule("0: this loss has no label smoothing", lambd
 Divergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"]
 
 
+def weighted(part: str) -> tuple[str, float]:
+    """A part of a sum as name and weight: "sigmoid:0.8" is ("sigmoid", 0.8), and "sigmoid" has 1."""
+    name, _, text = part.rpartition(":")
+    try:
+        return name, float(text)
+    except ValueError:
+        return part, 1.0
+
+
 def parameters(fn: Callable[..., Any], after: int) -> dict[str, inspect.Parameter]:
     """The parameters of `fn` by name, without the first `after`; annotations are evaluated where that is possible."""
     try:

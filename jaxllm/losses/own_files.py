@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+from jaxllm.losses.arguments import weighted
 from jaxllm.types import InputError
 
 FILES: set[str] = set()
@@ -33,13 +34,7 @@ def texts(spec: str, flag: str = "--loss") -> dict[str, str]:
 def _names(spec: str) -> Iterator[str]:
     """The part before the function's name of each part of a mixture that is FILE.py:FUNCTION or MODULE:FUNCTION."""
     for part in spec.split("+"):
-        source, _, last = part.rpartition(":")
-        try:
-            float(last)  # a weight
-            source = source.rpartition(":")[0]
-        except ValueError:
-            pass
-        if source:
+        if source := weighted(part)[0].rpartition(":")[0]:
             yield source
 
 

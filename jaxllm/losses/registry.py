@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxllm.losses import crf, policy, preference, reference_free, reward, texts, tokens, unpaired
-from jaxllm.losses.arguments import bind, parameters, suggestion
+from jaxllm.losses.arguments import bind, parameters, suggestion, weighted
 from jaxllm.losses.decorated import Decorated
 from jaxllm.losses.objective import PreferenceLoss, evaluate
 from jaxllm.losses.policy_objective import PolicyLoss
@@ -83,22 +83,12 @@ class Loss:
     @property
     def couples_batch(self) -> bool:
         """Whether the examples of a batch depend on each other."""
-        return any(
-            part.function.couples(part.arguments)
-            if isinstance(part.function, Decorated)
-            else getattr(part.function, "couples_batch", False)
-            for part in self.parts
-        )
+        return self._any("couples", "couples_batch")
 
     @property
     def reference(self) -> bool:
         """Whether it reads the log-probabilities of a reference."""
-        return any(
-            part.function.refers(part.arguments)
-            if isinstance(part.function, Decorated)
-            else getattr(part.function, "reference", False)
-            for part in self.parts
-        )
+        return self._any("refers", "reference")
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -137,13 +127,18 @@ class Loss:
         extremes = function.extremes(p, **arguments) if isinstance(function, PolicyLoss) else {}
         return {name: value(metric) for name, metric in found.items()} | extremes
 
+    def _any(self, method: str, attribute: str) -> bool:
+        """Whether a part says so: by a method, with its arguments; a bare function by an attribute."""
+        return any(
+            getattr(fn, method)(arguments) if isinstance(fn, Decorated) else getattr(fn, attribute, False)
+            for _, fn, arguments in self.parts
+        )
+
     def _sum(self, method: str, p: Any) -> Any:
         if not hasattr(self.function, method):
-            units = (
-                "completions: decorate it with @policy_loss"
-                if method == "per_token"
-                else ("pairs or completions: decorate it with @preference_loss or @policy_loss")
-            )
+            units = "pairs or completions: decorate it with @preference_loss or @policy_loss"
+            if method == "per_token":
+                units = "completions: decorate it with @policy_loss"
             raise InputError(f"loss {self.name!r} is no function of {units}")
         found = [getattr(part.function, method)(p, **part.arguments) for part in self.parts]
         return sum(part.weight * x for part, x in zip(self.parts, found, strict=True)) if self.mixed else found[0]
@@ -186,12 +181,7 @@ def resolve(spec: str | LossFunction, /, **arguments: Any) -> Loss:
 
 
 def _weighted(part: str) -> tuple[str, float]:
-    """ "sigmoid:0.8" -> ("sigmoid", 0.8)."""
-    spec, _, text = part.rpartition(":")
-    try:
-        weight = float(text)
-    except ValueError:
-        return part, 1.0
+    spec, weight = weighted(part)
     if not 0 < weight < math.inf:
         raise InputError(f"--loss {part}: the weight must be above 0")
     return spec, weight

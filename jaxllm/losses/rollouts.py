@@ -120,45 +120,31 @@ class PolicyLogps:
             advantages = jnp.broadcast_to(advantages[:, None], shape)
         number = lambda x: None if x is None else jnp.asarray(x, dtype)  # noqa: E731
         array = lambda x: None if x is None else jnp.asarray(x, dtype=float)  # noqa: E731
-        given = {"old_BT": array(old_BT), "advantages": advantages, "ref_BT": array(ref_BT)}
+        given: dict[str, Any] = {"old_BT": array(old_BT), "advantages": advantages, "ref_BT": array(ref_BT)}
         given |= {"entropy_BT": array(entropy_BT), "sampler_BT": array(sampler_BT), "mask_BT": mask_BT}
         for name, x in given.items():
             if x is not None and x.shape != shape:
                 raise InputError(f"PolicyLogps.of: {name} has the shape {list(x.shape)}, policy_BT {list(shape)}")
-        return completions(
-            policy_BT, given["old_BT"], mask_BT, advantages,
-            jnp.ones(shape[0], dtype) if weight_B is None else jnp.asarray(weight_B, dtype),
-            ref_BT=given["ref_BT"], entropy_BT=given["entropy_BT"], sampler_BT=given["sampler_BT"],
-            items=number(items), max_length=number(max_length),
-        )  # fmt: skip
+        weight_B = jnp.ones(shape[0], dtype) if weight_B is None else jnp.asarray(weight_B, dtype)
+        return masked(PolicyLogps(
+            policy_BT, given["old_BT"], mask_BT, advantages, weight_B, given["ref_BT"], given["entropy_BT"],
+            given["sampler_BT"], number(items), number(max_length),
+        ))  # fmt: skip
 
 
-def completions(
-    policy_BT: jax.Array,
-    old_BT: jax.Array | None,
-    mask_BT: jax.Array,
-    advantages_BT: jax.Array,
-    weight_B: jax.Array,
-    *,
-    ref_BT: jax.Array | None,
-    entropy_BT: jax.Array | None,
-    sampler_BT: jax.Array | None,
-    items: jax.Array | None,
-    max_length: jax.Array | None,
-) -> PolicyLogps:
-    """`PolicyLogps` whose values are 0 outside the mask, and without gradient in what is data."""
+def masked(p: PolicyLogps) -> PolicyLogps:
+    """p with values 0 outside the mask, and without gradient in what is data. Its old_BT may be None."""
     still = jax.lax.stop_gradient
-    mask_BT &= weight_B[:, None] > 0
-    masked = lambda x_BT: jnp.where(mask_BT, x_BT, 0)  # noqa: E731
-    policy_BT = masked(policy_BT)
-    old_BT = still(policy_BT if old_BT is None else masked(old_BT))
+    mask_BT = p.mask_BT & (p.weight_B[:, None] > 0)
+    inside = lambda x_BT: jnp.where(mask_BT, x_BT, 0)  # noqa: E731
+    policy_BT, sampler_BT = inside(p.policy_BT), p.sampler_BT
+    old_BT = still(policy_BT if p.old_BT is None else inside(p.old_BT))
     if sampler_BT is not None:
-        sampler_BT = still(masked(jnp.where(jnp.isnan(sampler_BT), old_BT, sampler_BT)))
-    return PolicyLogps(
-        policy_BT, old_BT, mask_BT, still(masked(advantages_BT)), weight_B,
-        ref_BT=None if ref_BT is None else still(masked(ref_BT)),
-        entropy_BT=None if entropy_BT is None else masked(entropy_BT),
-        sampler_BT=sampler_BT, items=items, max_length=max_length,
+        sampler_BT = still(inside(jnp.where(jnp.isnan(sampler_BT), old_BT, sampler_BT)))
+    return dataclasses.replace(
+        p, policy_BT=policy_BT, old_BT=old_BT, mask_BT=mask_BT, advantages_BT=still(inside(p.advantages_BT)),
+        ref_BT=None if p.ref_BT is None else still(inside(p.ref_BT)),
+        entropy_BT=None if p.entropy_BT is None else inside(p.entropy_BT), sampler_BT=sampler_BT,
     )  # fmt: skip
 
 
@@ -223,9 +209,9 @@ def read_rollouts(
 
     mask_BAT = answer_BT[:, None, :] == jnp.arange(A)[None, :, None]
     dtype = found["logps_BT"].dtype
-    return completions(
+    return masked(PolicyLogps(
         slots(found["logps_BT"]), slots(rollouts.old_logps_BT), mask_BAT.reshape(B * A, T),
-        slots(rollouts.advantages_BT), rollouts.weight_BA.reshape(-1), ref_BT=slots(found.get("ref_logps_BT")),
-        entropy_BT=slots(found["entropy_BT"]), sampler_BT=slots(rollouts.sampler_logps_BT), items=None,
+        slots(rollouts.advantages_BT), rollouts.weight_BA.reshape(-1), slots(found.get("ref_logps_BT")),
+        slots(found["entropy_BT"]), slots(rollouts.sampler_logps_BT),
         max_length=None if rollouts.max_length is None else jnp.asarray(rollouts.max_length, dtype),
-    )  # fmt: skip
+    ))  # fmt: skip

@@ -87,7 +87,6 @@ class UnpairedLoss(Decorated):
         return self.each(a, **arguments)
 
     def example(self, **arguments: Any) -> tuple[AnswerLogps]:
-        """Answers as shapes and dtypes."""
         number = example_array(8)
         return (AnswerLogps(number, number, example_array(8, dtype=jnp.int32), number),)
 
@@ -131,8 +130,7 @@ def kto(
 
     u is the log-ratio of policy and reference, z their KL divergence as mismatched answers estimate it, s the sigmoid.
     """
-    value_B = beta * (a.ratio_B - kl_estimate(a))
-    return _by_side(a, jax.nn.sigmoid(-value_B), jax.nn.sigmoid(value_B), desirable_weight, undesirable_weight)
+    return _by_side(a, beta * (a.ratio_B - kl_estimate(a)), desirable_weight, undesirable_weight)
 
 
 @unpaired_loss
@@ -144,11 +142,9 @@ def apo_zero_unpaired(
     undesirable_weight: NonNegative = 1.0,
 ) -> jax.Array:
     """w_d (1 - s(b u)) if desirable, w_u s(b u) if not: KTO with z = 0 (D'Oosterlinck et al. 2024)."""
-    value_B = beta * a.ratio_B
-    return _by_side(a, jax.nn.sigmoid(-value_B), jax.nn.sigmoid(value_B), desirable_weight, undesirable_weight)
+    return _by_side(a, beta * a.ratio_B, desirable_weight, undesirable_weight)
 
 
-def _by_side(
-    a: AnswerLogps, desirable_B: jax.Array, undesirable_B: jax.Array, weight: float, other: float
-) -> jax.Array:
-    return jnp.where(a.side_B == 1, weight * desirable_B, other * undesirable_B)
+def _by_side(a: AnswerLogps, value_B: jax.Array, desirable: float, undesirable: float) -> jax.Array:
+    lost_B, won_B = jax.nn.sigmoid(-value_B), jax.nn.sigmoid(value_B)
+    return jnp.where(a.side_B == 1, desirable * lost_B, undesirable * won_B)

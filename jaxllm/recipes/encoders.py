@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
+from jaxllm import hf
+from jaxllm.data.builtin.ner import wordpiece
+from jaxllm.models import encoder
 from jaxllm.recipes.help import MODEL, flag
 
 PRESETS: dict[str, dict[str, int]] = {
@@ -36,3 +40,14 @@ class EncoderFlags:
     beta2: float | None = None
     vocab_size: int = flag(2048, MODEL)
     """Vocabulary of the tokenizer that is trained for a preset, in sub-words."""
+
+
+def from_scratch(config: Any, texts: Iterable[str]) -> tuple[encoder.Config, Any]:
+    """The encoder of the preset that `--model` names, and `--tokenizer`, or one that is trained on the texts."""
+    preset: dict[str, Any] = PRESETS[config.model]
+    if config.tokenizer:
+        tokenizer = hf.load_tokenizer(config.tokenizer)
+    else:
+        tokenizer = wordpiece(texts, config.vocab_size, preset["max_positions"])
+    computing = {"dtype": config.dtype, "remat": config.remat}
+    return encoder.Config(vocab_size=len(tokenizer), **preset, **MODERN, **computing), tokenizer

@@ -8,8 +8,6 @@ a subclass declares again keeps its group, and its description too unless the su
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 import tyro
@@ -17,8 +15,8 @@ import tyro
 from jaxllm.data.loader import Steps
 from jaxllm.data.report import MAX_BAD_ROWS
 from jaxllm.data.splits import parse_splits
-from jaxllm.losses import Loss, resolve
 from jaxllm.models.remat import REMAT
+from jaxllm.recipes.checks import BELOW_1, COUNT, FINITE, POSITIVE, check_numbers
 from jaxllm.recipes.help import DATA, DEVICES, EVALUATION, LOGGING, LOSS, MODEL, OPTIMISATION, RUN
 from jaxllm.run.best import check_best
 from jaxllm.run.folder import operational
@@ -27,7 +25,7 @@ from jaxllm.train import moments
 from jaxllm.train.optim import OptimConfig
 from jaxllm.train.optimizers import OPTIMIZERS
 from jaxllm.train.schedules import SCHEDULES
-from jaxllm.types import InputError, nearest
+from jaxllm.types import InputError, check_one_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,36 +221,31 @@ def check(config: Common) -> None:
     if not config.dataset:
         raise InputError("--dataset is empty: name a file, folder or hub id, or builtin")
     parse_splits(config.split)
-    _one_of("--optimizer", config.optimizer, OPTIMIZERS)
-    _one_of("--schedule", config.schedule, SCHEDULES)
-    _one_of("--dtype", config.dtype, ("float32", "bfloat16"))
-    _one_of("--remat", config.remat, REMAT)
-    _one_of("--strategy", config.strategy, ("jit", "pmap"))
-    _one_of("--on-nan", config.on_nan, ("stop", "skip"))
-    _one_of("--moments", config.moments, moments.KINDS)
-    _one_of("--param-dtype", config.param_dtype, ("float32", "bfloat16"))
-    _one_of("--export-dtype", config.export_dtype, ("", "float32", "bfloat16", "float16"))
-    for log in config.log_to:
-        _one_of("--log-to", log, LOG_TO)
-    for name in ("batch_size", "eval_batch_size", "microbatches", "max_length", "log_every", "keep", "vocab_size"):
-        if getattr(config, name, 1) < 1:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(config, name)}: at least 1 is needed")
-    for name in (
-        "steps", "epochs", "warmup", "weight_decay", "max_grad_norm", "early_stopping", "learning_rate",
-        "checkpoint_minutes", "keep_every", "hang_timeout",
-    ):  # fmt: skip
-        if not 0 <= getattr(config, name) < math.inf:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(config, name)}: give a finite number, 0 or more")
+    for flag, given, known in (
+        ("--optimizer", config.optimizer, OPTIMIZERS),
+        ("--schedule", config.schedule, SCHEDULES),
+        ("--dtype", config.dtype, ("float32", "bfloat16")),
+        ("--remat", config.remat, REMAT),
+        ("--strategy", config.strategy, ("jit", "pmap")),
+        ("--on-nan", config.on_nan, ("stop", "skip")),
+        ("--moments", config.moments, moments.KINDS),
+        ("--param-dtype", config.param_dtype, ("float32", "bfloat16")),
+        ("--export-dtype", config.export_dtype, ("", "float32", "bfloat16", "float16")),
+        *(("--log-to", log, LOG_TO) for log in config.log_to),
+    ):
+        check_one_of(flag, given, known)
+    check_numbers(
+        config, COUNT, "batch_size", "eval_batch_size", "microbatches", "max_length", "log_every", "keep", "vocab_size"
+    )
+    check_numbers(
+        config, FINITE, "steps", "epochs", "warmup", "weight_decay", "max_grad_norm", "early_stopping", "learning_rate",
+        "checkpoint_minutes", "keep_every", "hang_timeout", "final_learning_rate", "head_learning_rate", "samples",
+        "sample_tokens", "shown", "lora_rank",
+    )  # fmt: skip
     if not 0 <= config.max_bad_rows <= 1:
         raise InputError(f"--max-bad-rows {config.max_bad_rows}: give a share from 0 to 1")
-    for name in ("final_learning_rate", "head_learning_rate", "samples", "sample_tokens", "shown", "lora_rank"):
-        if (x := getattr(config, name, None)) is not None and not 0 <= x < math.inf:
-            raise InputError(f"--{name.replace('_', '-')} {x}: give a finite number, 0 or more")
-    if not 0 < (alpha := getattr(config, "lora_alpha", 1.0)) < math.inf:
-        raise InputError(f"--lora-alpha {alpha}: give a finite number above 0")
-    for name in ("beta2", "dropout", "token_dropout", "lora_dropout"):
-        if (x := getattr(config, name, None)) is not None and not 0 <= x < 1:
-            raise InputError(f"--{name.replace('_', '-')} {x}: give a number from 0 to below 1")
+    check_numbers(config, POSITIVE, "lora_alpha")
+    check_numbers(config, BELOW_1, "beta2", "dropout", "token_dropout", "lora_dropout")
     check_best(config.best, config.early_stopping)
     for name in ("eval_every", "checkpoint_every"):
         if (text := getattr(config, name)) != "epoch" and not text.isdigit():
@@ -268,30 +261,6 @@ def optim_config(config: Common, **more: Any) -> OptimConfig:
 def total_steps(config: Common, plan: Steps) -> int:
     """The length of the run in optimizer steps: --steps, or what --epochs gives."""
     return config.steps or max(1, round(config.epochs * plan.steps))
-
-
-def loss_arguments(texts: tuple[str, ...]) -> Mapping[str, str]:
-    """Turns ("beta=0.2", ...) into {"beta": "0.2", ...}. Raises InputError for a text without "="."""
-    for text in texts:
-        if "=" not in text:
-            raise InputError(f"--loss-args {text}: give NAME=VALUE")
-    return dict(text.split("=", 1) for text in texts)
-
-
-def token_loss(config: Common) -> Loss:
-    """The loss that --loss and --loss-args name. Raises InputError for one that compares answers."""
-    loss = resolve(config.loss, **loss_arguments(config.loss_args))
-    if loss.kind in ("pairs", "pairs alone", "answers"):
-        raise InputError(f"--loss {config.loss} compares answers: use experiments/preference.py, or a loss of tokens")
-    if loss.kind == "sentences":
-        raise InputError(f"--loss {config.loss} is of tagged sentences: use experiments/ner.py, or a loss of tokens")
-    if loss.kind == "rewards":
-        raise InputError(f"--loss {config.loss} is a loss of rewards: use experiments/reward.py, or a loss of tokens")
-    if loss.kind == "completions":
-        raise InputError(f"--loss {config.loss} is of completions that the policy samples: use a loss of tokens")
-    if loss.kind == "texts":
-        raise InputError(f"--loss {config.loss} is of texts: use experiments/classify.py, or a loss of tokens")
-    return loss
 
 
 def fit_arguments(config: Common, plan: Steps) -> dict[str, Any]:
@@ -313,8 +282,3 @@ def fit_arguments(config: Common, plan: Steps) -> dict[str, Any]:
         "checkpoint_every": every(config.checkpoint_every),
         "steps": total_steps(config, plan),
     }
-
-
-def _one_of(flag: str, given: str, known: Iterable[str]) -> None:
-    if given not in known:
-        raise InputError(f"{flag} {given}: {nearest(given, filter(None, known))}")

@@ -54,7 +54,6 @@ class HeldOut:
         return ("accuracy", "reward", *rewards, "unscored", *sampled, "ended", "mean_length")
 
     def __call__(self, model: Runner) -> Numbers:
-        """The numbers of a model."""
         params = {name: model.params[name] for name in self.graph.abstract}
         greedy = self._complete(params, 1, 0.0)
         said, scores = self._score(greedy, 1)
@@ -84,14 +83,10 @@ class HeldOut:
 
     def _complete(self, params: Any, group: int, temperature: float) -> list[Sample]:
         asked = [one for one in self.tokens for _ in range(group)]
-        found: list[Sample] = []
-        for i in range(0, len(asked), self.at_once):
-            part = asked[i : i + self.at_once]
-            found += sample(
-                self.graph, params, part, Sampling(temperature), key=jax.random.key(self.seed),
-                max_tokens=self.max_tokens, ends=self.ends, index=range(i, i + len(part)),
-            )  # fmt: skip
-        return found
+        return sample(
+            self.graph, params, asked, Sampling(temperature), key=jax.random.key(self.seed),
+            max_tokens=self.max_tokens, ends=self.ends, at_once=self.at_once,
+        )  # fmt: skip
 
     def _score(self, found: Sequence[Sample], group: int) -> tuple[list[str], np.ndarray]:
         """The texts, and the rewards [functions, prompts, group]."""

@@ -65,8 +65,9 @@ def _shape(config: type[Any], default: Any) -> type[Any]:
     groups: dict[str, list[Any]] = {"": [("version", _VERSION, dataclasses.field(default=False))]}
     for field in dataclasses.fields(config):
         hint = hints[field.name]
+        described = any(getattr(more, "help", None) for more in getattr(hint, "__metadata__", ()))
         about = tyro.conf.arg(
-            help=None if _has_help(hint) else _meaning(config, field.name),
+            help=None if described else _meaning(config, field.name),
             help_behavior_hint=_hint(config, field, default),
             metavar=_metavar(hint),
         )
@@ -145,10 +146,6 @@ def _typed(x: Any) -> str:
         mantissa, exponent = f"{x:e}".split("e")
         return f"{float(mantissa):g}e{int(exponent)}"
     return f"{x:g}"
-
-
-def _has_help(hint: Any) -> bool:
-    return any(getattr(more, "help", None) for more in getattr(hint, "__metadata__", ()))
 
 
 def _metavar(hint: Any) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from typing import Any
 
 import numpy as np
 
@@ -14,12 +13,13 @@ from jaxllm.data.labelled.examples import targets_of
 from jaxllm.data.labelled.rows import Reader, Text, names_in, without_unseen
 from jaxllm.data.report import Report
 from jaxllm.data.sources import Rows
-from jaxllm.losses import Loss, resolve
+from jaxllm.losses import Loss
 from jaxllm.models.heads import PROBLEMS
-from jaxllm.recipes.flags import Common, loss_arguments
+from jaxllm.recipes.flags import Common
 from jaxllm.recipes.help import DATA, LOSS, flag
-from jaxllm.recipes.rows import Split, check, hold_out, lines_of, open_rows
-from jaxllm.types import InputError, nearest
+from jaxllm.recipes.losses import named_loss
+from jaxllm.recipes.rows import Split, check, held_out_line, hold_out, lines_of, open_rows
+from jaxllm.types import InputError, check_one_of, nearest
 
 LOSSES = {"single": "cross_entropy", "multi": "binary_cross_entropy", "regression": "mse"}
 """The loss of each problem where none is named."""
@@ -76,9 +76,8 @@ class LabelledData:
 
 def read_labelled(config: LabelledFlags) -> LabelledData:
     """Reads and checks the data set, and holds out texts where there is no dev split. Raises InputError."""
-    check(config.holdout, "", ("",))
-    if config.problem and config.problem not in PROBLEMS:
-        raise InputError(f"--problem {config.problem}: {nearest(config.problem, PROBLEMS)}")
+    check(config.holdout)
+    check_one_of("--problem", config.problem, ("", *PROBLEMS))
     rows = open_rows(config, requests.requests)
     train = rows["train"]
     columns = find_columns(train[0], train.where(0), config.columns)
@@ -99,21 +98,12 @@ def read_labelled(config: LabelledFlags) -> LabelledData:
     held = hold_out(splits, config.holdout)
     _check_classes(problem, labels, held["train"], splits["train"])
     if "dev" not in splits:
-        notes.append(("", "no dev split: " + _held(config, held)))
+        notes.append(held_out_line(held, config.holdout, "texts"))
     lines = [*lines_of(held, "texts"), *notes, ("task", f"{_KINDS[problem].format(len(labels))}, {columns.describe()}")]
     return LabelledData(held, labels, problem, _weights(config, problem, labels, held["train"].rows), lines)
 
 
 _KINDS = {"single": "one of {} labels", "multi": "any of {} labels", "regression": "a number"}
-
-
-def _held(config: LabelledFlags, held: dict[str, Split[Text]]) -> str:
-    if "dev" in held:
-        return f"{config.holdout:g} of train is held out as dev (--holdout)"
-    if not config.holdout:
-        return "nothing is held out (--holdout 0), so there is no dev score"
-    few = f"train has too few texts ({len(held['train'])}) to hold out {config.holdout:g}"
-    return f"{few}; give --eval-dataset for a score"
 
 
 def _has_labels(rows: Rows, reader: Reader) -> bool:
@@ -188,14 +178,9 @@ def check_pairs(trained: bool | None, text: Text) -> None:
 
 def find_loss(config: LabelledFlags, problem: str) -> Loss:
     """The loss that --loss names, or that of the problem. Raises InputError for one of another kind."""
-    loss: Loss = resolve(config.loss or LOSSES[problem], **loss_arguments(config.loss_args))
+    loss = named_loss(dataclasses.replace(config, loss=config.loss or LOSSES[problem]))
     wanted = "tokens" if problem == "single" else "texts"
     if loss.kind not in (wanted, ""):
         what = "one label per text" if problem == "single" else _KINDS[problem].format("several")
         raise InputError(f"--loss {config.loss} is no loss for {what}: give {LOSSES[problem]} or one of {wanted}")
     return loss
-
-
-def summary_of_task(data: LabelledData) -> dict[str, Any]:
-    """For summary.json: the problem and the labels."""
-    return {"problem": data.problem, "labels": list(data.labels)}

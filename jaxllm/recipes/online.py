@@ -5,24 +5,24 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from jaxllm import planning
-from jaxllm.data.preference.answers import Layout
 from jaxllm.distributed.mesh import row_multiple
-from jaxllm.losses import Loss, resolve
+from jaxllm.losses import Loss
 from jaxllm.losses.tokens import TokenLoss, over_both
 from jaxllm.models.heads import trunk_of
 from jaxllm.models.teacher import add_teacher
 from jaxllm.params import ModelSpec
 from jaxllm.recipes.adapters import LoraFlags
-from jaxllm.recipes.flags import loss_arguments
+from jaxllm.recipes.checks import COUNT, NOT_NEGATIVE, check_numbers
 from jaxllm.recipes.help import DATA, EVALUATION, LOSS, SAMPLING, flag
+from jaxllm.recipes.losses import named_loss
+from jaxllm.recipes.pairs import layout_of
 from jaxllm.recipes.round_batches import Batches
 from jaxllm.recipes.rounds import Settings
 from jaxllm.recipes.rows import RowFlags
 from jaxllm.recipes.scoring import Scorer
 from jaxllm.recipes.start import Start
 from jaxllm.recipes.weights import open_weights
-from jaxllm.types import InputError, nearest
+from jaxllm.types import InputError, check_one_of
 
 PREFERENCES = ("pairs", "pairs alone", "answers")
 """Kinds of losses that compare completions."""
@@ -89,21 +89,17 @@ class OnlineFlags(RowFlags, LoraFlags):
 
 def check(config: OnlineFlags) -> None:
     """Raises InputError, naming the flag, for a value that cannot be."""
-    for name in ("num_generations", "max_completion_length", "steps_per_generation", "num_iterations"):
-        if getattr(config, name) < 1:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(config, name)}: at least 1 is needed")
-    for name in ("dynamic_sampling", "eval_prompts", "eval_generations", "reward_timeout", "reward_kl"):
-        if getattr(config, name) < 0:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(config, name)}: give 0 or more")
+    check_numbers(config, COUNT, "num_generations", "max_completion_length", "steps_per_generation", "num_iterations")
+    check_numbers(
+        config, NOT_NEGATIVE, "dynamic_sampling", "eval_prompts", "eval_generations", "reward_timeout", "reward_kl"
+    )
     if not 0 < config.temperature < float("inf"):
         raise InputError(f"--temperature {config.temperature}: give a number above 0; greedy groups would be all alike")
     for name, known in (
         ("baseline", ("", "group", "leave_one_out")), ("scale_rewards", ("", "group", "batch", "none")),
         ("pairs", ("best", "all")), ("reward_kl_estimator", ("k1", "k2", "k3")),
     ):  # fmt: skip
-        if getattr(config, name) not in known:
-            given = getattr(config, name)
-            raise InputError(f"--{name.replace('_', '-')} {given}: {nearest(given, filter(None, known))}")
+        check_one_of(f"--{name.replace('_', '-')}", getattr(config, name), known)
     if config.strategy == "pmap":
         raise InputError("--strategy pmap: what samples is sharded as jit does it; use --strategy jit")
     if config.max_completion_length >= config.max_length:
@@ -115,7 +111,7 @@ def check(config: OnlineFlags) -> None:
 
 def find_loss(config: OnlineFlags) -> Loss:
     """The loss that `--loss` and `--loss-args` name. Raises InputError for one that the other flags do not suit."""
-    loss = resolve(config.loss, **loss_arguments(config.loss_args))
+    loss = named_loss(config)
     distils = isinstance(loss.function, TokenLoss) and loss.function.over is over_both
     if loss.kind not in ("completions", "", *PREFERENCES) and not distils:
         raise InputError(
@@ -172,8 +168,6 @@ def settings_of(config: OnlineFlags) -> Settings:
 def batches_of(config: OnlineFlags, loss: Loss, begin: Start, mesh: Any, scorer: Scorer, longest: int) -> Batches:
     """How rounds become batches. longest: the longest prompt, in tokens."""
     multiple = row_multiple(mesh) * config.microbatches
-    backend = trunk_of(begin.config).backend
-    splash = backend == "splash" or (backend == "auto" and planning.platform() == "tpu")  # which masks no branches
     name = loss.name.partition(":")[0] if loss.mixed else loss.name
     baseline = config.baseline or ("leave_one_out" if name in ("rloo", "reinforce") else "group")
     if config.scale_rewards and baseline == "leave_one_out":
@@ -184,5 +178,5 @@ def batches_of(config: OnlineFlags, loss: Loss, begin: Start, mesh: Any, scorer:
         baseline,  # type: ignore[arg-type]
         config.scale_rewards or ("none" if name == "dr_grpo" else "group"),  # type: ignore[arg-type]
         config.reward_kl, config.reward_kl_estimator,  # type: ignore[arg-type]
-        config.mask_truncated_completions, config.pairs, Layout(config.share_prompt and not splash),
+        config.mask_truncated_completions, config.pairs, layout_of(config, begin)[0],
     )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from jaxllm import planning
 from jaxllm.data.builtin import questions
@@ -66,7 +67,7 @@ def groups_of(splits: Mapping[str, Split[Comparison]], config: PairFlags, begin:
     }  # fmt: skip
 
 
-def layout_of(config: PairFlags, begin: Start, *, closed: bool = False) -> tuple[Layout, list[str]]:
+def layout_of(config: Any, begin: Start, *, closed: bool = False) -> tuple[Layout, list[str]]:
     """How answers lie in rows, which depends on what the model's attention can mask; and lines to print about it."""
     shape = trunk_of(begin.config)
     splash = shape.backend == "splash" or (shape.backend == "auto" and planning.platform() == "tpu")

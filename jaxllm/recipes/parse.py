@@ -58,16 +58,11 @@ def parse(config: type[T], argv: Sequence[str], prog: str | None = None) -> T:
     if unknown:
         raise InputError(_unknown(unknown[0], [f"--{name.replace('_', '-')}" for name in fields]))
     parsed = flat(config, found)
-    _check_seeds(parsed)
-    return parsed
-
-
-def _check_seeds(config: Any) -> None:
-    """Raises InputError for a seed out of range, in any script and command: each calls its flag --seed or --seeds."""
-    for name in ("seed", "seeds"):
-        given = getattr(config, name, ())
+    for name in ("seed", "seeds"):  # as every script and command calls them
+        given = getattr(parsed, name, ())
         for seed in given if isinstance(given, tuple) else (given,):
             check_seed(seed, f"--{name}")
+    return parsed
 
 
 def print_versions() -> None:

@@ -11,8 +11,7 @@ from jaxllm.data.chat.messages import Message
 from jaxllm.data.chat.rows import options_of, prompt_of
 from jaxllm.data.report import BadRow, Report, convert_each
 from jaxllm.data.sources import Row
-from jaxllm.recipes.rows import Embedded, RowFlags, Split, hold_out, open_rows
-from jaxllm.recipes.rows import check as check_rows
+from jaxllm.recipes.rows import Embedded, RowFlags, Split, check, hold_out, open_rows
 from jaxllm.recipes.start import Start
 from jaxllm.types import InputError
 
@@ -44,7 +43,7 @@ def read_prompts(
 
     read_beside: the columns that each reward reads, None for one that may read any; others are named as not read.
     """
-    check_rows(config.holdout, "answer", ("answer",))
+    check(config.holdout)
     columns, splits = ColumnsRead(parse_columns(config.columns)), {}
 
     def read(row: Row, where: str) -> Prompt:

@@ -86,10 +86,9 @@ def _group(model: Opened, row: Row, said: str) -> Group | None:
             tokens, trained = encode_messages(
                 messages, model.tokenizer, where=where, last_only=True, options=options_of(row, where)
             )
-        elif said:
-            tokens, trained = encode_completion(prompt, said, model.tokenizer, where=where)
         else:
-            tokens, trained = encode_completion(prompt, model.tokenizer.eos_token, model.tokenizer, where=where)
+            said = said or model.tokenizer.eos_token
+            tokens, trained = encode_completion(prompt, said, model.tokenizer, where=where)
     except BadRow:
         return None
     first = int(np.argmax(trained))

@@ -17,7 +17,7 @@ from typing import Any
 
 from jaxllm.data.sources import Row
 from jaxllm.losses import user_code
-from jaxllm.losses.arguments import NonNegative, parameters
+from jaxllm.losses.arguments import NonNegative, parameters, weighted
 from jaxllm.losses.arguments import bind as bind_arguments
 from jaxllm.types import InputError, nearest
 
@@ -111,7 +111,7 @@ def find_rewards(spec: str, texts: Sequence[str], more: Mapping[str, Function] |
     known = {**REWARDS, **(more or {})}
     found: list[Reward] = []
     for part in spec.split("+"):
-        name, weight = _weighted(part.strip())
+        name, weight = weighted(part.strip())
         if ":" in name:
             function: Function = user_code.load(name, "--reward")
         elif name in known:
@@ -137,12 +137,3 @@ def find_rewards(spec: str, texts: Sequence[str], more: Mapping[str, Function] |
         dataclasses.replace(one, arguments=bind_arguments(one.name, takes[one.name], taken[one.name], "reward"))
         for one in found
     ]
-
-
-def _weighted(part: str) -> tuple[str, float]:
-    """ "format:0.2" -> ("format", 0.2)."""
-    name, _, text = part.rpartition(":")
-    try:
-        return name, float(text)
-    except ValueError:
-        return part, 1.0

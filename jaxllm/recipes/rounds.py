@@ -54,7 +54,6 @@ class Settings:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of a round."""
         return self.steps_per_generation * self.num_iterations
 
 
@@ -127,7 +126,6 @@ class Rounds:
 
     @functools.cached_property
     def plan(self) -> Schedule:
-        """The prompts of each step."""
         return Schedule(len(self.tokens), self.batches.rows, self.settings, self._sampled)
 
     def _sampled(self, step: int) -> list[list[int]] | None:
@@ -146,18 +144,15 @@ class Rounds:
         return self.batches.largest(len(rows), count, self.reference is not None, self.old)
 
     def batch(self, step: int) -> Any:
-        """`build` of a whole step."""
         return self.build(self.plan.step(step), self.batches.rows)
 
     def fingerprint(self) -> str:
-        """A hash of all prompts and of the size of a round."""
         digest = hashlib.sha256(f"{self.settings.prompts} {self.settings.group} {self.settings.steps}".encode())
         for one in self.tokens:
             digest.update(np.array([len(one), *one], np.int32).tobytes())
         return digest.hexdigest()[:16]
 
     def begins(self, position: int) -> bool:
-        """Whether the step after `position` is of a round that is not sampled yet."""
         return self.current is None or self.current.number != position // self.settings.steps
 
     def state(self, position: int) -> Mapping[str, Any] | None:
@@ -167,7 +162,6 @@ class Rounds:
     def rollouts(
         self, start: int, stop: int, rows: Sequence[int], policy: Callable[[], Runner], saved: Mapping[str, Any] | None
     ) -> Iterator[tuple[Any, Metrics]]:
-        """See `OnPolicy`."""
         self.position = start
         self.current = from_json(saved) if saved else None
 
@@ -229,14 +223,11 @@ class Rounds:
         """A group of completions for each prompt, and the seconds that it took."""
         began, group = time.monotonic(), self.settings.group
         asked = [self.tokens[p] for p in prompts for _ in range(group)]
-        found: list[Sample] = []
-        for i in range(0, len(asked), self.settings.at_once):
-            part = asked[i : i + self.settings.at_once]
-            found += sample(
-                model.graphdef, model.params, part, Sampling(self.settings.temperature),
-                key=jax.random.fold_in(jax.random.key(self.settings.seed), number),
-                max_tokens=self.settings.max_tokens, ends=self.ends, index=range(i, i + len(part)),
-            )  # fmt: skip
+        found = sample(
+            model.graphdef, model.params, asked, Sampling(self.settings.temperature),
+            key=jax.random.fold_in(jax.random.key(self.settings.seed), number),
+            max_tokens=self.settings.max_tokens, ends=self.ends, at_once=self.settings.at_once,
+        )  # fmt: skip
         groups = [found[i : i + group] for i in range(0, len(found), group)]
         return groups, time.monotonic() - began
 

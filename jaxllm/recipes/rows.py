@@ -89,12 +89,24 @@ class Split(Generic[T]):
         return part(False), part(True)
 
 
-def check(holdout: float, cut: str, cuts: Sequence[str]) -> None:
+def check(holdout: float, cut: str = "", cuts: Sequence[str] = ("",)) -> None:
     """Raises InputError for a share outside [0, 1), and for a way to cut that is not among `cuts`."""
     if not 0 <= holdout < 1:
         raise InputError(f"--holdout {holdout}: give a share from 0 to below 1")
     if cut not in cuts:
         raise InputError(f"--cut {cut}: give one of {', '.join(cuts)}")
+
+
+def held_out_line(splits: Mapping[str, Split[Any]], share: float, kind: str) -> tuple[str, str]:
+    """A line on what stands for a dev split that the data set does not have. splits: as `hold_out` gives them."""
+    if "dev" in splits:
+        why = f"{share:g} of train is held out as dev (--holdout)"
+    elif not share:
+        why = "nothing is held out (--holdout 0), so there is no dev score"
+    else:
+        few = f"train has too few {kind} ({len(splits['train'])}) to hold out {share:g}"
+        why = f"{few}; give --eval-dataset for a score"
+    return "", f"no dev split: {why}"
 
 
 def hold_out(splits: Mapping[str, Split[T]], share: float) -> dict[str, Split[T]]:

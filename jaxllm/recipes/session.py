@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 
 from jaxllm import hf
 from jaxllm.checkpoint.store import newest_meta
 from jaxllm.data.chat.templates import fix_date, writes_date
+from jaxllm.data.packing import Plan, make_plan
 from jaxllm.distributed import messages
 from jaxllm.distributed.mesh import make_mesh, row_multiple
 from jaxllm.losses import own_files
@@ -46,16 +48,22 @@ class Session:
     began: float
     """Seconds on the monotonic clock when the script began."""
 
-    @property
-    def first_multiple(self) -> int:
-        """What the rows of a batch were a multiple of on the mesh that the run began with, times --microbatches."""
-        return int(self.run.config["row_multiple"]) * self.config.microbatches
+    def plan(self, lengths: np.ndarray) -> Plan:
+        """How examples of these lengths, in tokens, fill the rows of training; the same after a change of the mesh."""
+        config, began = self.config, int(self.run.config["row_multiple"])
+        return make_plan(
+            lengths, batch_size=config.batch_size, multiple=row_multiple(self.mesh) * config.microbatches,
+            pack=config.pack, seed=config.seed, first_multiple=began * config.microbatches,
+        )  # fmt: skip
+
+    def eval_plan(self, lengths: np.ndarray) -> Plan:
+        """How examples of these lengths fill the rows of an evaluation."""
+        size = min(self.config.eval_batch_size, len(lengths))
+        return make_plan(lengths, batch_size=size, multiple=row_multiple(self.mesh))
 
     def finished(self, steps: int) -> bool:
         """Whether the run has been through `steps` steps; if so, prints that with its final numbers."""
-        if not json.loads(
-            messages.broadcast(json.dumps(self.run.finished(steps)))
-        ):  # not every host may have the folder
+        if messages.broadcast(str(self.run.finished(steps))) != "True":  # not every host may have the folder
             return False
         self.console.print(f"{self.run.folder} is finished ({steps} steps); give --steps for more, or another --out")
         for name, x in ((self.run.summary or {}).get("final") or {}).items():
@@ -132,17 +140,14 @@ class Session:
         self.console.print(f"curves: {self.run.folder / 'report.png'}   all of it: {wall:.0f} s")
 
 
-def _given(config: Common, name: str) -> str:
-    return getattr(config, name, None) or ""
-
-
 def open_session(script: str, config: Common) -> Session:
     """Checks the common flags, finds or names the run folder and makes the mesh; writes nothing. Raises InputError."""
     began = time.monotonic()
     check(config)
     if config.checkpoints and "://" not in config.checkpoints:
         check_folder(Path(config.checkpoints), "--checkpoints")
-    own = {k: x for name in ("loss", "reward") for k, x in own_files.texts(_given(config, name), f"--{name}").items()}
+    functions = {name: getattr(config, name, None) or "" for name in ("loss", "reward")}
+    own = {k: x for name, spec in functions.items() for k, x in own_files.texts(spec, f"--{name}").items()}
     run = open_run(script, config, config.out, own)
     mesh, written = make_mesh(config.mesh), _written(run, config.checkpoints)
     check_remat(config.remat, mesh.local_devices)

@@ -15,7 +15,7 @@ from jaxllm.data.tagging.examples import TAG_COLUMNS, Sentence, label_set, usabl
 from jaxllm.data.tagging.load import load_tagged
 from jaxllm.recipes.flags import Common
 from jaxllm.recipes.help import DATA
-from jaxllm.recipes.rows import Split, check, hold_out, open_rows, report_lines
+from jaxllm.recipes.rows import Split, check, held_out_line, hold_out, open_rows, report_lines
 from jaxllm.types import InputError
 
 
@@ -55,7 +55,7 @@ class Tagged:
 
 def read_tagged(config: TaggedFlags) -> Tagged:
     """Reads and checks the data set, and holds out sentences where there is no dev split."""
-    check(config.holdout, "", ("",))
+    check(config.holdout)
     if config.document_context < 0:
         raise InputError(f"--document-context {config.document_context}: give 0 or more tokens")
 
@@ -110,14 +110,7 @@ def _lines(
         counts = (f"{len({one.document for one in split.rows}):,} in {name}" for name, split in splits.items())
         lines.append(("", f"context of {config.document_context} tokens a side; documents: {', '.join(counts)}"))
     if "dev" not in given:
-        if "dev" in splits:
-            share = f"{config.holdout:g} of train is held out as dev (--holdout)"
-        elif not config.holdout:
-            share = "nothing is held out (--holdout 0), so there is no dev score"
-        else:
-            few = f"train has too few sentences ({len(splits['train'])}) to hold out {config.holdout:g}"
-            share = f"{few}; give --eval-dataset for a score"
-        lines.append(("", f"no dev split: {share}"))
+        lines.append(held_out_line(splits, config.holdout, "sentences"))
     return lines + report_lines(splits)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxllm.data.text.documents import Documents, open_documents, parse_weight
 from jaxllm.data.text.token_cache import Corpus
+from jaxllm.recipes.rows import check
 from jaxllm.types import InputError
 
 
@@ -22,8 +23,7 @@ class Texts:
 
 def read_texts(config: Any) -> Texts:
     """Finds the data sets that a script's flags name; no text is read yet. Raises InputError."""
-    if not 0 <= config.holdout < 1:
-        raise InputError(f"--holdout {config.holdout}: give a share from 0 to below 1")
+    check(config.holdout)
     if not config.dataset:
         raise InputError("--dataset is empty: name a file, folder or hub id, or builtin")
     named = [parse_weight(dataset) for dataset in config.dataset]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,11 +43,7 @@ def open_weights(
         raise InputError(
             f"{run} has no export (hf/), and its checkpoints hold adapters alone; let the run end first, or convert it"
         )
-
-    def find(names: Table, abstract: Abstract, skip: Mapping[str, str]) -> Found:
-        return _find_in_checkpoint(run, written, names, abstract, skip)
-
-    folder = Path(written.get("tokenizer") or run)
+    folder, find = Path(written.get("tokenizer") or run), functools.partial(_find_in_checkpoint, run, written)
     return assemble(raw, str(run / "config.json"), folder, find, task, labels, overrides)
 
 
@@ -59,11 +56,8 @@ def _open_shapes(
         path = path / "config.json" if is_bare_run(source) else hf.fetch(source, weights=False) / "config.json"
     raw = read_json(path)
     raw = raw["model"] if isinstance(raw.get("model"), dict) else raw
-
-    def find(names: Table, abstract: Abstract, skip: Mapping[str, str]) -> Found:
-        return Found(lambda wanted: {}, frozenset(), {}, [])
-
-    return assemble(raw, str(path), path.parent, find, task, labels, overrides)
+    nothing = Found(lambda wanted: {}, frozenset(), {}, [])
+    return assemble(raw, str(path), path.parent, lambda *_: nothing, task, labels, overrides)
 
 
 def load_params(spec: ModelSpec, mesh: Mesh, seed: int = 0) -> Params:

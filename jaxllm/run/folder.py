@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -9,9 +10,9 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from jaxllm.distributed import messages
 from jaxllm.run.inputs import contents
@@ -166,6 +167,20 @@ def write_json(path: Path, x: Any) -> None:
     """Writes a JSON file whole or not at all."""
     partial = path.with_name(path.name + ".tmp")
     partial.write_text(json.dumps(x, indent=2) + "\n")
+    os.replace(partial, path)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[IO[str]]:
+    """A text file to write, which appears under its name when it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            yield file
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
     os.replace(partial, path)
 
 

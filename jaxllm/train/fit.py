@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ from jaxllm.params import ModelSpec, Rules, materialize, select, stored_as
 from jaxllm.run import preemption, watchdog
 from jaxllm.run.best import parse_best
 from jaxllm.run.clock import Clock
-from jaxllm.run.folder import Run, open_run, operational, start_run
+from jaxllm.run.folder import Run, start_run
 from jaxllm.run.lock import hold
 from jaxllm.run.metrics import LOG_TO, on_terminal, open_writers, read_jsonl
 from jaxllm.run.preemption import Interrupted, Terminated
@@ -39,9 +37,9 @@ from jaxllm.train.nonfinite import NonfiniteReporter, NotFinite
 from jaxllm.train.on_policy import OnPolicy
 from jaxllm.train.optim import OptimConfig, make_optimizer, make_schedule
 from jaxllm.train.schedules import Schedule
-from jaxllm.train.setup import Program, check_rows, open_checkpoints, prepare, put, restore_or_init
+from jaxllm.train.setup import Program, check_rows, library_run, open_checkpoints, prepare, put, restore_or_init
 from jaxllm.train.step import StepFn
-from jaxllm.types import InputError, LossFn, Metrics, Params, TrainState, nearest
+from jaxllm.types import LossFn, Metrics, Params, TrainState, check_one_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,17 +57,6 @@ class Fitted:
     """Seconds from the start of the process to the end of the first step (`start_s`) and processor time by then
     (`start_cpu_s`), where one was taken; the most memory held, of the host and of the fullest device (`host_bytes`,
     `device_bytes`; None where unknown), and on how many devices."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Config:
-    """config.json of a run that no script describes."""
-
-    loss: str
-    optimizer: dict[str, Any] | str
-    seed: int
-    steps: int
-    microbatches: int = operational(1)
 
 
 @dataclasses.dataclass
@@ -143,16 +130,13 @@ class _Loop:
             return next(batches)
         jax.block_until_ready(self.state)
         with self.log.clock.paused(), self.log.writers.state("sampling"):
-            batch, known = next(batches)
-        return batch, known
+            return next(batches)
 
     def evaluate(self) -> None:
-        """Evaluates the state."""
         self.evaluations.run(self.position, self.params)
         self.owed = False
 
     def save(self) -> None:
-        """Saves the state in the background."""
         with self.log.clock.paused(), self.log.writers.state("saving"), watchdog.paused():
             meta = {**self.log.state(), "owed": self.owed}
             if self.sampled is not None:
@@ -217,17 +201,16 @@ def fit(
     evals = dict(evals or {})
     check_seed(seed, "seed")
     top = parse_best(best, evals, early_stopping)
-    for flag, names, known in (("--on-nan", [on_nan], ("stop", "skip")), ("--log-to", log_to, LOG_TO)):
-        if unknown := next((name for name in names if name not in known), None):
-            raise InputError(f"{flag} {unknown}: {nearest(unknown, known)}")
+    check_one_of("--on-nan", on_nan, ("stop", "skip"))
+    for name in log_to:
+        check_one_of("--log-to", name, LOG_TO)
     mesh = make_mesh() if mesh is None else mesh
     model = model if rules is None else dataclasses.replace(model, rules=rules)
     rows, freeze = data.plan.rows, None
     check_rows(rows, mesh, strategy, microbatches)
     again = "the same command goes on"
     if run is None and planning.current() is None:
-        config = _Config(_name(loss), _described(optimizer), seed, steps, microbatches)
-        run = open_run("fit", config, str(out or _new_folder()))
+        run = library_run(loss, optimizer, seed, steps, microbatches, out)
         again = again if out else f"fit(..., out={str(run.folder)!r}) goes on"
     if isinstance(optimizer, OptimConfig):
         if optimizer.param_dtype != "float32":
@@ -294,24 +277,8 @@ def fit(
     return Fitted(runner.with_params({**frozen, **params}), position, read_jsonl(log_path), clock.compile_s, used)
 
 
-def _new_folder() -> str:
-    """A folder below runs/ that does not exist yet, the same in all processes."""
-    stamp = time.strftime("runs/fit-%Y%m%d-%H%M%S")
-    names = itertools.chain([stamp], (f"{stamp}-{n}" for n in itertools.count(2)))
-    return messages.broadcast(next(name for name in names if not Path(name).exists()))
-
-
-def _name(loss: LossFn) -> str:
-    name = getattr(loss, "name", getattr(loss, "__name__", type(loss).__name__))
-    return " ".join([name, *(f"{key}={x}" for key, x in getattr(loss, "arguments", {}).items())])
-
-
 def _computes_reference(loss: LossFn, data: Loader | OnPolicy) -> bool:
     """Whether each step computes the reference too, because the batches do not have its log-probabilities."""
     if not getattr(loss, "reference", False):
         return False
     return getattr(data.build(data.plan.step(0)[:1], 1), "ref_logps_BT", None) is None
-
-
-def _described(optimizer: OptimConfig | optax.GradientTransformation) -> dict[str, Any] | str:
-    return dataclasses.asdict(optimizer) if isinstance(optimizer, OptimConfig) else "an optax transformation"

@@ -19,7 +19,7 @@ import numpy as np
 import optax
 
 from jaxllm.train.rounding import to_bfloat16
-from jaxllm.types import InputError, nearest
+from jaxllm.types import check_one_of
 
 KINDS = ("float32", "bfloat16", "int8")
 BLOCK = 256
@@ -40,8 +40,7 @@ class Packed(NamedTuple):
 
 def kept_as(kind: str, inner: optax.GradientTransformation) -> optax.GradientTransformation:
     """`inner` with its state in `kind` between steps. Raises InputError for one that is not in KINDS."""
-    if kind not in KINDS:
-        raise InputError(f"--moments {kind}: {nearest(kind, KINDS)}")
+    check_one_of("--moments", kind, KINDS)
     if kind == "float32":
         return inner
     wider = optax.with_extra_args_support(inner)
@@ -53,7 +52,7 @@ def kept_as(kind: str, inner: optax.GradientTransformation) -> optax.GradientTra
             if x.size < SMALL or x.dtype != jnp.float32:
                 return x
             if kind == "int8":
-                return pack(x, root=_is_second(path))
+                return pack(x, root=any(getattr(key, "name", None) in SECOND for key in path))
             return to_bfloat16(x, (number << 12) + jnp.uint32(salt))
 
         leaves, structure = jax.tree_util.tree_flatten_with_path(state)
@@ -113,7 +112,3 @@ def block(length: int) -> int:
 def _spread(scales: jax.Array, length: int) -> jax.Array:
     size = block(length)
     return jnp.repeat(scales, size, axis=-1, total_repeat_length=scales.shape[-1] * size)[..., :length]
-
-
-def _is_second(path: Any) -> bool:
-    return any(getattr(key, "name", None) in SECOND for key in path)

@@ -70,7 +70,6 @@ class NonfiniteReporter:
         return line
 
     def close(self) -> None:
-        """Closes skipped.jsonl."""
         if self._log is not None:
             self._log.close()
 

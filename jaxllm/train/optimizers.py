@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxllm.train.schedules import Schedule
-from jaxllm.types import InputError, Params, nearest
+from jaxllm.types import Params, check_one_of
 
 MOMENTUM = 0.95
 """Of Muon, with Nesterov's step."""
@@ -47,8 +47,7 @@ class Optimizer:
 
 def find(name: str) -> Optimizer:
     """The optimizer of this name. Raises InputError with the nearest for an unknown one."""
-    if name not in OPTIMIZERS:
-        raise InputError(f"--optimizer {name}: {nearest(name, OPTIMIZERS)}")
+    check_one_of("--optimizer", name, OPTIMIZERS)
     return OPTIMIZERS[name]
 
 

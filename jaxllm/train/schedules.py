@@ -7,7 +7,7 @@ from typing import Any
 
 import optax
 
-from jaxllm.types import InputError, nearest
+from jaxllm.types import InputError, check_one_of
 
 Schedule = Callable[[Any], Any]
 """(number of updates made) -> learning rate, traceable."""
@@ -32,8 +32,7 @@ def schedule(name: str, *, peak: float, steps: int, warmup: float, floor: float)
     warmup: steps, or below 1 a share of all. floor: the final rate as a share of the peak. Raises InputError for an
     unknown name, and for a warm-up longer than the run.
     """
-    if name not in SCHEDULES:
-        raise InputError(f"--schedule {name}: {nearest(name, SCHEDULES)}")
+    check_one_of("--schedule", name, SCHEDULES)
     rising = int(warmup * steps) if warmup < 1 else int(warmup)
     if rising > steps:
         raise InputError(f"--warmup {rising} is longer than the run of {steps} steps")

@@ -11,7 +11,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,9 +29,10 @@ from jaxllm.distributed import mesh as meshes
 from jaxllm.distributed import messages
 from jaxllm.models.flops import ModelFlops
 from jaxllm.params import ModelSpec, materialize
-from jaxllm.run.folder import Run, differences
+from jaxllm.run.folder import Run, differences, open_run, operational
 from jaxllm.run.inputs import changed_files, changes
 from jaxllm.train.on_policy import OnPolicy
+from jaxllm.train.optim import OptimConfig
 from jaxllm.train.rounding import widened
 from jaxllm.train.step import StepFn, make_train_step
 from jaxllm.types import InputError, LossFn, TrainState
@@ -184,6 +188,37 @@ def restore_or_init(
         why = changes(before, run.config)
         raise InputError(f"{where} was trained on other data ({why}): undo the change, or give another --out")
     return found
+
+
+@dataclasses.dataclass(frozen=True)
+class _Config:
+    """config.json of a run that no script describes."""
+
+    loss: str
+    optimizer: dict[str, Any] | str
+    seed: int
+    steps: int
+    microbatches: int = operational(1)
+
+
+def library_run(
+    loss: LossFn, optimizer: OptimConfig | optax.GradientTransformation, seed: int, steps: int, microbatches: int,
+    out: str | Path | None,
+) -> Run:  # fmt: skip
+    """The run of a call of `fit` that no script describes, in `out` or in a new folder below runs/."""
+    name = getattr(loss, "name", getattr(loss, "__name__", type(loss).__name__))
+    named = " ".join([name, *(f"{key}={x}" for key, x in getattr(loss, "arguments", {}).items())])
+    described: dict[str, Any] | str = "an optax transformation"
+    if isinstance(optimizer, OptimConfig):
+        described = dataclasses.asdict(optimizer)
+    return open_run("fit", _Config(named, described, seed, steps, microbatches), str(out or _new_folder()))
+
+
+def _new_folder() -> str:
+    """A folder below runs/ that does not exist yet, the same in all processes."""
+    stamp = time.strftime("runs/fit-%Y%m%d-%H%M%S")
+    names = itertools.chain([stamp], (f"{stamp}-{n}" for n in itertools.count(2)))
+    return messages.broadcast(next(name for name in names if not Path(name).exists()))
 
 
 def open_checkpoints(folder: Any, keep: int, keep_every: int) -> Checkpoints:

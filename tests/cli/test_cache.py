@@ -65,10 +65,3 @@ def test_a_link_in_a_cache_is_removed_and_not_what_it_points_to(root, tmp_path):
 def test_a_cache_that_there_is_not_is_named(root):
     with pytest.raises(InputError, match=r"--clear tokns: give one of compiled, .*; did you mean tokens\?"):
         cache.main(cache.Config(clear="tokns"))
-
-
-@pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (3_500_000_000, "3.5 GB")]
-)
-def test_sizes_are_readable(count, text):
-    assert cache.readable(count) == text

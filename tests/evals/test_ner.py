@@ -73,8 +73,8 @@ def batches():
 
 def test_scores_of_whole_sentences(tmp_path):
     path = tmp_path / "run" / "predictions.jsonl"
-    evaluate = ner.evaluator(WINDOWS, SENTENCES, LABELS, "IOB2", predictions=path)
-    numbers = evaluate(Model(jnp.asarray(LOGITS)), batches())
+    evaluate = ner.evaluator(WINDOWS, SENTENCES, LABELS, "IOB2", batches(), predictions=path)
+    numbers = evaluate(Model(jnp.asarray(LOGITS)))
 
     report = classification_report([s.tags for s in SENTENCES], PREDICTED, output_dict=True, zero_division=0)
     expected = {"loss": numbers["loss"], "accuracy": 3 / 5, "strict_f1": 1 / 3, "lenient_f1": 1 / 3}
@@ -108,11 +108,11 @@ def test_scores_of_whole_sentences(tmp_path):
 
 
 def test_all_windows_are_needed():
-    evaluate = ner.evaluator(WINDOWS, SENTENCES, LABELS, "IOB2")
+    evaluate = ner.evaluator(WINDOWS, SENTENCES, LABELS, "IOB2", list(batches())[:1])
     with pytest.raises(ValueError, match="lack 2 of 3 windows"):
-        evaluate(Model(jnp.asarray(LOGITS)), list(batches())[:1])
+        evaluate(Model(jnp.asarray(LOGITS)))
 
 
 def test_untagged_sentences_cannot_be_scored():
     with pytest.raises(InputError, match="f, row 9: no tags"):
-        ner.evaluator(WINDOWS, [*SENTENCES, Sentence(["a"], None, "f, row 9")], LABELS, "IOB2")
+        ner.evaluator(WINDOWS, [*SENTENCES, Sentence(["a"], None, "f, row 9")], LABELS, "IOB2", [])

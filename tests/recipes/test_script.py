@@ -14,7 +14,8 @@ from forked import IMPORTED, Forks
 
 from jaxllm.__main__ import COMMANDS
 from jaxllm.data.packing import make_plan
-from jaxllm.recipes.flags import Common, check, fit_arguments, loss_arguments, optim_config, total_steps
+from jaxllm.recipes.flags import Common, check, fit_arguments, optim_config, total_steps
+from jaxllm.recipes.losses import loss_arguments
 from jaxllm.recipes.script import input_errors, parse, run
 from jaxllm.run.folder import open_run, start_run
 from jaxllm.train.optim import OptimConfig

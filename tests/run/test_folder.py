@@ -6,7 +6,7 @@ import json
 import pytest
 
 import jaxllm
-from jaxllm.run.folder import Run, open_run, operational, report, split_config, start_run, write_json
+from jaxllm.run.folder import Run, open_run, operational, report, split_config, start_run, whole_file, write_json
 from jaxllm.types import InputError
 
 
@@ -143,3 +143,14 @@ def test_a_field_that_came_later_leaves_the_name_of_a_run_as_it_was_while_it_is_
     before = open_run("toy", Config(), "").folder
     assert open_run("toy", Later(), "").folder == before
     assert open_run("toy", Later(split="dev=val"), "").folder != before
+
+
+def test_a_whole_file_appears_when_it_is_whole_and_leaves_nothing_after_an_error(tmp_path):
+    path = tmp_path / "new" / "a.txt"
+    with pytest.raises(ZeroDivisionError), whole_file(path) as file:
+        file.write(f"half {1 / 0}")
+    assert not list(path.parent.iterdir())
+    with whole_file(path) as file:
+        file.write("é")
+        assert not path.exists()
+    assert path.read_text(encoding="utf-8") == "é"
