@@ -65,7 +65,7 @@ def residual(x_BTD: jax.Array) -> P:
 
 
 def cut_as_cache(x: jax.Array) -> jax.Array:
-    """Keys or values [..., B, K, S, H], with rows sharded as those of the batch, and heads over tensor."""
+    """Keys [..., B, K, H, S] or values [..., B, K, S, H]: rows sharded as those of the batch, heads over tensor."""
     return _cut(x, (*(None,) * (x.ndim - 4), ("data", "fsdp"), "tensor"))
 
 

@@ -20,7 +20,9 @@ from jaxllm.types import InputError
 __all__ = ["Sample", "Sampling", "generate", "sample"]
 
 _STEP = 64
-"""Slots for new tokens that a cache begins with, and that it grows by multiples of."""
+"""Slots for new tokens that a cache begins with, where so many may come, and that it grows by multiples of."""
+_FINE = 16
+"""Slots that a cache of fewer new tokens has a multiple of."""
 _LEAST = 8
 """Rows of a batch that others have left, at least."""
 
@@ -103,7 +105,8 @@ def _run(
         return [Sample(np.zeros(0, np.int32), np.zeros(0, np.float32), False) for _ in prompts]
     limits = [min(max_tokens, config.max_positions - len(prompt)) for prompt in prompts]
     longest, width = max(limits), _width(max(map(len, prompts)))
-    most = width + _round_up(longest, _STEP)
+    room = _round_up(longest, _STEP if longest > _STEP else _FINE)
+    most = width + room
     slots = min(most, width + _STEP)
     found: list[Sample | None] = [None] * len(prompts)
     rows = np.arange(len(prompts))  # whose prompts those of the state are
@@ -117,7 +120,7 @@ def _run(
     with _mesh_of(params) as multiple:
         packed = decode.pack_prompts(prompts, index, limits, key, slots=width, multiple=multiple)
         ends_E = np.array([*ends] or [-1], np.int32)
-        state, latest = decode.start(graphdef, sampling, slots, _round_up(longest, _STEP), params, packed, ends_E)
+        state, latest = decode.start(graphdef, sampling, slots, room, params, packed, ends_E)
         going = np.ones(len(prompts), bool)
         while True:
             done_B, count = np.asarray(latest.done_B), int(latest.count)
@@ -186,5 +189,5 @@ def _round_up(n: int, step: int) -> int:
 
 
 def _width(longest: int) -> int:
-    """Slots for prompts of at most so many tokens: one of four sizes from one power of two to the next, 16 at least."""
-    return _round_up(longest, max(16, 1 << longest.bit_length() >> 3))
+    """Slots for prompts of at most so many tokens: one of four from one power of two to the next, _FINE at least."""
+    return _round_up(longest, max(_FINE, 1 << longest.bit_length() >> 3))

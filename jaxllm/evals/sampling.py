@@ -11,7 +11,7 @@ from jaxllm.losses.tokens import token_logprobs
 from jaxllm.types import InputError
 
 _BLOCK = 256
-"""Tokens of the vocabulary that `draw` sums up first."""
+"""Tokens of the vocabulary that `draw` sums up first, at most."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,12 +60,13 @@ def draw(logits_BV: jax.Array, keys_B: jax.Array) -> jax.Array:
     more than a small model.
     """
     weights_BV = jnp.exp(logits_BV - jnp.max(logits_BV, axis=-1, keepdims=True))
-    weights_BV = jnp.pad(weights_BV, [(0, 0), (0, -weights_BV.shape[1] % _BLOCK)])
-    weights_BnW = weights_BV.reshape(weights_BV.shape[0], -1, _BLOCK)
+    block = min(_BLOCK, weights_BV.shape[1])
+    weights_BV = jnp.pad(weights_BV, [(0, 0), (0, -weights_BV.shape[1] % block)])
+    weights_BnW = weights_BV.reshape(weights_BV.shape[0], -1, block)
     uniform_B2 = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys_B)
     block_B = _invert(jnp.sum(weights_BnW, axis=-1), uniform_B2[:, 0])
     within_BW = jnp.take_along_axis(weights_BnW, block_B[:, None, None], axis=1)[:, 0]
-    return block_B * _BLOCK + _invert(within_BW, uniform_B2[:, 1])
+    return block_B * block + _invert(within_BW, uniform_B2[:, 1])
 
 
 def _invert(weights_BN: jax.Array, uniform_B: jax.Array) -> jax.Array:

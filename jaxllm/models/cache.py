@@ -19,9 +19,9 @@ from jaxllm.models.layers import unrolled
 class Cache:
     """Keys and values of the tokens read so far, in the first `length` (int32 scalar) of S slots, and those tokens.
 
-    stacks: keys and values, of all layers [L, B, K, S, H] where layers are scanned, and [B, K, S, H] of each where they
-    are not. Heads come before slots, as the products of attention want them: so no step copies what it reads. Rows and
-    heads are sharded as those of the layers that made them.
+    stacks: keys and values, of all layers [L, B, K, H, S] and [L, B, K, S, H] where layers are scanned, of each without
+    L where they are not: as the products of attention with one query want them, so that no step copies what it reads.
+    Rows and heads are sharded as those of the layers that made them.
     """
 
     stacks: tuple[tuple[jax.Array, jax.Array], ...]
@@ -32,9 +32,10 @@ class Cache:
     def empty(cls, c: Config, rows: int, slots: int) -> Cache:
         """A cache of no tokens, for so many rows and at most `slots` tokens in each."""
         alone = unrolled(c.depth, c.remat, c.unroll) >= c.depth
-        keys = cut_as_cache(jnp.zeros((*(c.depth,) * (not alone), rows, c.K, slots, c.H), c.dtype))
+        lead = (*(c.depth,) * (not alone), rows, c.K)
+        stack = tuple(cut_as_cache(jnp.zeros((*lead, *last), c.dtype)) for last in ((c.H, slots), (slots, c.H)))
         nothing = jnp.zeros((rows, slots), jnp.int32)
-        return cls(((keys, keys),) * (c.depth if alone else 1), Tokens(nothing, nothing), jnp.int32(0))
+        return cls((stack,) * (c.depth if alone else 1), Tokens(nothing, nothing), jnp.int32(0))
 
     @property
     def slots(self) -> int:
@@ -59,22 +60,24 @@ class Cache:
 
         That is all keys and values of the layer, [B, S, K, H], and their tokens: where T is S, these alone.
         """
-        stack = self.stacks[0]
-        lead = (layer,) * (stack[0].ndim - 4)  # none where the stack is this layer
+        old_k, old_v = self.stacks[0]
+        lead = (layer,) * (old_k.ndim - 4)  # none where the stack is this layer
 
-        def put(x: jax.Array, new_BTKH: jax.Array) -> jax.Array:
-            new = jnp.expand_dims(new_BTKH.swapaxes(1, 2), range(len(lead)))
-            return jax.lax.dynamic_update_slice(x, new, (*lead, 0, 0, self.length, 0))
+        def put(x: jax.Array, new: jax.Array, *at: jax.Array | int) -> jax.Array:
+            return jax.lax.dynamic_update_slice(x, jnp.expand_dims(new, range(len(lead))), (*lead, 0, 0, *at))
 
-        k, v = put(stack[0], k_BTKH), put(stack[1], v_BTKH)
+        k = put(old_k, k_BTKH.transpose(0, 2, 3, 1), 0, self.length)
+        v = put(old_v, v_BTKH.swapaxes(1, 2), self.length, 0)
         cache = dataclasses.replace(self, stacks=((k, v),))
         if k_BTKH.shape[1] == self.slots:
             return cache, k_BTKH, v_BTKH, tokens
-        return cache, k[lead].swapaxes(1, 2), v[lead].swapaxes(1, 2), self.tokens
+        return cache, k[lead].transpose(0, 3, 1, 2), v[lead].swapaxes(1, 2), self.tokens
 
     def map(self, change: Callable[[jax.Array], jax.Array], tokens: Tokens, length: jax.Array) -> Cache:
-        """With what `change` makes of the keys, and of the values, of each stack."""
-        return Cache(jax.tree.map(lambda x: cut_as_cache(change(x)), self.stacks), tokens, length)
+        """With what `change` makes of the keys, and of the values, of each stack, both given as [..., B, K, S, H]."""
+        of_keys = lambda x: change(x.swapaxes(-1, -2)).swapaxes(-1, -2)  # noqa: E731
+        stacks = tuple((cut_as_cache(of_keys(k)), cut_as_cache(change(v))) for k, v in self.stacks)
+        return Cache(stacks, tokens, length)
 
     def place(self, place_BS: jax.Array) -> Cache:
         """A full cache of other rows: in each slot what is at this place of the flattened rows, nothing where -1."""
