@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from jaxllm.axes import axes_of, over_devices, residual, spec_of
 from jaxllm.models.decoder_config import Config
 from jaxllm.models.layers import ACTIVATIONS, Dense, narrow, recompute
+from jaxllm.models.ragged import ragged_dot
 from jaxllm.models.remat import MLP, name
 from jaxllm.types import Mean, Terms
 
@@ -93,7 +94,7 @@ def mixture(
     sorted_MD = spread(x_BTD.reshape(-1, c.width), order_M, inverse_M)
     if experts < c.experts:
         sorted_MD = jnp.where(here_M1[order_M], sorted_MD, 0)
-    through = lambda x, kernel: jax.lax.ragged_dot(x, kernel, sizes_E)  # noqa: E731
+    through = lambda x, kernel: ragged_dot(x, kernel, sizes_E)  # noqa: E731
     activated = recompute(lambda gate, up: ACTIVATIONS[c.activation](gate) * up)
     inner_MF = activated(*name((through(sorted_MD, gate_EDF), through(sorted_MD, up_EDF)), MLP))
     y_MD = spread(through(inner_MF, down_EFD), inverse_M, order_M)
