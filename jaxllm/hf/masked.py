@@ -61,7 +61,7 @@ def masked_family(kind: str, tagger: Family[TaggerConfig]) -> Family[MaskedConfi
         legacy = f.get("legacy", bool) if kind == "deberta-v2" else True
         head = head_of(kind, legacy)
         fixed = ACTIVATIONS.get(head.activation)
-        own = {"transform_activation": fixed or f.choice(head.activation, ACTIVATIONS)}
+        own: dict[str, Any] = {"transform_activation": fixed or f.choice(head.activation, ACTIVATIONS)}
         own |= read_fields(f, _FIELDS, MaskedConfig) if kind == "modernbert" else {}
         return MaskedConfig(tagger.read(f).encoder, tied=f.get("tie_word_embeddings", bool), legacy=legacy, **own)
 

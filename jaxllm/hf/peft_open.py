@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Mapping
@@ -107,7 +108,8 @@ def open_adapter(source: str, base: ModelSpec, names: table.Table) -> ModelSpec:
         found = spec.load_own({name: at for name, at in shardings.items() if name not in here})
         for name, at in here.items():
             if name in arrays:  # copied: the trained array may be overwritten
-                found[name] = place(arrays[name].shape, at, lambda index, x=arrays[name]: np.array(x[index]))
+                copied = functools.partial(lambda x, index: np.array(x[index]), arrays[name])
+                found[name] = place(arrays[name].shape, at, copied)
             else:
                 found[name] = read_rows(rows[name], spec.graphdef.abstract[name], at, whole)
         return found

@@ -33,9 +33,9 @@ class Cache:
         """A cache of no tokens, for so many rows and at most `slots` tokens in each."""
         alone = unrolled(c.depth, c.remat, c.unroll) >= c.depth
         lead = (*(c.depth,) * (not alone), rows, c.K)
-        stack = tuple(cut_as_cache(jnp.zeros((*lead, *last), c.dtype)) for last in ((c.H, slots), (slots, c.H)))
+        keys, values = (cut_as_cache(jnp.zeros((*lead, *last), c.dtype)) for last in ((c.H, slots), (slots, c.H)))
         nothing = jnp.zeros((rows, slots), jnp.int32)
-        return cls((stack,) * (c.depth if alone else 1), Tokens(nothing, nothing), jnp.int32(0))
+        return cls(((keys, values),) * (c.depth if alone else 1), Tokens(nothing, nothing), jnp.int32(0))
 
     @property
     def slots(self) -> int:

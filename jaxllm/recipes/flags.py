@@ -8,6 +8,7 @@ a subclass declares again keeps its group, and its description too unless the su
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import tyro
@@ -221,7 +222,7 @@ def check(config: Common) -> None:
     if not config.dataset:
         raise InputError("--dataset is empty: name a file, folder or hub id, or builtin")
     parse_splits(config.split)
-    for flag, given, known in (
+    choices: list[tuple[str, str, Iterable[str]]] = [
         ("--optimizer", config.optimizer, OPTIMIZERS),
         ("--schedule", config.schedule, SCHEDULES),
         ("--dtype", config.dtype, ("float32", "bfloat16")),
@@ -232,7 +233,8 @@ def check(config: Common) -> None:
         ("--param-dtype", config.param_dtype, ("float32", "bfloat16")),
         ("--export-dtype", config.export_dtype, ("", "float32", "bfloat16", "float16")),
         *(("--log-to", log, LOG_TO) for log in config.log_to),
-    ):
+    ]
+    for flag, given, known in choices:
         check_one_of(flag, given, known)
     check_numbers(
         config, COUNT, "batch_size", "eval_batch_size", "microbatches", "max_length", "log_every", "keep", "vocab_size"
