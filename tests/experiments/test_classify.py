@@ -16,6 +16,7 @@ from jaxllm.data import tokenizers
 from jaxllm.data.builtin.ner import wordpiece
 from jaxllm.data.builtin.requests import DEMO, requests
 from jaxllm.distributed.mesh import make_mesh
+from jaxllm.recipes import encoders
 from jaxllm.recipes.script import input_errors, parse
 from jaxllm.run.metrics import read_jsonl
 from jaxllm.types import InputError
@@ -83,7 +84,7 @@ def still(data, tmp_path_factory):
     def start(out, *flags, devices=8):
         make, none = script.ClassifierConfig, dict.fromkeys(("embedding_dropout", "mlp_dropout"), 0.0)
         with (
-            mock.patch.dict(script.MODERN, none),
+            mock.patch.dict(encoders.MODERN, none),
             mock.patch.object(script, "ClassifierConfig", lambda *a, **k: make(*a, classifier_dropout=0.0, **k)),
             mock.patch("jaxllm.recipes.session.make_mesh", lambda text: make_mesh(text, jax.devices()[:devices])),
         ):
