@@ -110,6 +110,7 @@ class Plan:
         return float(self.lengths.sum()) / (self.steps * self.rows * self.row_length)
 
     def describe(self) -> str:
+        """The plan in one line, for the terminal."""
         examples = len(self.lengths) / self.steps
         shape = f"{self.rows} rows of {self.row_length} a step"
         return f"{shape} ({examples:.1f} examples, {self.fill:.0%} full), {self.steps} steps an epoch"

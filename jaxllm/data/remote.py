@@ -48,15 +48,18 @@ class RemotePath(os.PathLike[str]):
 
     @property
     def name(self) -> str:
+        """The last part of its path."""
         path = unquote(urlsplit(self.url).path) if is_http(self.url) else self.url
         return path.rstrip("/").rpartition("/")[2]
 
     @property
     def suffix(self) -> str:
+        """As of a `Path`."""
         return PurePosixPath(self.name).suffix
 
     @property
     def parent(self) -> RemotePath:
+        """The folder that it is in."""
         return RemotePath(self.url.rstrip("/").rpartition("/")[0])
 
     @property

@@ -56,6 +56,7 @@ class Report:
     """The number of rows of text whose answers all begin with their prompt, which is learnt from twice then."""
 
     def drop(self, reason: str, where: str) -> None:
+        """Counts a row that is left out."""
         self.dropped.setdefault(reason, []).append(where)
 
     def drop_bad(self, error: BadRow, where: str) -> None:

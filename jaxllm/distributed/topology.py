@@ -29,6 +29,7 @@ class Shape:
 
     @property
     def sizes(self) -> dict[str, int]:
+        """The sizes of the whole mesh."""
         return {axis: self.across[axis] * self.within[axis] for axis in AXES}
 
 

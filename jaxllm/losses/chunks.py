@@ -124,13 +124,16 @@ class _Chunked:
         return cls(pure, cut, (list(constants), floats, rest), at, tree, shapes, out)
 
     def chunk(self, constants: Any, floats: Any, rest: Any) -> list[jax.Array]:
+        """The values of one chunk."""
         leaves = [*floats, *rest]
         return jax.tree.leaves(self.pure(*(leaves[i] for i in self.at), rest[-1], *constants))
 
     def nothing(self) -> list[jax.Array]:
+        """The values of a chunk that is skipped."""
         return [jnp.zeros(shape.shape, shape.dtype) for shape in self.shapes]
 
     def values(self, constants: Any, floats: Any, rest: Any, weights: jax.Array) -> list[jax.Array]:
+        """The values of all positions."""
 
         def body(_: None, chunk: Any) -> tuple[None, list[jax.Array]]:
             floats, rest, weights = chunk

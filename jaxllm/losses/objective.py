@@ -79,9 +79,11 @@ class PreferenceLoss(Decorated):
         return self.each(p, **arguments)
 
     def each(self, *inputs: Any, **arguments: Any) -> jax.Array:
+        """`per_pair`."""
         return self.terms(*inputs, **arguments)[0].loss_B
 
     def example(self, **arguments: Any) -> tuple[PairLogps]:
+        """Pairs as shapes and dtypes."""
         number, per_token = example_array(8), example_array(8, 5)
         tokens = Tokens(
             per_token,

@@ -80,6 +80,7 @@ class PolicyLoss(Decorated):
 
     @property
     def kind(self) -> str:
+        """completions."""
         return "completions"
 
     def __call__(self, model: Any, batch: Rollouts, key: jax.Array | None = None, **arguments: Any) -> Metrics:
@@ -90,13 +91,16 @@ class PolicyLoss(Decorated):
         return self.couples_batch or self._value("top_entropy_quantile", arguments) < 1
 
     def refers(self, arguments: Mapping[str, Any]) -> bool:
+        """Whether it reads the log-probabilities of a reference."""
         beta = self._value("beta", arguments) if "beta" in self.shared else 0
         return self.reference or isinstance(beta, jax.Array) or beta > 0
 
     def reads(self, arguments: Mapping[str, Any]) -> tuple[str, ...]:
+        """What it needs beside log-probabilities, with these arguments."""
         return self.needs if self._bonus(arguments) is None else (*self.needs, "entropy")
 
     def example(self, **arguments: Any) -> tuple[PolicyLogps]:
+        """Completions as shapes and dtypes."""
         number, per_token = example_array(8), example_array(8, 5)
         ref = per_token if self.refers(arguments) else None
         sampled = per_token if self._value("vllm_importance_sampling_mode", arguments) != "none" else None
@@ -108,6 +112,7 @@ class PolicyLoss(Decorated):
         return self.each(p, **arguments)
 
     def each(self, *inputs: Any, **arguments: Any) -> jax.Array:
+        """`per_token`."""
         (p,) = inputs
         if not isinstance(p, PolicyLogps):
             raise InputError(f"loss {self.name!r} is of completions: give it PolicyLogps, not {type(p).__name__}")

@@ -17,9 +17,11 @@ class Tempered:
         self._model, self._temperature = model, temperature
 
     def hidden(self, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, Metrics]:
+        """The model's own."""
         return self._model.hidden(batch, key)
 
     def head(self, hidden_ND: jax.Array) -> jax.Array:
+        """logits_NV over the temperature."""
         return self._model.head(hidden_ND) / self._temperature
 
     def __getattr__(self, name: str) -> Any:

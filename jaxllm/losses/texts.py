@@ -45,6 +45,7 @@ class TextLoss(Decorated):
         return {"loss": Mean(total, jnp.sum(rows.weights_BT))}
 
     def example(self, **arguments: Any) -> tuple[Any, ...]:
+        """Logits and targets as shapes and dtypes."""
         return example_array(8, 6), example_array(8, 6)
 
 

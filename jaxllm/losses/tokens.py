@@ -149,6 +149,7 @@ class TokenLoss(Decorated):
         return {"loss": Mean(total, jnp.sum(batch.weights_BT))}
 
     def example(self, **arguments: Any) -> tuple[Any, ...]:
+        """Logits, the teacher's too where they are read, and targets, as shapes and dtypes."""
         logits_NV = example_array(8, 6)
         return (logits_NV, *[logits_NV] * (self.over is over_both), example_array(8, dtype=jnp.int32))
 

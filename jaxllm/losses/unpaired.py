@@ -87,6 +87,7 @@ class UnpairedLoss(Decorated):
         return self.each(a, **arguments)
 
     def example(self, **arguments: Any) -> tuple[AnswerLogps]:
+        """Answers as shapes and dtypes."""
         number = example_array(8)
         return (AnswerLogps(number, number, example_array(8, dtype=jnp.int32), number),)
 

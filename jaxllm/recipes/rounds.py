@@ -54,6 +54,7 @@ class Settings:
 
     @property
     def steps(self) -> int:
+        """Optimizer steps of a round."""
         return self.steps_per_generation * self.num_iterations
 
 
@@ -126,6 +127,7 @@ class Rounds:
 
     @functools.cached_property
     def plan(self) -> Schedule:
+        """The prompts of each step."""
         return Schedule(len(self.tokens), self.batches.rows, self.settings, self._sampled)
 
     def _sampled(self, step: int) -> list[list[int]] | None:
@@ -144,15 +146,18 @@ class Rounds:
         return self.batches.largest(len(rows), count, self.reference is not None, self.old)
 
     def batch(self, step: int) -> Any:
+        """`build` of a whole step."""
         return self.build(self.plan.step(step), self.batches.rows)
 
     def fingerprint(self) -> str:
+        """A hash of all prompts and of the size of a round."""
         digest = hashlib.sha256(f"{self.settings.prompts} {self.settings.group} {self.settings.steps}".encode())
         for one in self.tokens:
             digest.update(np.array([len(one), *one], np.int32).tobytes())
         return digest.hexdigest()[:16]
 
     def begins(self, position: int) -> bool:
+        """Whether the step after `position` is of a round that is not sampled yet."""
         return self.current is None or self.current.number != position // self.settings.steps
 
     def state(self, position: int) -> Mapping[str, Any] | None:

@@ -37,10 +37,12 @@ class Scorer:
 
     @property
     def names(self) -> list[str]:
+        """The names of the functions."""
         return [one.name for one in self.rewards]
 
     @property
     def weights(self) -> list[float]:
+        """Their weights."""
         return [one.weight for one in self.rewards]
 
     def total(self, rewards: np.ndarray) -> np.ndarray:

@@ -66,6 +66,7 @@ class Bench:
     """(examples of each row, tokens of a row) -> a batch of EXAMPLES rows, numpy."""
 
     def sums(self, params: Params, batch: Any) -> Metrics:
+        """The loss's metrics."""
         model = bind(self.graphdef, {**self.teacher, **params})
         return self.loss(model, jax.tree.map(jnp.asarray, batch))
 

@@ -107,13 +107,16 @@ class Writers(list[Writer]):
 
     @property
     def terminal(self) -> Terminal | None:
+        """The terminal, if the run writes to it."""
         return next((writer for writer in self if isinstance(writer, Terminal)), None)
 
     def print(self, text: str) -> None:
+        """Prints a line on the terminal, if the run writes to it."""
         if self.terminal:
             self.terminal.print(text)
 
     def state(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """Shows on the terminal what the run does inside the `with` block."""
         return self.terminal.state(name) if self.terminal else contextlib.nullcontext()
 
     def close(self) -> None:

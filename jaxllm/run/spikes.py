@@ -22,6 +22,7 @@ class Spikes:
 
     @property
     def state(self) -> list[float]:
+        """The last losses."""
         return list(self._window)
 
     def add(self, loss: float) -> float | None:

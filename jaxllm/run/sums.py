@@ -24,4 +24,5 @@ class Sums:
                 sums[2] += count
 
     def values(self) -> dict[str, float]:
+        """The mean of each metric."""
         return {name: sum(w * Mean(t, c).value() for w, t, c in sums) for name, sums in self.state.items()}

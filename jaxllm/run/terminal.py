@@ -88,5 +88,6 @@ class Terminal:
         self.console.print(text, markup=False)
 
     def close(self) -> None:
+        """Stops drawing the bar, which stays as it is."""
         if self._bar:
             self._bar.stop()

@@ -133,10 +133,12 @@ class _Loop:
             return next(batches)
 
     def evaluate(self) -> None:
+        """Evaluates the state."""
         self.evaluations.run(self.position, self.params)
         self.owed = False
 
     def save(self) -> None:
+        """Saves the state in the background."""
         with self.log.clock.paused(), self.log.writers.state("saving"), watchdog.paused():
             meta = {**self.log.state(), "owed": self.owed}
             if self.sampled is not None:

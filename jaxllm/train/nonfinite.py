@@ -70,6 +70,7 @@ class NonfiniteReporter:
         return line
 
     def close(self) -> None:
+        """Closes skipped.jsonl."""
         if self._log is not None:
             self._log.close()
 

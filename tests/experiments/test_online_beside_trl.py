@@ -62,9 +62,9 @@ def ours(world, out, monkeypatch, *flags):
     given = json.loads((world / "completions.json").read_text())
     tokenizer, read = AutoTokenizer.from_pretrained(world / "model"), []
 
-    def sample(graphdef, params, prompts, *_, index, ends, max_tokens, **__):
+    def sample(graphdef, params, prompts, *_, ends, max_tokens, **__):
         read.append([tokenizer.decode(prompt, skip_special_tokens=True) for prompt in prompts])
-        found = [given[text][i % GROUP] for text, i in zip(read[-1], index, strict=True)]
+        found = [given[text][i % GROUP] for i, text in enumerate(read[-1])]
         assert max(map(len, found)) == max_tokens
         return [Sample(np.array(x, np.int32), np.zeros(len(x), np.float32), x[-1] in ends) for x in found]
 

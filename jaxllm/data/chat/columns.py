@@ -32,6 +32,7 @@ class TrackedRow(dict[str, Any]):
         return super().__getitem__(column)
 
     def get(self, column: str, default: Any = None) -> Any:
+        """The value of a column, or the default."""
         self.read.add(column)
         return super().get(column, default)
 

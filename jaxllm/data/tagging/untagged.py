@@ -34,6 +34,7 @@ class Line:
 
     @property
     def words(self) -> list[str]:
+        """The words."""
         return [self.text[start:end] for start, end in self.spans]
 
     def sentence(self, where: str) -> Sentence:

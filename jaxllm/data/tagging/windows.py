@@ -26,6 +26,7 @@ class Windows:
     counts: list[int]
 
     def append(self, example: Example, sentence: int, words: np.ndarray, positions: np.ndarray) -> None:
+        """Adds a window."""
         self.examples.append(example)
         self.sentence.append(sentence)
         self.words.append(words)

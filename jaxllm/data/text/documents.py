@@ -75,6 +75,7 @@ class Documents:
         return self.read()
 
     def texts(self) -> Iterator[str]:
+        """The fragments' texts."""
         return (fragment.text for fragment in self)
 
 

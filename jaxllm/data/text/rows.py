@@ -124,6 +124,7 @@ class TextPlan:
 
     @property
     def steps(self) -> int:
+        """The number of steps in an epoch."""
         return -(-sum(len(part) for part in self.parts) // self.rows)
 
     def step(self, index: int) -> list[list[int]]:
@@ -160,13 +161,16 @@ class TextPlan:
         return np.random.default_rng((self.seed, 2, part, epoch)).permutation(len(self.parts[part]))
 
     def example_row(self, part: int, epoch: int, row: int) -> list[Example]:
+        """The examples in a row of a step."""
         return self.parts[part].row(row, np.random.default_rng((self.seed, 3, part, epoch)).random())
 
     @property
     def length(self) -> int:
+        """The number of tokens in a row."""
         return self.parts[0].length
 
     def describe(self) -> str:
+        """The plan in one line, for the terminal."""
         tokens = sum(len(part.corpus.tokens) for part in self.parts)
         return f"{self.rows} rows of {self.length} a step, {self.steps:,} steps an epoch of {tokens:,} tokens"
 

@@ -82,6 +82,7 @@ class Corpus:
     """The rows that were left out."""
 
     def describe(self) -> str:
+        """The size of the corpus in one line, for the terminal."""
         return f"{self.name}: {len(self.tokens):,} tokens, {len(self.ends):,} documents, {self.size:,} bytes"
 
 
