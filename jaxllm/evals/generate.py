@@ -64,7 +64,8 @@ def sample(
     index = range(len(prompts)) if index is None else index
     if len(index) != len(prompts):
         raise InputError(f"{len(prompts)} prompts have {len(index)} numbers in `index`; give one each")
-    size, found = at_once or max(len(prompts), 1), list[Sample]()
+    size = at_once or max(len(prompts), 1)
+    found: list[Sample] = []
     for part in (slice(i, i + size) for i in range(0, len(prompts), size)):
         found += _run(graphdef, params, prompts[part], sampling, key, max_tokens, ends, index[part], None)
     return found
