@@ -66,7 +66,7 @@ class Config:
     stage: str = "all"
     """What to measure: pretrain, sft, dpo, reward, ner, classify, mlm, generate, or all of them."""
     size: str = "small"
-    """Size of the model and its rows: small or large."""
+    """Size of the model and its rows: small or large, and for generate tiny, as online.py samples by default."""
     against: tuple[str, ...] = ("torch", "hf", "trl")
     """Libraries to measure beside: any of torch, hf and trl, or none; those of a stage that are installed."""
     rounds: int = 3
@@ -221,7 +221,7 @@ def check(config: Config) -> Sequence[str]:
     for library in config.against:
         check_one_of("--against", library, LIBRARIES)
     check_one_of("--dtype", config.dtype, ["float32", "bfloat16"])
-    check_one_of("--size", config.size, ["small", "large"])
+    check_one_of("--size", config.size, ["tiny", "small", "large"])
     check_numbers(config, COUNT, "rounds")
     check_numbers(config, NOT_NEGATIVE, "batch_size", "max_length", "steps", "untimed")
     if config.check and config.stage not in ("sft", "dpo"):

@@ -26,8 +26,8 @@ class State:
     """Rows that are being continued, up to N tokens each. Rows that are done stay as they are."""
 
     cache: Cache
-    keys_B: jax.Array
-    """Of a row's tokens; a token's own is folded from it by the token's number."""
+    uniform_BN2: jax.Array
+    """float32. The random numbers that a row's tokens are drawn with."""
     ends_E: jax.Array
     """int32. Tokens that end a row."""
     limit_B: jax.Array
@@ -45,8 +45,8 @@ class State:
 
     def add(self, logits_BV: jax.Array, sampling: Sampling) -> State:
         """With the next token of each row."""
-        fold = jax.vmap(jax.random.fold_in, (0, None))
-        token_B, logp_B = choose(logits_BV, sampling, fold(self.keys_B, self.count))
+        uniform_B2 = jax.lax.dynamic_index_in_dim(self.uniform_BN2, self.count, axis=1, keepdims=False)
+        token_B, logp_B = choose(logits_BV, sampling, uniform_B2)
         put = lambda x_BN, x_B: jax.lax.dynamic_update_slice(  # noqa: E731
             x_BN, jnp.where(self.done_B, 0, x_B)[:, None], (0, self.count)
         )
@@ -124,14 +124,24 @@ def start(
     B = prompts.place_BS.shape[0]
     hidden_RTD, cache = model.extend(Cache.empty(model.config, R, T), prompts.tokens_RT, prompts.read)
     hidden_BD = hidden_RTD.reshape(R * T, -1)[prompts.place_BS[:, -1]]
-    key = jax.random.wrap_key_data(jnp.asarray(prompts.keys))
     done_B = prompts.limit_B == 0
     state = State(
-        cache.place(prompts.place_BS).grow(slots), jax.vmap(jax.random.fold_in, (None, 0))(key, prompts.index_B),
+        cache.place(prompts.place_BS).grow(slots), _random(prompts.keys, prompts.index_B, most),
         ends_E, jnp.asarray(prompts.limit_B), jnp.asarray(done_B), jnp.zeros(B, jnp.int32),
         jnp.zeros((B, most), jnp.int32), jnp.zeros((B, most), jnp.float32), jnp.int32(0),
     )  # fmt: skip
     return _shown(state.add(model.head(_rows(hidden_BD)), sampling))
+
+
+def _random(keys: np.ndarray, index_B: np.ndarray, most: int) -> jax.Array:
+    """The random numbers of rows of these numbers [B, most, 2]: all before the loop, for hashing few costs as much."""
+    key = jax.random.wrap_key_data(jnp.asarray(keys))
+
+    def of_token(index: jax.Array, number: jax.Array) -> jax.Array:
+        return jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, index), number), (2,))
+
+    of_row = jax.vmap(of_token, (None, 0))
+    return jax.vmap(of_row, (0, None))(jnp.asarray(index_B), jnp.arange(most))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)

@@ -117,10 +117,10 @@ def _run(
     rows = np.arange(len(prompts))  # whose prompts those of the state are
 
     def keep(state: decode.State) -> None:
-        tokens_BN, logps_BN, length_B = map(np.asarray, decode.results(state))
+        tokens_BN, logps_BN, length_B = map(np.array, decode.results(state))
+        ended_B = np.isin(tokens_BN[np.arange(len(length_B)), length_B - 1], [*ends]).tolist()
         for i, row in enumerate(rows):
-            tokens, logps = (x_BN[i, : length_B[i]].copy() for x_BN in (tokens_BN, logps_BN))
-            found[row] = Sample(tokens, logps, int(tokens[-1]) in ends)
+            found[row] = Sample(tokens_BN[i, : length_B[i]], logps_BN[i, : length_B[i]], ended_B[i])
 
     with _mesh_of(params) as multiple:
         packed = decode.pack_prompts(prompts, index, limits, key, slots=width, multiple=multiple)

@@ -39,31 +39,30 @@ GREEDY, BY_CHANCE = Sampling(), Sampling(1.0)
 """The likeliest token, and one drawn by the model's own probabilities."""
 
 
-def choose(logits_BV: jax.Array, sampling: Sampling, keys_B: jax.Array) -> tuple[jax.Array, jax.Array]:
+def choose(logits_BV: jax.Array, sampling: Sampling, uniform_B2: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Tokens int32 [B], and their log-probabilities float32 [B] in nats, at the temperature.
 
     They are of the whole vocabulary: top_k and top_p decide what is drawn, but not its log-probability. A greedy
-    token's is at temperature 1. Each row's token depends on its own logits and key alone.
+    token's is at temperature 1. Each row's token depends on its own logits and random numbers alone.
     """
     if not sampling.temperature:
         tokens_B = jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
         return tokens_B, token_logprobs(logits_BV, tokens_B)
     logits_BV -= jnp.max(logits_BV, axis=-1, keepdims=True)  # so that the likeliest has 0 at any temperature
-    tokens_B = draw(restrict(logits_BV, sampling), keys_B)
+    tokens_B = draw(restrict(logits_BV, sampling), uniform_B2)
     return tokens_B, token_logprobs(logits_BV / sampling.temperature, tokens_B)
 
 
-def draw(logits_BV: jax.Array, keys_B: jax.Array) -> jax.Array:
+def draw(logits_BV: jax.Array, uniform_B2: jax.Array) -> jax.Array:
     """A token of each row by its probability, int32 [B]: first a block of the vocabulary, then a token of the block.
 
-    Two random numbers a row; `jax.random.categorical` takes one for each token of the vocabulary, which on a CPU costs
-    more than a small model.
+    uniform_B2: two random numbers from 0 to below 1 for each row. `jax.random.categorical` takes one for each token of
+    the vocabulary, which on a CPU costs more than a small model.
     """
     weights_BV = jnp.exp(logits_BV - jnp.max(logits_BV, axis=-1, keepdims=True))
     block = min(_BLOCK, weights_BV.shape[1])
     weights_BV = jnp.pad(weights_BV, [(0, 0), (0, -weights_BV.shape[1] % block)])
     weights_BnW = weights_BV.reshape(weights_BV.shape[0], -1, block)
-    uniform_B2 = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys_B)
     block_B = _invert(jnp.sum(weights_BnW, axis=-1), uniform_B2[:, 0])
     within_BW = jnp.take_along_axis(weights_BnW, block_B[:, None, None], axis=1)[:, 0]
     return block_B * block + _invert(within_BW, uniform_B2[:, 1])

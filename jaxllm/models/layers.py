@@ -189,8 +189,11 @@ def rope(x_BTNH: jax.Array, positions_BT: jax.Array, base: Any) -> jax.Array:
 
 def rotate(x_BTNH: jax.Array, positions_BT: jax.Array, frequency_H: jax.Array) -> jax.Array:
     """`rope` with the radians per position of each pair of features given, float32 [H / 2]."""
-    angle_BTH = positions_BT[..., None].astype(jnp.float32) * frequency_H[None, None, :]
-    cos, sin = jnp.cos(angle_BTH)[:, :, None, :], jnp.sin(angle_BTH)[:, :, None, :]
+    angle_BT1H = positions_BT[..., None, None].astype(jnp.float32) * frequency_H[None, None, None, :]
+    cos, sin = jnp.cos(angle_BT1H), jnp.sin(angle_BT1H)
+    if planning.platform() == "cpu":  # XLA:CPU computes them anew for each head; what is divided, even by 1, only once
+        one_BT1H = 1 + 0 * angle_BT1H
+        cos, sin = cos / one_BT1H, sin / one_BT1H
     a, b = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BTNH.dtype)
 

@@ -125,6 +125,14 @@ def test_rope_turns_by_position_and_keeps_lengths():
     np.testing.assert_allclose(dots(y), dots(shifted), atol=1e-4)
 
 
+def test_rope_computes_the_angles_once_for_all_heads():
+    """XLA:CPU would take a cosine into each fusion that reads it, and there once for each head and half."""
+    q_BTNH, k_BTKH, positions = jnp.ones((2, 8, 4, 6)), jnp.ones((2, 8, 2, 6)), jnp.arange(16).reshape(2, 8)
+    both = jax.jit(lambda q, k, positions: (layers.rope(q, positions, 100.0), layers.rope(k, positions, 100.0)))
+    text = both.lower(q_BTNH, k_BTKH, positions).compile().as_text()
+    assert [line.split()[2] for line in text.splitlines() if " cosine(" in line] == ["f32[2,8,1,3]{3,2,1,0}"]
+
+
 def test_dropout_has_its_rate_and_keeps_the_mean():
     x = jnp.full((400, 500), 2.0)
     y = np.asarray(layers.dropout(x, 0.3, jax.random.key(0)))
