@@ -46,13 +46,15 @@ class Config:
     """The pipeline's aggregation_strategy."""
     batch_size: int = 32
     """Sentences of a batch of the pipeline."""
+    peer_python: Path = Path(sys.executable)
+    """Interpreter that runs the pipeline, of an environment with torch, which our side does not need."""
 
 
-def timed(command: Sequence[object]) -> tuple[float, float, float]:
+def timed(python: Path | str, command: Sequence[object]) -> tuple[float, float, float]:
     """Seconds by the clock and of processor time, and the peak memory in GB, of a command. Raises InputError."""
     began = time.perf_counter()
     with tempfile.TemporaryFile("w+") as heard:
-        child = subprocess.Popen([sys.executable, *map(str, command)], stdout=heard, stderr=subprocess.STDOUT)
+        child = subprocess.Popen([str(python), *map(str, command)], stdout=heard, stderr=subprocess.STDOUT)
         _, status, usage = os.wait4(child.pid, 0)
         if status:
             heard.seek(0)
@@ -81,11 +83,11 @@ def main(config: Config) -> None:
         texts.write_text("".join(" ".join(row["tokens"]) + "\n" for row in rows), encoding="utf-8")
         print("round  seconds: jaxllm, pipeline, ratio  processor seconds: the same  peak GB", flush=True)
         for i in range(config.rounds):
-            a = timed([
+            a = timed(sys.executable, [
                 "-m", "jaxllm", "tag", config.model, "--input", texts, "--output", ours,
                 "--aggregation", config.aggregation,
             ])  # fmt: skip
-            b = timed([
+            b = timed(config.peer_python, [
                 HERE / "peers" / "hf_tag.py", "--model", config.model, "--texts", texts, "--output", theirs,
                 "--aggregation", config.aggregation, "--batch-size", config.batch_size,
             ])  # fmt: skip

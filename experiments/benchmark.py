@@ -35,7 +35,7 @@ from rich.console import Console
 
 from jaxllm.recipes.benchmark import Measured, as_json, read_peer, read_run, run, table_of
 from jaxllm.recipes.checks import COUNT, NOT_NEGATIVE, check_numbers
-from jaxllm.recipes.machine import describe_machine, missing
+from jaxllm.recipes.machine import describe_machine, missing, versions, versions_at
 from jaxllm.recipes.script import input_errors, parse
 from jaxllm.run.folder import write_json
 from jaxllm.run.metrics import read_jsonl
@@ -90,6 +90,9 @@ class Config:
     """Optimizer steps at the beginning of a run that are not timed; must divide --steps; 0 for a sixth of them."""
     json: Path | None = None
     """File to write everything measured to, after each round."""
+    peer_python: Path | None = None
+    """Interpreter that runs the peers, of an environment with their packages. By default this one; but where torch is
+    installed, our side loads it too, for transformers does, and holds more memory."""
     check: bool = False
     """Compare the losses of the first five steps with TRL's instead (sft and dpo), without packing."""
 
@@ -124,11 +127,11 @@ def prepare(stage: str, asked: Asked, folder: Path) -> Work:
 
 def peers_of(config: Config, work: Work) -> tuple[dict[str, Peer], list[str]]:
     """The peers to run, and lines on those that cannot be."""
-    chosen, lines = dict[str, Peer](), []
+    chosen, lines, installed = dict[str, Peer](), [], versions_of_peers(config)
     for name, peer in work.peers.items():
         if peer.library not in config.against:
             continue
-        lacks = missing(peer.needs) + ([peer.tool] if peer.tool and not shutil.which(peer.tool) else [])
+        lacks = missing(peer.needs, installed) + ([peer.tool] if peer.tool and not shutil.which(peer.tool) else [])
         if lacks:
             lines.append(f"{name} is left out: no {' and no '.join(lacks)} here")
         else:
@@ -144,20 +147,25 @@ def measure_ours(work: Work, folder: Path) -> Measured:
     return read_run(folder)
 
 
-def measure_peer(work: Work, peer: Peer, path: Path, ours: Measured) -> Measured:
+def versions_of_peers(config: Config) -> dict[str, str]:
+    """Of the packages where the peers run. Raises InputError."""
+    return versions_at(config.peer_python) if config.peer_python else versions()
+
+
+def measure_peer(work: Work, peer: Peer, path: Path, ours: Measured, python: Path | None) -> Measured:
     """Runs a peer."""
-    run([word.replace(OUT, str(path)) for word in peer.command])
+    run([word.replace(OUT, str(path)) for word in peer.command], python)
     per_token = None if ours.flops_per_s is None else ours.flops_per_s / ours.tokens_per_s
     return read_peer(path, work.tokens_per_example, per_token)
 
 
-def best_matmul(dtype: str, torch: bool, folder: Path) -> tuple[dict[str, float], dict[str, Any]]:
+def best_matmul(dtype: str, torch: bool, folder: Path, python: Path | None) -> tuple[dict[str, float], dict[str, Any]]:
     """FLOP/s of the best large matrix product of each library over all devices, now; and the devices."""
     files = {"jax": HERE / "matmul.py"} | ({"torch": HERE / "peers" / "torch_matmul.py"} if torch else {})
     found = {}
     for library, script in files.items():
         path = folder / f"matmul-{library}.json"
-        run([script, "--dtype", dtype, "--json", path])
+        run([script, "--dtype", dtype, "--json", path], python if library == "torch" else None)
         found[library] = json.loads(path.read_text())
     here = found["jax"]
     best = {library: max(one["flops_per_s"].values()) for library, one in found.items()}
@@ -180,10 +188,10 @@ def race(config: Config, stage: str, out: Console, report: dict[str, Any]) -> No
         report["stages"].append(entry)
         rounds: list[dict[str, Measured]] = []
         for i in range(config.rounds):
-            best, report["device"] = best_matmul(config.dtype, bool(peers), folder)
+            best, report["device"] = best_matmul(config.dtype, bool(peers), folder, config.peer_python)
             one = {OURS: measure_ours(work, folder / f"ours{i}")}
             for number, (name, peer) in enumerate(peers.items()):
-                one[name] = measure_peer(work, peer, folder / f"peer{number}-{i}.json", one[OURS])
+                one[name] = measure_peer(work, peer, folder / f"peer{number}-{i}.json", one[OURS], config.peer_python)
             rounds.append(one)
             entry["rounds"], entry["best_matmul"] = as_json(rounds), [*entry["best_matmul"], best]
             if config.json is not None:
@@ -206,7 +214,7 @@ def compare_losses(config: Config, stage: str, out: Console) -> float:
         if not peers:
             raise InputError("--check compares with TRL: " + (lines or ["--against must name trl"])[0])
         run([*(word.replace(OUT, str(folder / "run")) for word in work.ours), "--no-pack"])
-        run([word.replace(OUT, str(folder / "peer.json")) for word in peers["TRL"].command])
+        run([word.replace(OUT, str(folder / "peer.json")) for word in peers["TRL"].command], config.peer_python)
         a = [line["loss"] for line in read_jsonl(folder / "run" / "metrics.jsonl") if "loss" in line]
         b = json.loads((folder / "peer.json").read_text())["losses"]
     out.print("step  jaxllm      TRL         difference")
@@ -238,11 +246,12 @@ def main(config: Config) -> None:
     if config.check:
         out.print(f"largest difference {compare_losses(config, config.stage, out):.1e}")
         return
-    machine = describe_machine()
+    machine = describe_machine() | ({"peer_versions": versions_of_peers(config)} if config.peer_python else {})
     cpu: Mapping[str, Any] = machine["cpu"]
     out.print(f"{cpu['model']} ({cpu['family']}), {cpu['cores']} cores, {' '.join(cpu['instructions'])}; "
               f"load {machine['load']:.1f}", markup=False)  # fmt: skip
-    out.print(", ".join(f"{name} {version}" for name, version in machine["versions"].items()))
+    for whose in ("versions", "peer_versions"):
+        out.print(", ".join(f"{name} {version}" for name, version in machine.get(whose, {}).items()))
     report: dict[str, Any] = {
         "machine": machine,
         "config": {name: str(x) if isinstance(x, Path) else x for name, x in dataclasses.asdict(config).items()},

@@ -42,14 +42,15 @@ class Measured:
     """Of the model by formula, over all devices."""
 
 
-def run(command: Sequence[object]) -> None:
-    """Runs a script to its end. Raises InputError with its last words if it fails."""
+def run(command: Sequence[object], python: Path | None = None) -> None:
+    """Runs a script to its end, by this interpreter or another. Raises InputError with its last words if it fails."""
     with tempfile.TemporaryFile("w+") as heard:
-        done = subprocess.run([sys.executable, *map(str, command)], stdout=heard, stderr=subprocess.STDOUT, check=False)
+        words = [str(python or sys.executable), *map(str, command)]
+        done = subprocess.run(words, stdout=heard, stderr=subprocess.STDOUT, check=False)
         if done.returncode:
             heard.seek(0)
-            words = " ".join(heard.read()[-400:].split())
-            raise InputError(f"{Path(str(command[0])).name} failed (exit status {done.returncode}): {words}")
+            last = " ".join(heard.read()[-400:].split())
+            raise InputError(f"{Path(str(command[0])).name} failed (exit status {done.returncode}): {last}")
 
 
 def read_run(folder: Path) -> Measured:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import importlib.util
+import json
 import os
 import platform
 import re
+import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from jaxllm.types import InputError
 
 INSTRUCTIONS = (
     "avx", "avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16",
@@ -51,6 +55,20 @@ def describe_machine() -> dict[str, Any]:
     return {"cpu": describe_cpu(), "system": platform.platform(), "versions": versions(), "load": load}
 
 
-def missing(packages: tuple[str, ...]) -> list[str]:
-    """Those of these packages that are not installed."""
-    return [name for name in packages if importlib.util.find_spec(name) is None]
+def versions_at(python: Path) -> dict[str, str]:
+    """`versions` of another interpreter's environment, which needs no JAX. Raises InputError where there is none."""
+    program = (
+        "import importlib.metadata, json, platform; "
+        "found = {one.name: one.version for one in importlib.metadata.distributions()}; "
+        "print(json.dumps({'python': platform.python_version(), **found}))"
+    )
+    try:
+        found = json.loads(subprocess.check_output([python, "-c", program], text=True, stderr=subprocess.DEVNULL))
+    except (OSError, subprocess.CalledProcessError) as e:
+        raise InputError(f"{python} is no interpreter of Python: {e}") from e
+    return {name: found[name] for name in ("python", *PACKAGES) if name in found}
+
+
+def missing(packages: tuple[str, ...], among: Mapping[str, str] | None = None) -> list[str]:
+    """Those of these packages that are not installed, here or where `among` has the versions of."""
+    return [name for name in packages if name not in (versions() if among is None else among)]

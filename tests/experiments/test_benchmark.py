@@ -44,8 +44,8 @@ def test_untimed_steps_divide_the_run():
 
 
 def test_a_peer_that_is_not_installed_is_left_out():
-    work = Work("", (), {"a": Peer("torch", ("no_such_package",), ()), "b": Peer("torch", ("json",), ()),
-                         "c": Peer("hf", ("json",), ()), "d": Peer("torch", (), (), "no-such-tool")})  # fmt: skip
+    work = Work("", (), {"a": Peer("torch", ("no_such_package",), ()), "b": Peer("torch", ("jax",), ()),
+                         "c": Peer("hf", ("jax",), ()), "d": Peer("torch", (), (), "no-such-tool")})  # fmt: skip
     chosen, lines = benchmark.peers_of(Config(against=("torch",)), work)
     assert list(chosen) == ["b"]
     assert lines == ["a is left out: no no_such_package here", "d is left out: no no-such-tool here"]

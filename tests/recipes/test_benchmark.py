@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -91,4 +92,13 @@ def test_the_cpu_is_named_with_what_its_products_use():
     assert (found["model"], found["family"]) == ("A CPU", "cpu family 6 model 143")
     assert found["instructions"] == ["avx2", "amx_tile"]
     assert machine.describe_machine()["versions"]["python"] == sys.version.split()[0]
-    assert machine.missing(("json", "no_such_package")) == ["no_such_package"]
+    assert machine.missing(("jax", "torch"), {"jax": "0.10.2"}) == ["torch"]
+    assert machine.missing(("jax", "no_such_package")) == ["no_such_package"]
+
+
+def test_another_interpreter_says_what_it_has(tmp_path):
+    found = machine.versions_at(Path(sys.executable))
+    assert found == machine.versions()
+    assert found["jax"]
+    with pytest.raises(InputError, match="python is no interpreter of Python"):
+        machine.versions_at(tmp_path / "python")
