@@ -100,6 +100,24 @@ def test_dropout_keeps_the_mean():
 SPLASH_CASES = [(True, None), (True, 40), (False, None), (False, 40)]
 
 
+@pytest.mark.parametrize(("window", "cap"), [(None, 0.0), (40, 1.5)])
+def test_parts_of_a_long_causal_row_equal_the_whole(window, cap):
+    """Keys that are other arrays with the same tokens are not known to be in the queries' order, and come whole."""
+    q, k, v = draw(2, 128, 6, 3, 8)
+    branches = jnp.asarray(np.repeat([[0, 1, 2, 0]], 32, axis=1).repeat(2, axis=0).astype(np.int32))
+    where = tokens(128, [[(1, 96), (2, 30)], [(1, 128)]], branches)
+    real_BT = where.segments_BT > 0
+
+    def summed(q, k, v, key):
+        y = attention(q, k, v, where, key, causal=True, window=window and jnp.int32(window), softcap=cap)
+        return jnp.sum(jnp.sin(y) * real_BT[..., None, None]), jnp.where(real_BT[..., None, None], y, 0)
+
+    both = [jax.value_and_grad(lambda *x: summed(*x, key), (0, 1, 2), has_aux=True)(q, k, v)  # noqa: B023
+            for key in (where, jax.tree.map(jnp.copy, where))]  # fmt: skip
+    for ours, whole in zip(*map(jax.tree.leaves, both), strict=True):
+        np.testing.assert_allclose(ours, whole, rtol=1e-5, atol=1e-5)
+
+
 def splash_and_xla(causal, window, length=256):
     q, k, v = draw(2, length, 4, 2, 64)
     where = tokens(length, [[(1, 100), (2, 90)], [(0, 30), (1, length - 30)]])
