@@ -134,7 +134,7 @@ def start(
 
 
 def _random(keys: np.ndarray, index_B: np.ndarray, most: int) -> jax.Array:
-    """The random numbers of rows of these numbers [B, most, 2]: all before the loop, for hashing few costs as much."""
+    """Uniform random numbers [B, most, 2] of rows with these indices. Before the loop: hashing a few costs as much."""
     key = jax.random.wrap_key_data(jnp.asarray(keys))
 
     def of_token(index: jax.Array, number: jax.Array) -> jax.Array:

@@ -101,7 +101,10 @@ def _xla_in_parts(
     q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, tokens: Tokens, window: jax.Array | None,
     how: dict[str, Any],
 ) -> jax.Array:  # fmt: skip
-    """`_xla` for a part of the queries of causal rows at a time, with the keys up to its end: 5/8 of all scores."""
+    """`_xla` of a quarter of the queries at a time, with the keys up to its end: 5/8 of all scores.
+
+    As in `_splash` and `blockwise.py`, no key that is visible comes after its query in the row.
+    """
 
     def part(i: int) -> jax.Array:
         begin, end = (n * q_BTNH.shape[1] // _PARTS for n in (i, i + 1))

@@ -70,5 +70,5 @@ def versions_at(python: Path) -> dict[str, str]:
 
 
 def missing(packages: tuple[str, ...], among: Mapping[str, str] | None = None) -> list[str]:
-    """Those of these packages that are not installed, here or where `among` has the versions of."""
+    """Those of these, of PACKAGES, that are not installed. among: `versions`, by default those of this environment."""
     return [name for name in packages if name not in (versions() if among is None else among)]

@@ -7,7 +7,7 @@ import pytest
 import benchmark
 from benchmark import Config
 from jaxllm.types import InputError
-from workloads import pretraining
+from workloads import generation, pretraining
 from workloads.work import OUT, Asked, Peer, Work
 
 
@@ -49,6 +49,14 @@ def test_a_peer_that_is_not_installed_is_left_out():
     chosen, lines = benchmark.peers_of(Config(against=("torch",)), work)
     assert list(chosen) == ["b"]
     assert lines == ["a is left out: no no_such_package here", "d is left out: no no-such-tool here"]
+
+
+def test_the_tiny_size_of_generation_continues_groups_as_online_training_does(tmp_path):
+    work = generation.prepare(Asked("tiny", batch_size=16), tmp_path)
+    prompts = json.loads((tmp_path / "prompts.json").read_text())
+    assert [prompts.count(one) for one in prompts] == [8] * 16
+    assert "--tokens 12 --rounds 50" in " ".join(work.ours)
+    assert "--tokens 12 --rounds 50" in " ".join(work.peers["transformers"].command)
 
 
 def test_both_sides_pretrain_one_model_on_one_text(tmp_path):
