@@ -169,7 +169,7 @@ def make_plan(
         candidates = sorted(
             range(shortest, longest + 1, grid), key=lambda length: (rows_needed(length) * length, length)
         )
-        tried = candidates[: max(1, 100_000 // len(sizes))]
+        tried = candidates[: max(1, 50_000 // len(sizes))]
         return min((packed(length) for length in tried), key=waste)
 
     best = least(16)  # the tile of bfloat16 on a TPU
