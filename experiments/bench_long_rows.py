@@ -22,9 +22,10 @@ from jaxllm.losses import resolve
 from jaxllm.models import attention
 from jaxllm.models.decoder import Config as Shape
 from jaxllm.models.heads import describe_model
+from jaxllm.models.remat import REMAT
 from jaxllm.recipes.script import run as run_script
 from jaxllm.train.step import make_train_step
-from jaxllm.types import Batch, TrainState
+from jaxllm.types import Batch, TrainState, check_one_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +40,8 @@ class Config:
     """Depth of the model, in layers."""
     vocabulary: int = 1024
     """Size of the vocabulary, in tokens."""
+    remat: str = "attention"
+    """What a layer keeps for the backward pass: a policy of --remat."""
     whole: bool = False
     """Compute attention over whole rows instead of in blocks."""
     steps: int = 2
@@ -49,7 +52,7 @@ def prepare(config: Config, length: int) -> tuple[float, Callable[[], float]]:
     """Temporaries in MiB, and a function that takes a step and gives its seconds."""
     shape = Shape(
         vocab_size=config.vocabulary, width=config.width, depth=config.depth, heads=max(1, config.width // 128),
-        kv_heads=max(1, config.width // 512), mlp_width=3 * config.width, max_positions=length, remat="full",
+        kv_heads=max(1, config.width // 512), mlp_width=3 * config.width, max_positions=length, remat=config.remat,
     )  # fmt: skip
     spec, optimizer = describe_model(shape), optax.sgd(1e-3)
     step = jax.jit(make_train_step(spec.graphdef, resolve("cross_entropy"), optimizer, seed=0), donate_argnums=0)
@@ -73,6 +76,7 @@ def prepare(config: Config, length: int) -> tuple[float, Callable[[], float]]:
 
 def main(config: Config) -> None:
     """Prints a line for each length."""
+    check_one_of("--remat", config.remat, REMAT)
     if config.whole:
         attention.LONG = 1 << 30
     made = {length: prepare(config, length) for length in config.lengths}

@@ -161,8 +161,7 @@ def main(config: Config) -> None:
         lines.append(("", f"dev loss of token frequencies alone: {known['frequency_loss']:.3f}"))
     session.header(begin, [*lines, ("rows", feed.plan.describe())])
 
-    multiple = row_multiple(mesh)
-    batches = MaskedBatches(dev, masking, -(-config.eval_batch_size // multiple) * multiple)
+    batches = MaskedBatches(dev, masking, config.eval_batch_size, row_multiple(mesh))
     evals: dict[str, Any] = {"dev": functools.partial(evaluation.evaluate, batches=batches)} if dev else {}
     fitted = fit(
         begin.model, loss=loss, data=feed, optimizer=optim_config(config), run=session.describing(begin), mesh=mesh,

@@ -139,8 +139,7 @@ def main(config: Config) -> None:
         return
     session.header(begin, [*lines_of(train, dev), ("rows", feed.plan.describe())])
 
-    multiple = row_multiple(mesh)
-    batches = TextBatches(rows(dev), -(-config.eval_batch_size // multiple) * multiple)
+    batches = TextBatches(rows(dev), config.eval_batch_size, row_multiple(mesh))
     evals: dict[str, Any] = {"dev": functools.partial(loss_eval.evaluate, batches=batches)} if dev else {}
     if config.sample_tokens:
         evals["sample"] = sampler(config, begin, console)

@@ -110,6 +110,7 @@ DATA = (
 PEERS_ONLY = {
     "all-MiniLM-L6-v2", "train.jsonl", "tinyshakespeare.txt", "path/to/sft.json", "path/to/preference.json",
     "ner=WNUT17", "ner=MINILM", "ner=path/to/wnut17", "sft=path/to/sft.json",
+    "pretrain=SHAKESPEARE", "sft=SFT", "preference=PREFERENCE", "reward=PREFERENCE", "mlm=SHAKESPEARE",
 }  # fmt: skip
 """What is named by commands alone that are not run here."""
 

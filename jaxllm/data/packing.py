@@ -17,6 +17,9 @@ import numpy as np
 
 from jaxllm.types import Batch, InputError
 
+WANTED_FILL = 0.95
+"""Fraction of the positions that should hold tokens, for which row lengths may be multiples of 8 and not of 16."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Example:
@@ -137,7 +140,6 @@ def make_plan(
     if batch_size < 1:
         raise InputError(f"--batch-size {batch_size}: at least 1 is needed")
     sizes = np.asarray(lengths, np.int64)
-    shortest = _round_up(int(sizes.max()), 16)
     steps = -(-len(sizes) // batch_size)
     if not pack:
         if batch_size % multiple:
@@ -145,24 +147,34 @@ def make_plan(
             raise InputError(
                 f"--batch-size {batch_size} does not divide over {multiple} devices; use {near}, or --pack"
             )
-        return Plan(sizes, tuple((i,) for i in range(len(sizes))), shortest, batch_size, steps, seed)
+        length = _round_up(int(sizes.max()), 16)
+        return Plan(sizes, tuple((i,) for i in range(len(sizes))), length, batch_size, steps, seed)
 
     wanted, multiple = multiple, first_multiple or multiple
 
     def rows_needed(row_length: int) -> int:
         return _round_up(max(1, int(np.ceil(sizes.sum() / (0.985 * steps * row_length)))), multiple)
 
+    def waste(plan: Plan) -> tuple[int, int]:
+        return plan.rows * plan.row_length, plan.row_length
+
     def packed(row_length: int) -> Plan:
         # No row holds more than a step's examples, or there would be steps without any.
         layout = tuple(tuple(row) for row in best_fit(sizes.tolist(), row_length, batch_size))
         return Plan(sizes, layout, row_length, _round_up(-(-len(layout) // steps), multiple), steps, seed)
 
-    # The number of rows is rounded up: of all row lengths up to twice the longest example, take the least wasteful.
-    candidates = sorted(
-        range(shortest, 2 * shortest + 1, 16), key=lambda length: (rows_needed(length) * length, length)
-    )
-    tried = candidates[: 6 if len(sizes) < 100_000 else 1]
-    best = min((packed(length) for length in tried), key=lambda plan: (plan.rows * plan.row_length, plan.row_length))
+    def least(grid: int) -> Plan:
+        # The number of rows is rounded up: of row lengths up to twice the longest example, the least wasteful.
+        shortest, longest = _round_up(int(sizes.max()), grid), 2 * _round_up(int(sizes.max()), 16)
+        candidates = sorted(
+            range(shortest, longest + 1, grid), key=lambda length: (rows_needed(length) * length, length)
+        )
+        tried = candidates[: max(1, 50_000 // len(sizes))]
+        return min((packed(length) for length in tried), key=waste)
+
+    best = least(16)  # the tile of bfloat16 on a TPU
+    if best.fill < WANTED_FILL:
+        best = max(best, least(8), key=lambda plan: plan.fill)
     return dataclasses.replace(best, rows=_round_up(best.rows, wanted))
 
 
@@ -182,6 +194,15 @@ def fixed_plan(lengths: Sequence[int] | np.ndarray, *, row_length: int, rows: in
     sizes = np.asarray(lengths, np.int64)
     layout = tuple(tuple(row) for row in best_fit(sizes.tolist(), row_length, row_length))
     return Plan(sizes, layout, row_length, rows, -(-len(layout) // rows), None)
+
+
+def even_rows(count: int, most: int, multiple: int = 1) -> int:
+    """The rows of a batch where `count` rows are spread evenly over as few batches as hold them.
+
+    most: of the rows of a batch; like the result it is rounded up to a multiple of `multiple`.
+    """
+    batches = max(1, -(-count // _round_up(most, multiple)))
+    return _round_up(max(1, -(-count // batches)), multiple)
 
 
 def collate(rows: Sequence[Sequence[Example]], row_length: int, count: int, *, typed: bool = False) -> Batch:

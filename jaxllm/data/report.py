@@ -202,7 +202,8 @@ def check_text(value: Any, where: str, name: str) -> None:
             check_text(item, where, name)
     elif isinstance(value, list | tuple):
         for item in value:
-            check_text(item, where, name)
+            if not isinstance(item, str) or not item.isascii():
+                check_text(item, where, name)
 
 
 def check_argument(text: str, name: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxllm import planning
 from jaxllm.models.by_device import by_device
 from jaxllm.models.layers import keeps, soft_cap
 from jaxllm.models.remat import ATTENTION, name
@@ -23,11 +24,13 @@ from jaxllm.models.visibility import Tokens, visible
 LONG = 2048
 """Queries and keys from which the scores of a whole row take more memory than blocks are worth."""
 
-BLOCK = 512
-"""Tokens of a block."""
-
 LOWEST = -1e30
 """Below any score, and finite."""
+
+
+def block_length() -> int:
+    """Tokens of a block. On a CPU the scores of a pair are nearer to its caches when there are fewer."""
+    return 256 if planning.platform() == "cpu" else 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,32 +51,30 @@ class Summed(NamedTuple):
     weight_BKGT: jax.Array
 
     @classmethod
-    def of(cls, q_BTKGH: jax.Array) -> Summed:
+    def of(cls, q_BKGTH: jax.Array) -> Summed:
         """Before the first block of keys."""
-        B, T, K, G, H = q_BTKGH.shape
+        B, K, G, T, H = q_BKGTH.shape
         nothing_BKGT = jnp.zeros((B, K, G, T), jnp.float32)
         return cls(jnp.zeros((B, K, G, T, H), jnp.float32), nothing_BKGT + LOWEST, nothing_BKGT)
 
     def done(self, dtype: Any) -> tuple[jax.Array, jax.Array]:
-        """The attention [B, T, K, G, H], 0 for queries that see no key, and the log-normalisers [B, K, G, T]."""
+        """The attention [B, K, G, T, H], 0 for queries that see no key, and the log-normalisers [B, K, G, T]."""
         weight_BKGT = jnp.maximum(self.weight_BKGT, jnp.finfo(jnp.float32).tiny)
-        y_BKGTH = (self.y_BKGTH / weight_BKGT[..., None]).astype(dtype)
-        return jnp.moveaxis(y_BKGTH, 3, 1), self.top_BKGT + jnp.log(weight_BKGT)
+        return (self.y_BKGTH / weight_BKGT[..., None]).astype(dtype), self.top_BKGT + jnp.log(weight_BKGT)
 
 
 def add_block(
-    rule: Rule, q_BTKGH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, seen_BTS: jax.Array, key: Any, summed: Summed
+    rule: Rule, q_BKGTH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, seen_BTS: jax.Array, key: Any, summed: Summed
 ) -> Summed:
     """Adds a block of keys to what the queries have seen. key: of dropout on this pair of blocks, or None."""
 
     def see(y_BKGTH: jax.Array, top_BKGT: jax.Array, weight_BKGT: jax.Array) -> Summed:
-        seen = seen_BTS[:, None, None]
-        scores = jnp.where(seen, _scores(rule, q_BTKGH, k_BSKH), LOWEST)
-        higher_BKGT = jnp.maximum(top_BKGT, jnp.max(scores, axis=-1))
-        p = jnp.where(seen, jnp.exp(scores - higher_BKGT[..., None]), 0)
+        scores = jnp.where(seen_BTS[:, None, None], _scores(rule, q_BKGTH, k_BKSH), -jnp.inf)
+        higher_BKGT = jnp.maximum(top_BKGT, jnp.max(scores, axis=-1))  # finite, as it was before the first block
+        p = jnp.exp(scores - higher_BKGT[..., None])
         shrink_BKGT = jnp.exp(top_BKGT - higher_BKGT)
-        kept = (p * _keep(rule, key, p)).astype(v_BSKH.dtype)
-        add_BKGTH = jnp.einsum("BKGTS,BSKH->BKGTH", kept, v_BSKH, preferred_element_type=jnp.float32)
+        kept = (p * _keep(rule, key, p)).astype(v_BKSH.dtype)
+        add_BKGTH = jnp.einsum("BKGTS,BKSH->BKGTH", kept, v_BKSH, preferred_element_type=jnp.float32)
         weight_BKGT = weight_BKGT * shrink_BKGT + jnp.sum(p, axis=-1)
         return Summed(y_BKGTH * shrink_BKGT[..., None] + add_BKGTH, higher_BKGT, weight_BKGT)
 
@@ -85,7 +86,7 @@ def pull_block(
     blocks: tuple[jax.Array, jax.Array, jax.Array],
     seen_BTS: jax.Array,
     key: Any,
-    dout_BTKGH: jax.Array,
+    dout_BKGTH: jax.Array,
     row_terms: tuple[jax.Array, jax.Array],
     totals: tuple[jax.Array, jax.Array, jax.Array],
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -93,47 +94,47 @@ def pull_block(
 
     row_terms: of the queries, delta = sum of dout * out over the features, and the log-normaliser, each [B, K, G, T].
     """
-    q_BTKGH, k_BSKH, v_BSKH = blocks
+    q_BKGTH, k_BKSH, v_BKSH = blocks
     delta_BKGT, log_z_BKGT = row_terms
     einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
     def see(dq: jax.Array, dk: jax.Array, dv: jax.Array) -> tuple[jax.Array, ...]:
-        scores = _scores(rule, q_BTKGH, k_BSKH)
-        p = jnp.where(seen_BTS[:, None, None], jnp.exp(scores - log_z_BKGT[..., None]), 0)
+        scores = _scores(rule, q_BKGTH, k_BKSH)
+        p = jnp.exp(jnp.where(seen_BTS[:, None, None], scores - log_z_BKGT[..., None], -jnp.inf))
         keep = _keep(rule, key, p)
-        dp = einsum("BTKGH,BSKH->BKGTS", dout_BTKGH, v_BSKH) * keep
+        dp = einsum("BKGTH,BKSH->BKGTS", dout_BKGTH, v_BKSH) * keep
         ds = p * (dp - delta_BKGT[..., None]) * rule.scale
         if rule.softcap:
             ds *= 1 - jnp.square(scores / rule.softcap)
-        ds = ds.astype(q_BTKGH.dtype)
+        ds = ds.astype(q_BKGTH.dtype)
         return (
-            dq + einsum("BKGTS,BSKH->BTKGH", ds, k_BSKH),
-            dk + einsum("BKGTS,BTKGH->BSKH", ds, q_BTKGH),
-            dv + einsum("BKGTS,BTKGH->BSKH", (p * keep).astype(v_BSKH.dtype), dout_BTKGH),
+            dq + einsum("BKGTS,BKSH->BKGTH", ds, k_BKSH),
+            dk + einsum("BKGTS,BKGTH->BKSH", ds, q_BKGTH),
+            dv + einsum("BKGTS,BKGTH->BKSH", (p * keep).astype(v_BKSH.dtype), dout_BKGTH),
         )
 
     return jax.lax.cond(jnp.any(seen_BTS), see, lambda *same: same, *totals)
 
 
 Keys = tuple[jax.Array, jax.Array, Tokens]
-"""Keys and values in blocks, [J, B, C, K, H], and their tokens."""
+"""Keys and values in blocks, [J, B, K, C, H], and their tokens."""
 
 
 def add_keys(
-    rule: Rule, q_BTKGH: jax.Array, query: Tokens, keys: Keys, window: Any, drops: Any, summed: Summed
+    rule: Rule, q_BKGTH: jax.Array, query: Tokens, keys: Keys, window: Any, drops: Any, summed: Summed
 ) -> Summed:
     """Adds all blocks of keys to what a block of queries has seen. drops: the key of dropout for these, or None."""
 
     def of_keys(summed: Summed, column: Any) -> tuple[Summed, None]:
-        k_BSKH, v_BSKH, key, j = column
+        k_BKSH, v_BKSH, key, j = column
         seen_BTS = visible(query, key, causal=rule.causal, window=window)
-        return add_block(rule, q_BTKGH, k_BSKH, v_BSKH, seen_BTS, _key(drops, j), summed), None
+        return add_block(rule, q_BKGTH, k_BKSH, v_BKSH, seen_BTS, _key(drops, j), summed), None
 
     return jax.lax.scan(of_keys, summed, (*keys, jnp.arange(len(keys[0]))))[0]
 
 
 def pull_keys(
-    rule: Rule, q_BTKGH: jax.Array, query: Tokens, keys: Keys, window: Any, drops: Any, above: Any, dq: Any, totals: Any
+    rule: Rule, q_BKGTH: jax.Array, query: Tokens, keys: Keys, window: Any, drops: Any, above: Any, dq: Any, totals: Any
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """Adds the gradients of a block of queries with all blocks of keys to dq, and to `totals` of keys and values.
 
@@ -141,11 +142,11 @@ def pull_keys(
     """
 
     def of_keys(dq: jax.Array, column: Any) -> tuple[jax.Array, Any]:
-        k_BSKH, v_BSKH, key, j, dk, dv = column
+        k_BKSH, v_BKSH, key, j, dk, dv = column
         seen_BTS = visible(query, key, causal=rule.causal, window=window)
-        dout_BTKGH, terms = above
-        blocks, pair = (q_BTKGH, k_BSKH, v_BSKH), _key(drops, j)
-        dq, dk, dv = pull_block(rule, blocks, seen_BTS, pair, dout_BTKGH, terms, (dq, dk, dv))
+        dout_BKGTH, terms = above
+        blocks, pair = (q_BKGTH, k_BKSH, v_BKSH), _key(drops, j)
+        dq, dk, dv = pull_block(rule, blocks, seen_BTS, pair, dout_BKGTH, terms, (dq, dk, dv))
         return dq, (dk, dv)
 
     return jax.lax.scan(of_keys, dq, (*keys, jnp.arange(len(keys[0])), *totals))
@@ -156,9 +157,9 @@ def _key(drops: Any, i: jax.Array) -> Any:
     return None if drops is None else jax.random.fold_in(drops, i)
 
 
-def delta_of(dout_BTKGH: jax.Array, out_BTKGH: jax.Array) -> jax.Array:
+def delta_of(dout_BKGTH: jax.Array, out_BKGTH: jax.Array) -> jax.Array:
     """The sum of dout * out over the features, float32 [B, K, G, T]."""
-    return jnp.moveaxis(jnp.sum(dout_BTKGH.astype(jnp.float32) * out_BTKGH.astype(jnp.float32), axis=-1), 1, 3)
+    return jnp.sum(dout_BKGTH.astype(jnp.float32) * out_BKGTH.astype(jnp.float32), axis=-1)
 
 
 def together(tree: Any) -> Any:
@@ -170,9 +171,9 @@ def together(tree: Any) -> Any:
     return jax.lax.optimization_barrier(tree)
 
 
-def _scores(rule: Rule, q_BTKGH: jax.Array, k_BSKH: jax.Array) -> jax.Array:
+def _scores(rule: Rule, q_BKGTH: jax.Array, k_BKSH: jax.Array) -> jax.Array:
     """[B, K, G, T, S], float32, before the mask."""
-    scores = jnp.einsum("BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32) * rule.scale
+    scores = jnp.einsum("BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH, preferred_element_type=jnp.float32) * rule.scale
     return soft_cap(scores, rule.softcap)
 
 
@@ -196,22 +197,20 @@ def blockwise_attention(
     softcap: float,
     dropout_rate: float,
     dropout_key: jax.Array | None,
-    block: int = BLOCK,
+    block: int = 0,
 ) -> jax.Array:
     """Attention with the arguments of `attention` -> [B, T, N, H]. Queries that see no key give 0.
 
     Each device of the mesh that is set computes its own rows and, where `tensor` divides them, its own heads. Dropout
-    zeroes as many probabilities as on one device, but others.
+    zeroes as many probabilities as on one device, but others. block: tokens of a block, 0 for `block_length`.
     """
+    block = block or block_length()
     rule = Rule(causal, scale, softcap, 0.0 if dropout_key is None else dropout_rate)
 
     def run(q: jax.Array, k: jax.Array, v: jax.Array, query: Tokens, key: Tokens, window: Any, drops: Any) -> jax.Array:
-        (B, T, N, H), K = q.shape, k.shape[2]
-        q_BTKGH = q.reshape(B, T, K, N // K, H)
-        q_IBCKGH, queries = cut((q_BTKGH, query), block)
-        k_JBCKH, v_JBCKH, keys = cut((k, v, key), block)
-        y_IBCKGH = _blockwise(rule, q_IBCKGH, k_JBCKH, v_JBCKH, queries, keys, window, drops)
-        return jnp.moveaxis(y_IBCKGH, 0, 1).reshape(B, -1, N, H)[:, :T]
+        heads_first = cut_heads(q, k, v, block)
+        y_IBKGCH = _blockwise(rule, *heads_first, cut(query, block), cut(key, block), window, drops)
+        return join_heads(y_IBKGCH, q.shape)
 
     drops = dropout_key if rule.dropout_rate else None
     return by_device(run, (q_BTNH, k_BSKH, v_BSKH), (query, key), window, drops)
@@ -228,9 +227,29 @@ def cut(tree: Any, block: int) -> Any:
     return jax.tree.map(one, tree)
 
 
+def cut_heads(
+    q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, block: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Blocks of queries [I, B, K, G, C, H], and of keys and values [J, B, K, C, H].
+
+    Heads come before tokens, so that no product of a pair of blocks has to move axes.
+    """
+    B, T, N, H = q_BTNH.shape
+    K = k_BSKH.shape[2]
+    q_IBCKGH, *keys_JBCKH = cut((q_BTNH.reshape(B, T, K, N // K, H), k_BSKH, v_BSKH), block)
+    k_JBKCH, v_JBKCH = (jnp.moveaxis(x, 2, 3) for x in keys_JBCKH)
+    return jnp.moveaxis(q_IBCKGH, 2, 4), k_JBKCH, v_JBKCH
+
+
+def join_heads(y_IBKGCH: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """What `cut_heads` made of queries, put together again: the shape [B, T, N, H]."""
+    B, T, N, H = shape
+    return jnp.moveaxis(y_IBKGCH, (0, 4), (1, 2)).reshape(B, -1, N, H)[:, :T]
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _blockwise(rule: Rule, q: jax.Array, k: jax.Array, v: jax.Array, queries: Any, keys: Any, window: Any, drops: Any):  # type: ignore[no-untyped-def]
-    """[I, B, C, K, G, H] blocks of queries against [J, B, C, K, H] of keys and values -> as the queries."""
+    """[I, B, K, G, C, H] blocks of queries against [J, B, K, C, H] of keys and values -> as the queries."""
     return _forward(rule, q, k, v, queries, keys, window, drops)[0]
 
 
@@ -240,8 +259,8 @@ def _forward(
     q, queries, keys, window = together((q, queries, keys, window))
 
     def of_queries(_: None, row: Any) -> tuple[None, Any]:
-        q_BTKGH, query, i = row
-        return None, add_keys(rule, q_BTKGH, query, (k, v, keys), window, _key(drops, i), Summed.of(q_BTKGH)).done(
+        q_BKGTH, query, i = row
+        return None, add_keys(rule, q_BKGTH, query, (k, v, keys), window, _key(drops, i), Summed.of(q_BKGTH)).done(
             v.dtype
         )
 
@@ -255,10 +274,10 @@ def _backward(rule: Rule, kept: Any, dout: jax.Array) -> tuple[Any, ...]:
     dout, queries, keys, window = together((dout, queries, keys, window))
 
     def of_queries(totals: Any, row: Any) -> tuple[Any, jax.Array]:
-        q_BTKGH, query, i, dout_BTKGH, out_BTKGH, log_z_BKGT = row
-        above = dout_BTKGH, (delta_of(dout_BTKGH, out_BTKGH), log_z_BKGT)
-        dq = jnp.zeros(q_BTKGH.shape, jnp.float32)
-        dq, totals = pull_keys(rule, q_BTKGH, query, (k, v, keys), window, _key(drops, i), above, dq, totals)
+        q_BKGTH, query, i, dout_BKGTH, out_BKGTH, log_z_BKGT = row
+        above = dout_BKGTH, (delta_of(dout_BKGTH, out_BKGTH), log_z_BKGT)
+        dq = jnp.zeros(q_BKGTH.shape, jnp.float32)
+        dq, totals = pull_keys(rule, q_BKGTH, query, (k, v, keys), window, _key(drops, i), above, dq, totals)
         return totals, dq.astype(q.dtype)
 
     start = tuple(jnp.zeros(x.shape, jnp.float32) for x in (k, v))

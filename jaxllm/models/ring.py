@@ -13,7 +13,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxllm.models.blockwise import BLOCK, Rule, Summed, add_keys, cut, delta_of, pull_keys, together
+from jaxllm.models.blockwise import (
+    Rule,
+    Summed,
+    add_keys,
+    block_length,
+    cut,
+    cut_heads,
+    delta_of,
+    join_heads,
+    pull_keys,
+    together,
+)
 from jaxllm.models.remat import ATTENTION, name
 from jaxllm.models.visibility import Tokens
 
@@ -42,16 +53,11 @@ def ring_attention(
     def run(
         q: jax.Array, k: jax.Array, v: jax.Array, tokens: Tokens, window: jax.Array | None, key: jax.Array | None
     ) -> jax.Array:
-        B, T, N, H = q.shape
-        K = k.shape[2]
-        q_BTKGH = q.reshape(B, T, K, N // K, H)
-        block = min(T, BLOCK)
-        q_IBCKGH, k_IBCKH, v_IBCKH, tokens = cut((q_BTKGH, k, v, tokens), block)
+        block = min(q.shape[1], block_length())
         if key is not None:
             for axis in ("data", "fsdp", "tensor", "context"):
                 key = jax.random.fold_in(key, jax.lax.axis_index(axis))
-        y_IBCKGH = _ring(rule, q_IBCKGH, k_IBCKH, v_IBCKH, tokens, window, key)
-        return jnp.moveaxis(y_IBCKGH, 0, 1).reshape(B, -1, N, H)[:, :T]
+        return join_heads(_ring(rule, *cut_heads(q, k, v, block), cut(tokens, block), window, key), q.shape)
 
     rows, heads = ("data", "fsdp"), "tensor" if k_BTKH.shape[2] % mesh.shape["tensor"] == 0 else None
     whole, part, per_token = jax.P(), jax.P(rows, "context", heads, None), jax.P(rows, "context")
@@ -64,7 +70,7 @@ def ring_attention(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _ring(rule: Rule, q: jax.Array, k: jax.Array, v: jax.Array, tokens: Tokens, window: Any, key: Any) -> jax.Array:
-    """[I, B, C, K, G, H] blocks of this device's queries against the keys of all -> the same shape."""
+    """[I, B, K, G, C, H] blocks of this device's queries against the keys of all -> the same shape."""
     return _forward(rule, q, k, v, tokens, window, key)[0]
 
 
@@ -78,8 +84,8 @@ def _forward(
         summed, theirs = carry
 
         def of_queries(_: None, row: Any) -> tuple[None, Summed]:
-            q_BTKGH, own, i, summed = row
-            return None, add_keys(rule, q_BTKGH, own, theirs, window, _block_key(key, turn, i), summed)
+            q_BKGTH, own, i, summed = row
+            return None, add_keys(rule, q_BKGTH, own, theirs, window, _block_key(key, turn, i), summed)
 
         _, summed = jax.lax.scan(of_queries, None, (q, tokens, I, summed))
         return (summed, _pass_on(theirs)), None
@@ -99,9 +105,9 @@ def _backward(rule: Rule, kept: Any, dout: jax.Array) -> tuple[Any, ...]:
         dq, (k, v, theirs, *totals) = carry
 
         def of_queries(totals: Any, row: Any) -> tuple[Any, jax.Array]:
-            q_BTKGH, own, i, dq, dout_BTKGH, *terms = row
-            pair, above = _block_key(key, turn, i), (dout_BTKGH, tuple(terms))
-            dq, totals = pull_keys(rule, q_BTKGH, own, (k, v, theirs), window, pair, above, dq, totals)
+            q_BKGTH, own, i, dq, dout_BKGTH, *terms = row
+            pair, above = _block_key(key, turn, i), (dout_BKGTH, tuple(terms))
+            dq, totals = pull_keys(rule, q_BKGTH, own, (k, v, theirs), window, pair, above, dq, totals)
             return totals, dq
 
         totals, dq = jax.lax.scan(of_queries, tuple(totals), (q, tokens, I, dq, dout, delta, log_z))

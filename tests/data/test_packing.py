@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxllm.data.packing import Example, best_fit, collate, locate, make_plan
+from jaxllm.data.packing import Example, best_fit, collate, even_rows, locate, make_plan
 from jaxllm.types import InputError
 
 
@@ -41,6 +41,20 @@ def test_every_epoch_deals_every_example_once_over_the_same_steps(kind, batch_si
             assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
             assert all(sum(lengths[i] for i in row) <= plan.row_length for row in rows)
             assert pack or all(len(row) == 1 for row in rows)
+
+
+def test_row_lengths_are_multiples_of_8_only_where_rows_would_be_emptier_else():
+    assert make_plan([31] * 8, batch_size=1).row_length == 32
+    plan = make_plan([24] * 8, batch_size=1)
+    assert (plan.row_length, plan.rows, plan.fill) == (24, 1, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "multiple", "rows"),
+    [(42, 64, 1, 42), (130, 64, 1, 44), (9, 4, 8, 8), (17, 12, 8, 16), (0, 4, 2, 2)],
+)
+def test_rows_are_spread_evenly_over_few_batches(count, most, multiple, rows):
+    assert even_rows(count, most, multiple) == rows
 
 
 def test_a_step_depends_on_seed_and_number_alone():

@@ -68,14 +68,14 @@ def test_sums_are_exact_over_the_whole_text(corpus, runner, rows, chunked, monke
     count = sum(map(len, TEXTS)) + len(TEXTS)  # every character, and the end of every document
 
     fresh = Runner(runner.graphdef, runner.params, runner.mesh)
-    found = evaluate(fresh, TextBatches([rows(corpus, LENGTH)], 8))
+    found = evaluate(fresh, TextBatches([rows(corpus, LENGTH)], 8, 8))
     assert found["loss"] == pytest.approx(total / count, rel=1e-6)
     assert found["perplexity"] == pytest.approx(math.exp(total / count), rel=1e-5)
     assert found["bits_per_byte"] == pytest.approx(total / math.log(2) / len("".join(TEXTS).encode()), rel=1e-6)
 
 
 def test_batches_and_several_corpora_add_up(corpus, runner):
-    one = evaluate(runner, TextBatches([Packed(corpus, LENGTH)], 8))
-    both = evaluate(runner, TextBatches([Packed(corpus, LENGTH)] * 2, 16))
+    one = evaluate(runner, TextBatches([Packed(corpus, LENGTH)], 8, 8))
+    both = evaluate(runner, TextBatches([Packed(corpus, LENGTH)] * 2, 16, 8))
     assert both["loss"] == pytest.approx(one["loss"], rel=1e-6)
     assert both["bits_per_byte"] == pytest.approx(one["bits_per_byte"], rel=1e-6)

@@ -92,16 +92,20 @@ def _sentence(row: Row, i: int, rows: Rows) -> Sentence:
         read, tagged = read_spans(row, where)
         return Sentence(read, tagged, where, word_where, document if named is not None else (*document, i))
     words = row.get("tokens")
-    if not isinstance(words, list) or not all(isinstance(word, str | None) for word in words):
+    if not isinstance(words, list) or not _each_is(words, str, type(None)):
         fault = "'tokens' must be a list of strings; give the words of the sentence, or the name as --word-column"
         raise InputError(f"{rows.where(i)}: {fault}")
     if None in words:
         fault = f"{rows.where(i, words.index(None))}: no word (null); give each tag a word"
         raise BadRow(fault, "with a word that is null")
-    check_text(words, rows.where(i), "words")
+    check_text(words, where, "words")
     column = next((name for name in TAG_COLUMNS if row.get(name) is not None), None)
     tags = _tags(row[column], column, len(words), i, rows) if column else None
     return Sentence(words, tags, where, word_where, document)
+
+
+def _each_is(values: list[Any], *kinds: type) -> bool:
+    return all(issubclass(found, kinds) for found in {*map(type, values)})
 
 
 def _tags(tags: Any, column: str, words: int, i: int, rows: Rows) -> list[str]:
@@ -113,7 +117,7 @@ def _tags(tags: Any, column: str, words: int, i: int, rows: Rows) -> list[str]:
     if None in tags:
         fault = f"no tag (null) in {column}; give the word a tag, O outside entities"
         raise BadRow(f"{rows.where(i, tags.index(None))}: {fault}", "with a tag that is null")
-    if all(isinstance(tag, str) for tag in tags):
+    if _each_is(tags, str):
         return tags
     return [_name(tag, rows.class_names.get(column), f"{rows.where(i, j)}: {column}") for j, tag in enumerate(tags)]
 
@@ -174,12 +178,13 @@ def encode(
                 raise InputError(f"{sentence.at(i)}: label {tag!r} is unseen in training; add examples or mend the tag")
         body = Body.of(encoding, max_length)
         before = len(sentence.left) if context else 0
-        words = np.asarray([encoding.word_ids[i] for i in body.at], np.int64) - before
-        starts = np.flatnonzero(np.diff(words, prepend=-1 - before))
+        word_ids = encoding.word_ids  # each access makes the list
+        words = np.asarray([word_ids[i] for i in body.at.tolist()], np.int64) - before
+        starts = _starts(words)
         if len(words) > body.room:  # a single word may be longer than a window
             fits = np.arange(len(words)) - np.repeat(starts, np.diff(starts, append=len(words))) < body.room
             body, words = dataclasses.replace(body, tokens=body.tokens[fits]), words[fits]
-            starts = np.flatnonzero(np.diff(words, prepend=-1 - before))
+            starts = _starts(words)
         first, last = np.searchsorted(words, [0, len(sentence.words)]).tolist()
         starts = starts[(starts >= first) & (starts < last)]
         for low, high, units in cut(starts - first, last - first, body.room):
@@ -191,6 +196,11 @@ def encode(
                 example.weights[positions] = 1
             windows.append(example, number, answered, positions)
     return windows
+
+
+def _starts(words: np.ndarray) -> np.ndarray:
+    """Where a word begins, of the number of the word of each token."""
+    return np.flatnonzero(np.concatenate([np.ones(min(1, len(words)), bool), words[1:] != words[:-1]]))
 
 
 def _as_in_text(words: list[list[str]], tokenizer: Any) -> list[list[str]]:

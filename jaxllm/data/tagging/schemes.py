@@ -105,10 +105,13 @@ def of_scheme(sentences: Sequence[Sentence], scheme: str, report: Report) -> lis
 
     Raises InputError that names file and line where too many are bad.
     """
-    separators = Counter(_separator(tag) for sentence in sentences for tag in sentence.tags or ())
+    separators = Counter[str]()
+    for tag, count in Counter(tag for sentence in sentences for tag in sentence.tags or ()).items():
+        separators[_separator(tag)] += count
     separator = "_" if separators["_"] > separators["-"] else "-"
     known = ", ".join(["O", *([f"{x}{separator}type" for x in SCHEMES[scheme]] or ["type"])])
 
+    @functools.cache
     def fits(tag: str) -> bool:
         letter, _ = parse(tag)
         right = letter in SCHEMES[scheme] and bool(letter) == (scheme != "IO") and _separator(tag) in ("", separator)

@@ -32,7 +32,9 @@ COLUMNS = ("entities", "spans", "ents", "label", "labels")
 def has_spans(row: Mapping[str, Any]) -> bool:
     """Whether a row is a text with spans, and not words with tags."""
     tokens = row.get("tokens")  # spaCy and Prodigy have the places of theirs
-    return "tokens" not in row or (isinstance(tokens, list) and any(isinstance(x, Mapping) for x in tokens))
+    if not isinstance(tokens, list):
+        return "tokens" not in row
+    return any(isinstance(x, Mapping) for x in tokens if not isinstance(x, str))
 
 
 def sentences_of(rows: Iterable[Mapping[str, Any]], where: str) -> list[dict[str, Any]]:

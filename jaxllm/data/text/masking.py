@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from jaxllm.data.loader import Loader
-from jaxllm.data.packing import Example, collate
+from jaxllm.data.packing import Example, collate, even_rows
 from jaxllm.data.text.rows import TextPlan, check_rows, collate_all, cut_pieces, pack_pieces
 from jaxllm.data.text.token_cache import Corpus, Marks
 from jaxllm.types import Batch, InputError
@@ -148,13 +148,18 @@ def _masked(part: Pieces, row: int, masking: Masking, key: tuple[int, ...]) -> l
 
 @dataclasses.dataclass(frozen=True)
 class MaskedBatches:
-    """Every piece of these corpora once, in batches of `rows` rows, under masks that are always the same."""
+    """Every piece of these corpora once, under masks that are always the same.
+
+    In batches of about `most` rows, a multiple of `multiple`.
+    """
 
     parts: Sequence[Pieces]
     masking: Masking
-    rows: int
+    most: int
+    multiple: int = 1
 
     def __iter__(self) -> Iterator[Batch]:
         rows = (_masked(part, row, self.masking, (0, 5, i)) for i, part in enumerate(self.parts)
                 for row in range(len(part)))  # fmt: skip
-        return collate_all(rows, self.parts[0].length, self.rows)
+        count = even_rows(sum(map(len, self.parts)), self.most, self.multiple)
+        return collate_all(rows, self.parts[0].length, count)

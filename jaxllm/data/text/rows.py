@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from jaxllm.data.loader import Loader
-from jaxllm.data.packing import Example, best_fit, collate
+from jaxllm.data.packing import Example, best_fit, collate, even_rows
 from jaxllm.data.text.token_cache import Corpus
 from jaxllm.types import Batch, InputError
 
@@ -46,6 +46,11 @@ class Packed:
         """All rows, for evaluations."""
         return (self.row(i) for i in range(len(self)))
 
+    @property
+    def evaluated(self) -> int:
+        """The number of rows that `in_order` gives."""
+        return len(self)
+
     def _piece(self, start: int, length: int) -> Example:
         ends, stop = self.corpus.ends, start + length
         whole = self.corpus.tokens[start : stop + 1].astype(np.int32)
@@ -71,13 +76,21 @@ class Concatenated:
 
     def in_order(self) -> Iterator[list[Example]]:
         """The stream from its first token to its last, for evaluations; the last row may be shorter."""
-        tokens = self.corpus.tokens
-        return ([_shifted(tokens[i : i + self.length + 1])] for i in range(0, len(tokens) - 1, self.length))
+        return ([_shifted(self.corpus.tokens[i : i + self.length + 1])] for i in self._starts)
+
+    @property
+    def evaluated(self) -> int:
+        """The number of rows that `in_order` gives."""
+        return len(self._starts)
+
+    @property
+    def _starts(self) -> range:
+        return range(0, len(self.corpus.tokens) - 1, self.length)
 
 
 Rows = Packed | Concatenated
 """A corpus cut into rows: `len(rows)` rows an epoch, `rows.row(index, offset)` with an offset in [0, 1) drawn for each
-epoch, and `rows.in_order()`."""
+epoch, and the `rows.evaluated` rows of `rows.in_order()`."""
 
 
 def _shifted(tokens: np.ndarray) -> Example:
@@ -212,10 +225,11 @@ def collate_all(rows: Iterator[list[Example]], length: int, count: int) -> Itera
 
 @dataclasses.dataclass(frozen=True)
 class TextBatches:
-    """Every token of these corpora once, in batches of `rows` rows."""
+    """Every token of these corpora once, in batches of about `most` rows, a multiple of `multiple`."""
 
     parts: Sequence[Rows]
-    rows: int
+    most: int
+    multiple: int = 1
 
     @property
     def size(self) -> int:
@@ -224,4 +238,5 @@ class TextBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         rows = itertools.chain.from_iterable(part.in_order() for part in self.parts)
-        return collate_all(rows, self.parts[0].length, self.rows)
+        count = even_rows(sum(part.evaluated for part in self.parts), self.most, self.multiple)
+        return collate_all(rows, self.parts[0].length, count)

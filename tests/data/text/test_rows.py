@@ -163,8 +163,10 @@ def segments(batch):
 def test_packed_rows_hold_every_prediction_of_every_document_once(corpus, pack):
     rows = Packed(corpus, 8, pack)
     pairs = []
-    for batch in TextBatches([rows], 4):
-        assert batch.tokens_BT.shape == (4, 8)
+    batches = list(TextBatches([rows], 4))
+    shape = (3 if pack else 4, 8)  # three batches, of 9 rows or 12
+    assert [batch.tokens_BT.shape for batch in batches] == [shape] * 3
+    for batch in batches:
         for tokens, targets, weights, positions in segments(batch):
             assert positions == list(range(len(tokens)))
             assert targets[:-1] == tokens[1:]
