@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -63,12 +64,19 @@ class Config:
     """Of attention, head, prompts, lora and remat; by default all."""
 
 
-Case = tuple[str, Callable[[], ModelSpec], str, Any, bool]
-"""(what is compared and how, the model, the loss, the batch, all logits at once)."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Case:
+    """A step to compile."""
+
+    build: Callable[[], ModelSpec]
+    loss: str
+    batch: Any
+    at_once: bool = False
+    """All logits at once."""
 
 
-def cases(config: Config) -> dict[str, list[Case]]:
-    """The rows of the table, by what they compare."""
+def cases(config: Config) -> dict[str, list[tuple[str, Case]]]:
+    """The rows of the table, by what they compare: how each does it."""
     if config.model not in decoder.PRESETS:
         raise InputError(f"--model {config.model}: give one of {', '.join(decoder.PRESETS)}")
     shape = dataclasses.replace(decoder.PRESETS[config.model], dtype=config.dtype, unroll=1)
@@ -76,17 +84,17 @@ def cases(config: Config) -> dict[str, list[Case]]:
     def model(remat: str = "full", backend: str = "auto") -> Callable[[], ModelSpec]:
         return lambda: describe_model(dataclasses.replace(shape, remat=remat, backend=backend))
 
-    text, shared, repeated = packed(config), pairs(config, Layout()), pairs(config, Layout(share=False))
-    adapted = lambda: lora.add(model()(), lora.Config(16))  # noqa: E731
-    plain = "cross_entropy"
+    text, plain = packed(config), model(backend="xla")
+    step = lambda build, at_once=False: Case(build, "cross_entropy", text, at_once)  # noqa: E731
+    pair = lambda layout: Case(plain, "dpo", pairs(config, layout))  # noqa: E731
+    full = step(model())
     return {
-        "attention": [("a kernel", model(), plain, text, False), ("plain", model(backend="xla"), plain, text, False)],
-        "head": [("in chunks", model(), plain, text, False), ("all logits", model(), plain, text, True)],
-        "prompts": [("shared", model(backend="xla"), "dpo", shared, False),
-                    ("twice", model(backend="xla"), "dpo", repeated, False)],
-        "lora": [("rank 16", adapted, plain, text, False), ("full", model(), plain, text, False)],
-        "remat": [(name, model(name), plain, text, False) for name in REMAT],
-    }  # fmt: skip
+        "attention": [("a kernel", full), ("plain", step(plain))],
+        "head": [("in chunks", full), ("all logits", step(model(), at_once=True))],
+        "prompts": [("shared", pair(Layout())), ("twice", pair(Layout(share=False)))],
+        "lora": [("rank 16", step(lambda: lora.add(model()(), lora.Config(16)))), ("full", full)],
+        "remat": [(name, full if name == "full" else step(model(name))) for name in REMAT],
+    }
 
 
 def packed(config: Config) -> Any:
@@ -108,20 +116,19 @@ def pairs(config: Config, layout: Layout) -> Any:
 
 def measure(config: Config, case: Case) -> tuple[float, float, float, float]:
     """Temporaries and peak in bytes, FLOPs of one device, and seconds of compiling."""
-    _, build, loss, batch, at_once = case
     target = parse_target(config.topology)
     devices = devices_of(target)
     began = time.monotonic()
-    spec, mesh = build(), meshes.make_mesh(config.mesh, devices)
-    with planned(Planning(devices, target.platform, Path())), compiling(target), all_logits(at_once):
-        step, layout = prepare_step(spec, resolve(loss), optax.adamw(1e-4), mesh)
+    spec, mesh = case.build(), meshes.make_mesh(config.mesh, devices)
+    with planned(Planning(devices, target.platform, Path())), compiling(target), all_logits(case.at_once):
+        step, layout = prepare_step(spec, resolve(case.loss), optax.adamw(1e-4), mesh)
         frozen = {
             name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout.frozen[name])
             for name, x in spec.graphdef.abstract.items() if name in layout.frozen
         }  # fmt: skip
-        compiled = step.lower(layout.like, shapes_of(batch, mesh), frozen).compile()  # type: ignore[attr-defined]
+        compiled = step.lower(layout.like, shapes_of(case.batch, mesh), frozen).compile()  # type: ignore[attr-defined]
     memory = memory_of(compiled, target.platform)
-    flops = Cost(parse(compiled.as_text()), kernel_flops(spec, batch)).flops()
+    flops = Cost(parse(compiled.as_text()), kernel_flops(spec, case.batch)).flops()
     return memory.temporaries, memory.peak, flops, time.monotonic() - began
 
 
@@ -140,11 +147,12 @@ def main(config: Config) -> None:
     prepare(parse_target(config.topology))
     print(f"{config.model}, {config.rows} x {config.length}, {config.dtype}, {config.topology}, {config.mesh}")
     print("| what | how | temporaries, GiB | peak, GiB | TFLOP | compiling, s |\n|---|---|---|---|---|---|")
+    measure_once = functools.cache(functools.partial(measure, config))
     for what in config.what or found:
-        for case in found[what]:
-            temporaries, peak, flops, seconds = measure(config, case)
+        for how, case in found[what]:
+            temporaries, peak, flops, seconds = measure_once(case)
             numbers = f"{temporaries / 2**30:.3f} | {peak / 2**30:.3f} | {flops / 1e12:.2f} | {seconds:.0f}"
-            print(f"| {what} | {case[0]} | {numbers} |", flush=True)
+            print(f"| {what} | {how} | {numbers} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxllm.losses.chunks import reorder
+from jaxllm.losses.chunks import reorder, to_front
 from jaxllm.types import Batch, InputError, Mean, Metrics
 
 
@@ -27,10 +27,9 @@ def crf(model: Any, batch: Batch, key: jax.Array | None = None) -> Metrics:
     logits_BTV = logits_BTV.astype(jnp.promote_types(logits_BTV.dtype, jnp.float32))
     start_V, pairs_VV, end_V = (x.astype(logits_BTV.dtype) for x in found)
     # The words of a row come first, in their order, so that a word's neighbour is beside it.
-    idle_BT = batch.weights_BT == 0
-    order_BT = jnp.argsort(idle_BT, axis=1, stable=True)
-    values = (logits_BTV, batch.targets_BT, batch.segments_BT, ~idle_BT)
-    logits_BTV, targets_BT, segments_BT, words_BT = reorder(values, order_BT, jnp.argsort(order_BT, axis=1))
+    is_word_BT = batch.weights_BT != 0
+    values = (logits_BTV, batch.targets_BT, batch.segments_BT, is_word_BT)
+    logits_BTV, targets_BT, segments_BT, words_BT = reorder(values, *to_front(is_word_BT))
     first_BT, last_BT = _edges(segments_BT, words_BT)
     before_BT = jnp.roll(targets_BT, 1, axis=1)
     score_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]

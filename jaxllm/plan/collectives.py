@@ -82,12 +82,13 @@ def find(cost: Cost, mesh: Mesh, params: Sequence[Parameter], links: Links) -> l
         sent = sent_bytes(kind, size, len(one)) * times
         if not sent or axis == "none":
             continue
-        what = _what(kind, axis, x, computation, params, mesh.shape)
+        passed = kind == "collective-permute"
+        ring_of_product = passed and "ppermute" not in x.op_name and len(one) > 2 and "dot_general" in x.op_name
+        if ring_of_product:  # which the compiler made of it
+            kind = "reduce-scatter" if _accumulates(cost.module, computation, x) else "all-gather"
+        what = _what(kind, axis, x, computation, params, mesh.shape, passed) + ", as a ring" * ring_of_product
         if kind == "all-reduce" and _places(cost.module, computation, x):
             what = _what("all-gather", axis, x, computation, params, mesh.shape) + ", as a sum of parts"
-        if kind == "collective-permute" and "ppermute" not in x.op_name and len(one) > 2 and "dot_general" in x.op_name:
-            kind = "reduce-scatter" if _accumulates(computation, x) else "all-gather"  # which the compiler made a ring
-            what = what.replace("passed on", _VERBS[kind]) + ", as a ring"
         found.append(Collective(axis, kind, what, sent, times, len(one), links.between(one), str(x.result[-1]),
                                 cost.module.place(x), one))  # fmt: skip
     return found
@@ -112,16 +113,30 @@ def _places(module: Module, computation: Computation, x: Instruction) -> bool:
     """Whether what is summed are parts, each device's in its place among zeros: so a TPU gathers at times."""
 
     def root(y: Instruction) -> Instruction:
-        while y.opcode in ("copy-done", "copy-start", "copy", "bitcast") and y.operands[0] in computation.instructions:
-            y = computation.instructions[y.operands[0]]
+        y = _made(computation, y)
         return module.computations[y.called[0]].root if y.opcode == "fusion" else y
 
     return any(root(y).opcode == "dynamic-update-slice" for y in computation.operands(x))
 
 
-def _accumulates(computation: Computation, x: Instruction) -> bool:
-    """Whether what a permute passes on was added to before, as in a ring that sums."""
-    return any(y.opcode == "add" or (y.opcode == "fusion" and "add" in y.name) for y in computation.operands(x))
+def _accumulates(module: Module, computation: Computation, x: Instruction) -> bool:
+    """Whether a permute passes on a sum, as in a ring that scatters: zeros at first, then what it is added to."""
+    y = _made(computation, computation.operands(x)[0])
+    inside = module.computations[y.called[0]].instructions.values() if y.opcode == "fusion" else ()
+    adds = y.opcode == "add" or any(z.opcode == "add" and z.result[0].shape for z in inside)
+    given = (_made(computation, z).opcode for z in computation.operands(y))
+    return y.opcode == "broadcast" or (adds and any(opcode.startswith("collective-permute") for opcode in given))
+
+
+def _made(computation: Computation, x: Instruction) -> Instruction:
+    """The instruction that made what others only copy, slice or join."""
+    while x.opcode in _COPIES and x.operands and x.operands[0] in computation.instructions:
+        x = computation.instructions[x.operands[0]]
+    return x
+
+
+_COPIES = {"copy", "copy-start", "copy-done", "bitcast", "get-tuple-element", "slice", "slice-start", "slice-done",
+           "custom-call"}  # fmt: skip
 
 
 def sent_bytes(kind: str, size: float, members: int) -> float:
@@ -159,8 +174,9 @@ def _what(
     computation: Computation,
     params: Sequence[Parameter],
     sizes: Mapping[str, int],
+    passed: bool = False,
 ) -> str:
-    """What is moved, in words, from the axis, JAX's name of the operation, and shapes."""
+    """What is moved, in words, from the axis, JAX's name of the operation, and shapes; passed: part by part."""
     given = [y for operand in computation.operands(x) for y in operand.result]
     axes = set(axis.split("+"))
     if all(math.prod(y.shape) <= 16 for y in x.result):
@@ -171,9 +187,9 @@ def _what(
     if "expert" in axes:
         return "tokens of experts"
     # An all-gather gives a parameter whole along its axes, a reduce-scatter takes a gradient so, a ring passes parts.
-    whole = [y.shape for y in (x.result[-1:] if kind == "all-gather" else given)]
+    whole = [y.shape for y in (x.result[-1:] if kind == "all-gather" and not passed else given)]
     most = 64 if "fsdp" in axes else 8  # activations are not cut over fsdp but by rows
-    along = set() if kind == "collective-permute" else axes
+    along = set() if passed else axes
     held = lambda p, along: any(_alike(p.part(sizes, along), shape, most) for shape in whole)  # noqa: E731
     matrices = [p for p in params if p.axes & axes and held(p, along)]
     replicas = [p for p in params if not p.axes & axes and held(p, set())]

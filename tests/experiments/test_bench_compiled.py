@@ -10,9 +10,9 @@ SMALL = Config(topology="cpu:2", mesh="fsdp=2", model="tiny", rows=2, length=128
 
 def test_less_is_kept_and_done():
     found = cases(SMALL)
-    (adapted, *_), (whole, *_) = (measure(SMALL, case) for case in found["lora"])
+    (adapted, *_), (whole, *_) = (measure(SMALL, case) for _, case in found["lora"])
     assert adapted < whole
-    shared, twice = (measure(SMALL, case) for case in found["prompts"])
+    shared, twice = (measure(SMALL, case) for _, case in found["prompts"])
     assert 4 / 9 < shared[2] / twice[2] < 2 / 3, "two thirds of the tokens, and of the scores between them four ninths"
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import re
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,9 +16,11 @@ from jax.sharding import PartitionSpec as P
 
 from jaxllm.distributed.mesh import make_mesh, put_batch
 from jaxllm.losses import tokens
+from jaxllm.losses.chunks import to_front
 from jaxllm.losses.tokens import cross_entropy, over_tokens, token_logprobs, token_loss
 from jaxllm.models.layers import matmul
 from jaxllm.params import bind, split
+from jaxllm.planning import Planning, planned
 from jaxllm.types import Batch, Mean, value
 
 B, T, D, V = 8, 13, 4, 11
@@ -223,18 +226,34 @@ def test_memory_is_that_of_a_chunk_whatever_the_vocabulary(tied, monkeypatch):
 
 def test_a_device_has_a_budget_of_its_own(model, monkeypatch):
     """Eight devices look at as many positions at a time as one does of an eighth of the rows."""
-    graphdef, params = model
     monkeypatch.setattr(tokens, "LOGITS_BYTES", 4 * V * 4)
-
-    def chunks(batch):
-        text = str(jax.make_jaxpr(objective(graphdef, batch))(params))
-        return int(re.search(r"scan\[.*?length=(\d+)", text, re.DOTALL)[1])
-
-    alone = chunks(jax.tree.map(lambda x: x[:1], BATCH))
+    alone = chunks(model, jax.tree.map(lambda x: x[:1], BATCH))
     assert alone == 4
-    assert chunks(BATCH) == 13
+    assert chunks(model, BATCH) == 13
     with jax.set_mesh(make_mesh("fsdp=8")):
-        assert chunks(BATCH) == alone
+        assert chunks(model, BATCH) == alone
+
+
+@pytest.mark.parametrize(("platform", "count"), [("cpu", 13), ("tpu", 3), ("gpu", 3)])
+def test_a_chunk_of_an_accelerator_has_tokens_enough_to_be_worth_the_head(platform, count, model, monkeypatch):
+    monkeypatch.setattr(tokens, "LOGITS_BYTES", 1)
+    monkeypatch.setattr(tokens, "FEWEST", 5 * B)
+    with planned(Planning([], platform, Path())):
+        assert chunks(model, BATCH) == count
+
+
+def chunks(model, batch):
+    graphdef, params = model
+    text = str(jax.make_jaxpr(objective(graphdef, batch))(params))
+    return int(re.search(r"scan\[.*?length=(\d+)", text, re.DOTALL)[1])
+
+
+@pytest.mark.parametrize("share", [0, 0.3, 1])
+def test_positions_come_to_the_front_in_their_order(share):
+    is_front_BT = RNG.random((3, 40)) < share
+    order_BT, back_BT = to_front(is_front_BT)
+    assert np.array_equal(order_BT, np.argsort(~is_front_BT, axis=1, kind="stable"))
+    assert np.array_equal(back_BT, np.argsort(order_BT, axis=1))
 
 
 def test_a_function_of_the_logits_is_a_loss(model, monkeypatch):

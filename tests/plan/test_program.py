@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxllm.plan.collectives import find, sent_bytes
+from jaxllm.plan.collectives import Parameter, find, sent_bytes
 from jaxllm.plan.groups import Links, axes_of, groups_of
 from jaxllm.plan.hlo import Instruction, arrays, parse
 from jaxllm.plan.program import Cost, convolution_flops
@@ -179,6 +179,39 @@ def test_a_tpus_transfers_between_slices():
     assert (over.axis, over.kind, over.link) == ("data", "all-reduce", "network between slices")
     assert over.bytes == 2 * 1 / 2 * 256 * 8 * 128 * 4
     assert (within.axis, within.link, within.group) == ("fsdp", "ICI", (0, 2))
+
+
+RINGS = """HloModule rings, is_scheduled=true, num_partitions=4
+
+%sum (a: f32[16,8], b: f32[16,8]) -> f32[16,8] {
+  %a = f32[16,8]{1,0} parameter(0)
+  %b = f32[16,8]{1,0} parameter(1)
+  ROOT %add = f32[16,8]{1,0} add(%a, %b)
+}
+
+ENTRY %main (w: f32[16,8], dw: f32[16,8]) -> f32[16,8] {
+  %w = f32[16,8]{1,0} parameter(0)
+  %dw = f32[16,8]{1,0} parameter(1)
+  %zero = f32[] constant(0)
+  %zeros = f32[16,8]{1,0} broadcast(%zero), dimensions={}
+  %c1 = f32[16,8]{1,0} collective-permute(%w), RING
+  %c2 = f32[16,8]{1,0} collective-permute(%c1), RING
+  %c3 = f32[16,8]{1,0} collective-permute(%zeros), RING
+  %fusion = f32[16,8]{1,0} fusion(%c3, %dw), kind=kLoop, calls=%sum
+  %copy = f32[16,8]{1,0} copy(%fusion)
+  ROOT %c4 = f32[16,8]{1,0} collective-permute(%copy), RING
+}
+"""
+
+
+def test_rings_that_a_compiler_made_of_a_product_are_what_they_were():
+    ring = 'source_target_pairs={{0,1},{1,2},{2,3},{3,0}}, metadata={op_name="jit(step)/transpose(jvp())/dot_general"}'
+    cost = Cost(parse(RINGS.replace("RING", ring)), lambda *_: None)
+    mesh, kernel = mesh_of(fsdp=4), Parameter("kernel", (64, 8), (("fsdp",), ()))
+    found = find(cost, mesh, [kernel], Links("tpu", ((0, 0),) * 4))
+    gathered = ("all-gather", "parameters gathered (kernel), as a ring", 16 * 8 * 4)
+    scattered = ("reduce-scatter", "gradients scattered (kernel), as a ring", 16 * 8 * 4)
+    assert [(x.kind, x.what, x.bytes) for x in found] == [gathered, gathered, scattered, scattered]
 
 
 def test_what_each_device_sends():
