@@ -57,7 +57,7 @@ def kept(remat):
     program = jax.make_jaxpr(jax.grad(loss))(spec.graphdef.abstract).jaxpr
     backward = next(e for e in program.eqns if e.primitive.name == "scan" and e.params["reverse"])
     parameters = {x.shape for x in spec.graphdef.abstract.values()}
-    read = (x.aval for x in backward.invars[backward.params["num_consts"] :])
+    read = (x.aval for x in backward.invars)
     return sorted(x.str_short() for x in read if x.ndim > 2 and x.shape[0] == 6 and x.shape not in parameters)
 
 
