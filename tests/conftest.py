@@ -3,6 +3,7 @@
 import collections
 import gc
 import os
+import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +25,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # A script that a test starts does not restart itself for the allocator; tests of that remove it.
 os.environ.setdefault("JAXLLM_STARTED", "1")
+# Bytecode is kept: processes that tests start, a hundred, would each compile all that they import.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 _CACHE = os.environ.get("JAXLLM_TEST_CACHE") or str(Path(tempfile.gettempdir()) / "jaxllm-test-cache")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"

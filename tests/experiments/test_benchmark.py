@@ -7,7 +7,7 @@ import pytest
 import benchmark
 from benchmark import Config
 from jaxllm.types import InputError
-from workloads import generation, pretraining
+from workloads import encoders, generation, pretraining
 from workloads.work import OUT, Asked, Peer, Work
 
 
@@ -111,6 +111,8 @@ def test_encoders_start_from_one_model_on_both_sides(stage, peer, tmp_path):
 def test_the_trainer_runs_in_turn_with_our_side(stage, tmp_path, monkeypatch):
     pytest.importorskip("accelerate")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setitem(encoders.SIZES, "small", {"width": 32, "depth": 1, "heads": 2, "mlp_width": 64})
+    monkeypatch.setattr(encoders, "VOCABULARY", 400)
     monkeypatch.setattr(benchmark, "best_matmul", lambda *_: ({"jax": 1e12, "torch": 1e12}, {"device": "a CPU"}))
     path = tmp_path / "out.json"
     benchmark.main(Config(stage, against=("hf",), rounds=1, steps=4, untimed=2, batch_size=8, max_length=32, json=path))

@@ -1,4 +1,7 @@
-"""The kill test at its smallest: one uninterrupted run, which is damaged, and one that is killed."""
+"""The kill test at its smallest: one uninterrupted run, which is damaged.
+
+Kills and signals are tried where documents name them (tests/test_documented_commands.py): status 0 is "lost: 0".
+"""
 
 import subprocess
 import sys
@@ -14,15 +17,12 @@ def run(*argv):
 
 
 @pytest.mark.slow
-def test_nothing_is_lost(tmp_path):
+def test_no_damage_goes_unnamed_and_nothing_is_lost(tmp_path):
     damaged = run("damage", "--trials", "6", "--work", str(tmp_path))
     assert damaged.returncode == 0, damaged.stdout + damaged.stderr
     assert "'flipped': 6" in damaged.stdout
+    assert damaged.stdout.endswith("lost: 0\n")
     assert damaged.stderr.count("is damaged: ") == 8, "each is named"
-    killed = run("kill", "--trials", "1", "--work", str(tmp_path))
-    assert killed.returncode == 0, killed.stdout + killed.stderr
-    assert "as the uninterrupted one" in killed.stdout
-    assert killed.stdout.endswith("lost: 0\n")
 
 
 def test_bad_input_is_one_line():

@@ -18,7 +18,6 @@ from jaxllm.types import Batch, InputError
 pytestmark = pytest.mark.slow
 
 torch = pytest.importorskip("torch")
-peft = pytest.importorskip("peft")
 
 torch.set_num_threads(1)
 ENCODER = {"vocab_size": 41, "hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2,
@@ -27,6 +26,14 @@ LLAMA = {**ENCODER, "num_key_value_heads": 1, "pad_token_id": 0}
 GPT2 = {"vocab_size": 41, "n_embd": 8, "n_layer": 3, "n_head": 2, "n_positions": 24}
 LABELS = {"id2label": {0: "O", 1: "B-X", 2: "I-X"}, "label2id": {"O": 0, "B-X": 1, "I-X": 2}}
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _peft():
+    """Imported where a test runs: the quick tier has none of these, and it takes seconds."""
+    global peft
+    peft = pytest.importorskip("peft")
+
 
 CASES = {
     "llama": ("llama", LLAMA, "CAUSAL_LM", {"target_modules": ALL}),

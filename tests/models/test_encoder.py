@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -161,13 +162,14 @@ def open_one(folder, **overrides):
     return opened, materialize(opened.spec, dict.fromkeys(opened.spec.graphdef.abstract, one), 0)
 
 
-def run(graphdef, params, batch: Batch, key=None):
-    """(loss, (hidden_BTD, logits_BTV)), gradients."""
+def run(graphdef, params, batch: Batch):
+    """(loss, (hidden_BTD, logits_BTV)), gradients; the encoder is read, and compiled, once for both."""
 
     def loss(params):
         model = bind(graphdef, params)
         hidden = model.body(batch)
-        logits = model.head(model.hidden(batch, key)[0])
+        read = SimpleNamespace(body=lambda *_: hidden, transform=model.transform, config=model.config)
+        logits = model.head(Tagger.hidden(read, batch)[0])
         logps = jax.nn.log_softmax(logits)
         own = jnp.take_along_axis(logps, batch.targets_BT[..., None], axis=-1)[..., 0]
         return -jnp.sum(own * batch.weights_BT) / jnp.sum(batch.weights_BT), (hidden, logits)
