@@ -53,7 +53,7 @@ def corpus():
     for n in rng.integers(3, 15, 90):
         tokens = rng.integers(0, 24, n).astype(np.int32)
         made.append(Example(tokens, tokens % 8, (rng.random(n) < 0.7).astype(np.float32)))
-    return loader(made, make_plan(lengths(made), batch_size=18, multiple=8, seed=3))
+    return loader(made, make_plan(lengths(made), batch_size=18, multiple=16, seed=3))
 
 
 class Data:

@@ -33,7 +33,7 @@ def begun(tmp_path_factory):
 def other_data():
     """The same examples in another order."""
     data, served = Data(), corpus()
-    other = Loader(make_plan(served.plan.lengths, batch_size=18, multiple=8, seed=4), served.build)
+    other = Loader(make_plan(served.plan.lengths, batch_size=18, multiple=16, seed=4), served.build)
     data.plan, data.iterate, data.fingerprint = other.plan, other.iterate, other.fingerprint
     return data
 
