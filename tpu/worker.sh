@@ -59,6 +59,7 @@ status() {
 stop() { # SIGTERM, on which a run saves; then SIGKILL
   local until=$((SECONDS + ${1:-300}))
   alive || return 0
+  while [ ! -s "$home/pid" ] && alive && [ "$SECONDS" -lt "$until" ]; do sleep 0.1; done # it begins
   kill -TERM "$(cat "$home/pid")" 2>/dev/null || true
   while alive && [ "$SECONDS" -lt "$until" ]; do sleep 0.2; done
   if alive; then kill -KILL -- "-$(cat "$home/leader")" 2>/dev/null || true; fi
