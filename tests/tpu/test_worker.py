@@ -37,11 +37,13 @@ def test_a_command_is_followed_from_start_to_end(worker):
     assert worker("log", "1").endswith("exit status 0")
 
 
-def test_what_has_only_just_begun_is_stopped_as_well(worker):
-    for _ in range(4):
-        worker("start", "sleep", "60")
-        worker("stop", "30")
-        assert worker("status") == "jaxllm-status: exit 143"
+def test_what_has_only_just_begun_is_stopped_as_well(worker, world):
+    slow = world.fake / "workers/0/jaxllm-venv/bin/git"  # is asked for the commit before the command runs
+    slow.write_text("#!/bin/sh\nsleep 1\n")
+    slow.chmod(0o755)
+    worker("start", "sleep", "60")
+    worker("stop", "5")
+    assert worker("status") == "jaxllm-status: exit 143"
 
 
 def test_only_one_at_a_time(worker):
