@@ -180,6 +180,11 @@ def stored_as(spec: ModelSpec, dtype: str) -> ModelSpec:
     return dataclasses.replace(spec, graphdef=graphdef, init=lambda key: cast(spec.init(key)), load=load)
 
 
+def strongly_typed(tree: Any) -> Any:
+    """The arrays, none of a weak type, which `jnp.full(8, 1.0)` has: a step returns it strong and is compiled twice."""
+    return jax.tree.map(lambda x: jnp.asarray(x).astype(x.dtype), tree)
+
+
 def materialize(spec: ModelSpec, shardings: Mapping[str, jax.sharding.Sharding], seed: int) -> Params:
     """The parameters that `shardings` names, loaded where `spec.load` finds them and otherwise initialised from `seed`.
 
@@ -192,7 +197,7 @@ def materialize(spec: ModelSpec, shardings: Mapping[str, jax.sharding.Sharding],
 
         def init() -> Params:
             params = spec.init(jax.random.key(seed))
-            return {name: params[name] for name in rest}
+            return strongly_typed({name: params[name] for name in rest})
 
         loaded |= jax.jit(init, out_shardings={name: shardings[name] for name in rest})()
     return {name: loaded[name] for name in shardings}

@@ -218,8 +218,9 @@ def fit(
         if optimizer.param_dtype != "float32":
             model = stored_as(model, optimizer.param_dtype)
         freeze = select(model.trained, optimizer.freeze)
-        schedule = schedule or make_schedule(optimizer, steps)
-        optimizer = make_optimizer(optimizer, model.trained, schedule, head=head)
+        planned = make_schedule(optimizer, steps)
+        optimizer = make_optimizer(optimizer, model.trained, schedule or planned, head=head)
+        schedule = schedule or jax.jit(planned)  # one program for what is logged, not one for each operation
     step, layout = prepare(
         model, loss, optimizer, mesh, seed=seed, microbatches=microbatches, strategy=strategy, freeze=freeze
     )

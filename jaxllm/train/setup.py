@@ -28,7 +28,7 @@ from jaxllm.data.loader import Loader
 from jaxllm.distributed import mesh as meshes
 from jaxllm.distributed import messages
 from jaxllm.models.flops import ModelFlops
-from jaxllm.params import ModelSpec, materialize
+from jaxllm.params import ModelSpec, materialize, strongly_typed
 from jaxllm.run.folder import Run, differences, open_run, operational
 from jaxllm.run.inputs import changed_files, changes
 from jaxllm.train.on_policy import OnPolicy
@@ -101,7 +101,8 @@ def prepare(
 def init_state(model: ModelSpec, transform: optax.GradientTransformation, layout: Layout, seed: int = 0) -> TrainState:
     """The state before the first step: parameters loaded or initialised, each array created in its own sharding."""
     params = materialize(model, layout.params, seed)
-    opt_state = jax.jit(lambda x: transform.init(widened(x)), out_shardings=layout.opt_state)(params)
+    init = lambda params: strongly_typed(transform.init(widened(params)))  # noqa: E731
+    opt_state = jax.jit(init, out_shardings=layout.opt_state)(params)
     return TrainState(jax.device_put(jnp.zeros((), jnp.int32), meshes.replicated(layout.mesh)), params, opt_state)
 
 
