@@ -17,6 +17,7 @@ from jaxllm.data.packing import Example, collate, locate, make_plan
 from jaxllm.evals.sampling import Sampling, choose
 from jaxllm.models.attention import Tokens
 from jaxllm.models.cache import Cache
+from jaxllm.models.few_rows import few, turn
 from jaxllm.params import GraphDef, bind
 
 
@@ -151,6 +152,8 @@ def decode(
     """Continues until rows have so many tokens, or at most `fewest` are not done. There must be slots for them."""
     model = bind(graphdef, params)
     blocks = model.unstack() if state.cache.unstacked else ()
+    if blocks and few(state.done_B.shape[0]):
+        turn(model, blocks)
 
     def step(state: State) -> State:
         last = jax.lax.dynamic_index_in_dim(state.cache.tokens.positions_BT, state.cache.length - 1, axis=1)

@@ -62,7 +62,7 @@ def gives_back_what_it_takes(model, transform):
     batch = corpus().batch(0)
     with jax.set_mesh(mesh):
         after, _ = jax.eval_shape(step.jitted, state, put_batch(batch, mesh, len(batch.tokens_BT)), {})
-    told = lambda x: (x.shape, x.dtype, x.weak_type)  # noqa: E731
+    told = lambda x: (x.shape, x.dtype, x.weak_type)
     assert jax.tree.map(told, after) == jax.tree.map(lambda x: told(jax.typeof(x)), state)
 
 
