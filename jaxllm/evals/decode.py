@@ -17,7 +17,6 @@ from jaxllm.data.packing import Example, collate, locate, make_plan
 from jaxllm.evals.sampling import Sampling, choose
 from jaxllm.models.attention import Tokens
 from jaxllm.models.cache import Cache
-from jaxllm.models.few_rows import few, turn
 from jaxllm.params import GraphDef, bind
 
 
@@ -151,9 +150,7 @@ def decode(
 ) -> tuple[State, Latest]:
     """Continues until rows have so many tokens, or at most `fewest` are not done. There must be slots for them."""
     model = bind(graphdef, params)
-    blocks = model.unstack() if state.cache.unstacked else ()
-    if blocks and few(state.done_B.shape[0]):
-        turn(model, blocks)
+    blocks = model.unstack(state.done_B.shape[0]) if state.cache.unstacked else ()
 
     def step(state: State) -> State:
         last = jax.lax.dynamic_index_in_dim(state.cache.tokens.positions_BT, state.cache.length - 1, axis=1)

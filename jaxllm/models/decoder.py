@@ -19,6 +19,7 @@ from jaxllm.axes import cut_as_residual, gather, scatter
 from jaxllm.models.attention import Tokens, attention
 from jaxllm.models.cache import Cache
 from jaxllm.models.decoder_config import PRESETS, Config
+from jaxllm.models.few_rows import Turned, few, turned
 from jaxllm.models.layers import (
     MLP,
     Dense,
@@ -165,7 +166,8 @@ class Decoder(nnx.Module):
         self.blocks = stack(lambda rngs: Block(config, rngs), config.depth, rngs)
         self.norm = make_norm(config, config.width)
         size, std = config.vocab_size, config.init_std
-        self.unembed = None if config.tied else Dense(config.width, size, bias=False, std=std, cut=_KERNEL, rngs=rngs)
+        head = None if config.tied else Dense(config.width, size, bias=False, std=std, cut=_KERNEL, rngs=rngs)
+        self.unembed: Dense | Turned | None = head
         self.config = config
 
     @property
@@ -194,10 +196,18 @@ class Decoder(nnx.Module):
             logits_NV = self.unembed(hidden_ND)
         return soft_cap(logits_NV.astype(jnp.float32), self.config.logit_softcap)
 
-    def unstack(self) -> list[Block]:
-        """The blocks one by one. A loop that takes them apart once does not copy a layer's weights in each step."""
+    def unstack(self, rows: int = 0) -> list[Any]:
+        """The blocks one by one. A loop that takes them apart once does not copy a layer's weights in each step.
+
+        rows: what each step of the loop multiplies. For few, blocks and head become those of `few_rows`.
+        """
         graphdef, params = nnx.split(self.blocks)
-        return [nnx.merge(graphdef, jax.tree.map(lambda x: x[i], params)) for i in range(self.config.depth)]  # noqa: B023
+        blocks = [nnx.merge(graphdef, jax.tree.map(lambda x: x[i], params)) for i in range(self.config.depth)]  # noqa: B023
+        if not few(rows):
+            return blocks
+        head: Any = self.unembed
+        self.unembed = nnx.data(Turned(self.embeddings.tokens.embedding[...]) if head is None else turned(head))
+        return [turned(block) for block in blocks]
 
     def extend(
         self, cache: Cache, tokens_BT: jax.Array, tokens: Tokens, blocks: Sequence[Block] = ()

@@ -7,7 +7,6 @@ output features (experiments/LOG.md); a loop that turns its kernels once, before
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -40,11 +39,12 @@ class Turned(nnx.Module):
         return y if self.bias is None else y + jnp.broadcast_to(self.bias[...].astype(x.dtype), y.shape)
 
 
-def turn(decoder: Any, blocks: Iterable[nnx.Module]) -> None:
-    """Replaces the head of a decoder, and each Dense inside of its blocks taken apart, by a `Turned`."""
-    table = decoder.embeddings.tokens.embedding[...]
-    decoder.unembed = nnx.data(Turned(table if decoder.unembed is None else decoder.unembed.kernel[...].T))
-    for part in [part for block in blocks for _, part in nnx.iter_modules(block)]:
-        for name, layer in list(vars(part).items()):
-            if isinstance(layer, Dense):
-                setattr(part, name, Turned(layer.kernel[...].T, layer.bias))
+def turned(layer: nnx.Module) -> Any:
+    """A Dense as a `Turned`; of another module each Dense inside, in place."""
+    if isinstance(layer, Dense):
+        return Turned(layer.kernel[...].T, layer.bias)
+    for part in [part for _, part in nnx.iter_modules(layer)]:
+        for name, inner in list(vars(part).items()):
+            if isinstance(inner, Dense):
+                setattr(part, name, turned(inner))
+    return layer

@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import drawn
 from flax import nnx
 
 from jaxllm.distributed.mesh import make_mesh
 from jaxllm.evals import decode
 from jaxllm.evals.generate import sample
 from jaxllm.evals.sampling import Sampling
-from jaxllm.models import decoder, few_rows
+from jaxllm.models import decoder, few_rows, lora
 from jaxllm.models.heads import describe_model
 from jaxllm.models.layers import Dense
 
@@ -44,23 +45,29 @@ MODELS = {
 }
 
 
+@pytest.mark.parametrize("adapted", [False, True])
 @pytest.mark.parametrize("name", MODELS)
-def test_sampling_draws_the_same_tokens(name, monkeypatch):
-    config = decoder.Config(vocab_size=40, width=16, depth=2, heads=2, mlp_width=24, init_std=0.5, **MODELS[name])
+def test_sampling_draws_the_same_tokens(name, adapted, monkeypatch):
+    config = decoder.Config(vocab_size=40, width=16, depth=2, heads=2, mlp_width=24, **MODELS[name])
     spec = describe_model(config)
-    params = spec.init(jax.random.key(0))
+    layers = lora.dense_modules(spec.graphdef)
+    if adapted:
+        spec = lora.add(spec, lora.Config(rank=2, targets=tuple(layers)))
+    params = drawn(spec, std=0.3)
     prompts = np.random.default_rng(0).integers(0, 40, (5, 7)).tolist()
-    turned = []
-    monkeypatch.setattr(decode, "turn", lambda *given: (turned.append(given), few_rows.turn(*given)))
+    made = []
+    init = few_rows.Turned.__init__
+    monkeypatch.setattr(few_rows.Turned, "__init__", lambda *given: (made.append(given), init(*given))[1])
 
     def draw():
         return sample(spec.graphdef, params, prompts, Sampling(1.0), key=jax.random.key(1), max_tokens=9)
 
     found = draw()
-    assert len(turned) == 1
-    monkeypatch.setattr(decode, "few", lambda rows: False)
+    assert len(made) == 1 + config.depth * sum(name.startswith("blocks.") for name in layers)
+    monkeypatch.setattr(decoder, "few", lambda rows: False)
     decode.decode.clear_cache()
+    made.clear()
     for one, other in zip(found, draw(), strict=True):
         assert one.tokens.tolist() == other.tokens.tolist()
         np.testing.assert_allclose(one.logps, other.logps, rtol=1e-4, atol=1e-5)
-    assert len(turned) == 1
+    assert not made
