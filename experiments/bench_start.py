@@ -57,7 +57,9 @@ def main(config: Config) -> None:
         for number in range(1 + config.rounds):
             words = [sys.executable, __file__, CHILD, config.script, "--out", f"{folder}/run{number}"]
             words += ["--split", config.split] if config.split else []
-            done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
+            done = subprocess.run(words, check=False, stdout=subprocess.PIPE, text=True)
+            if done.returncode:  # the script has said why
+                sys.exit(done.returncode)
             found.append(json.loads(done.stdout.splitlines()[-1]))
     print(f"second start of {config.script}.py, median of {config.rounds}: seconds, and of processor time")
     for line in found[1]:
