@@ -69,10 +69,12 @@ def check_devices() -> None:
     hosts = messages.exchange(socket.gethostname())
     counts = [sum(d.process_index == i for d in jax.devices()) for i in range(messages.count())]
     if odd := next((i for i, n in enumerate(counts) if n != counts[0]), None):
-        raise InputError(
+        problem = (
             f"process {odd} ({hosts[odd]}) has {counts[odd]} devices, process 0 ({hosts[0]}) "
             f"{counts[0]}: each must have as many"
         )
+        _end_alone(problem)
+        raise InputError(problem)
 
 
 def disagreement(notes: Sequence[Mapping[str, Any]]) -> str | None:
