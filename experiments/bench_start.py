@@ -27,9 +27,10 @@ CALLS = {
     "parse": "reading the flags", "open_session": "setting up", "read_tagged": "reading the data",
     "read_dialogues": "reading the data", "start": "tokenizer and model", "start_chat": "tokenizer and model",
     "encode": "encoding", "examples_of": "encoding", "prepare": "layout on the devices",
-    "restore_or_init": "initialising", "run": "the first step: tracing, its program from the cache, computing",
+    "restore_or_init": "initialising",
 }  # fmt: skip
 """Functions that a script and `fit` call, and the line that their time counts to, less what they call of these."""
+STEP = "the first step: tracing, its program from the cache, computing"
 CHILD = "child"
 """The first argument of a process that this program starts."""
 
@@ -81,11 +82,11 @@ def begin(script: str, *flags: str) -> None:
             for i, now in enumerate((age_s(), cpu_s())):
                 entry[i] += now - began[i] - (sum(x[i] for x in spent.values()) - inside[i])
 
-    def wrap(module: Any, name: str) -> None:
+    def wrap(module: Any, name: str, line: str) -> None:
         call = getattr(module, name)
 
         def within(*given: Any, **named: Any) -> Any:
-            with timed(CALLS[name]):
+            with timed(line):
                 return call(*given, **named)
 
         setattr(module, name, within)
@@ -100,11 +101,11 @@ def begin(script: str, *flags: str) -> None:
         names = (script, "jaxllm.recipes.script", "jaxllm.train.fit", "jaxllm.data.tagging.examples")
         program, recipe, fit, tagging = map(importlib.import_module, names)
         fit.Clock.compiled = stop
-    wrap(fit._Loop, "run")
+    wrap(fit._Loop, "run", STEP)
     for module in (program, recipe, fit, tagging):
-        for name in CALLS:
-            if callable(getattr(module, name, None)) and (module, name) != (recipe, "run"):
-                wrap(module, name)
+        for name, line in CALLS.items():
+            if hasattr(module, name):
+                wrap(module, name, line)
     with contextlib.suppress(SystemExit), timed("all else"):
         recipe.run(program.main, program.Config, ["--steps", "1", "--log-to", "none", "--no-export", *flags])
     print(json.dumps({**spent, "all": [age_s(), cpu_s()]}), flush=True)

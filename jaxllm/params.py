@@ -181,8 +181,11 @@ def stored_as(spec: ModelSpec, dtype: str) -> ModelSpec:
 
 
 def strongly_typed(tree: Any) -> Any:
-    """The arrays, none of a weak type, which `jnp.full(8, 1.0)` has: a step returns it strong and is compiled twice."""
-    return jax.tree.map(lambda x: jnp.asarray(x).astype(x.dtype), tree)
+    """The arrays, none of a weak type, as `jnp.full(8, 1.0)` and numbers of Python have: a step returns them strong.
+
+    The next step would be compiled anew for that.
+    """
+    return jax.tree.map(lambda x: jnp.asarray(x, t.dtype) if (t := jax.typeof(x)).weak_type else x, tree)
 
 
 def materialize(spec: ModelSpec, shardings: Mapping[str, jax.sharding.Sharding], seed: int) -> Params:

@@ -19,7 +19,7 @@ from jaxllm.axes import cut_as_residual, gather, scatter
 from jaxllm.models.attention import Tokens, attention
 from jaxllm.models.cache import Cache
 from jaxllm.models.decoder_config import PRESETS, Config
-from jaxllm.models.few_rows import Turned, few, turned
+from jaxllm.models.few_rows import Transposed, few, transposed
 from jaxllm.models.layers import (
     MLP,
     Dense,
@@ -167,7 +167,7 @@ class Decoder(nnx.Module):
         self.norm = make_norm(config, config.width)
         size, std = config.vocab_size, config.init_std
         head = None if config.tied else Dense(config.width, size, bias=False, std=std, cut=_KERNEL, rngs=rngs)
-        self.unembed: Dense | Turned | None = head
+        self.unembed: Dense | Transposed | None = head
         self.config = config
 
     @property
@@ -206,8 +206,9 @@ class Decoder(nnx.Module):
         if not few(rows):
             return blocks
         head: Any = self.unembed
-        self.unembed = nnx.data(Turned(self.embeddings.tokens.embedding[...]) if head is None else turned(head))
-        return [turned(block) for block in blocks]
+        table_VD = self.embeddings.tokens.embedding
+        self.unembed = nnx.data(Transposed(table_VD[...]) if head is None else transposed(head))
+        return [transposed(block) for block in blocks]
 
     def extend(
         self, cache: Cache, tokens_BT: jax.Array, tokens: Tokens, blocks: Sequence[Block] = ()

@@ -1,7 +1,8 @@
 """Products of few rows with large kernels, as each step of decoding has them, on a CPU.
 
 XLA:CPU multiplies 4 to 32 rows with a kernel up to twice as fast where the kernel is its left operand and lies by
-output features (experiments/LOG.md); a loop that turns its kernels once, before it begins, has them so in each step.
+output features (experiments/LOG.md). A loop that transposes its kernels once, before it begins, has them so in each
+step.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def few(rows: int) -> bool:
     return rows in _FEW and planning.platform() == "cpu" and cuts("fsdp") == cuts("tensor") == 1
 
 
-class Turned(nnx.Module):
+class Transposed(nnx.Module):
     """A Dense with its kernel as (d_out, d_in)."""
 
     def __init__(self, kernel_FD: jax.Array, bias: nnx.Param[jax.Array] | None = None):
@@ -39,12 +40,12 @@ class Turned(nnx.Module):
         return y if self.bias is None else y + jnp.broadcast_to(self.bias[...].astype(x.dtype), y.shape)
 
 
-def turned(layer: nnx.Module) -> Any:
-    """A Dense as a `Turned`; of another module each Dense inside, in place."""
+def transposed(layer: nnx.Module) -> Any:
+    """A Dense as a `Transposed`; of another module each Dense inside, in place."""
     if isinstance(layer, Dense):
-        return Turned(layer.kernel[...].T, layer.bias)
+        return Transposed(layer.kernel[...].T, layer.bias)
     for part in [part for _, part in nnx.iter_modules(layer)]:
         for name, inner in list(vars(part).items()):
             if isinstance(inner, Dense):
-                setattr(part, name, turned(inner))
+                setattr(part, name, transposed(inner))
     return layer

@@ -3,7 +3,9 @@
 import copy
 import re
 import socket
+from types import SimpleNamespace
 
+import jax
 import pytest
 from many import Many
 
@@ -103,6 +105,18 @@ def test_alone_a_process_agrees_with_itself():
     assert messages.agree("c") == "c"
     assert messages.agree(None) is None
     assert (messages.index(), messages.count(), messages.client()) == (0, 1, None)
+
+
+def test_devices_that_differ_end_each_process_alone(monkeypatch):
+    """Whichever ends first, JAX does not abort the other without the line."""
+    said = []
+    monkeypatch.setattr(messages, "count", lambda: 2)
+    monkeypatch.setattr(messages, "exchange", lambda name: ["h0", "h1"])
+    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(process_index=i) for i in (0, 1, 1)])
+    monkeypatch.setattr(processes, "_end_alone", said.append)
+    with pytest.raises(InputError) as error:
+        processes.check_devices()
+    assert said == [str(error.value)] == ["process 1 (h1) has 2 devices, process 0 (h0) 1: each must have as many"]
 
 
 MISFITS = {

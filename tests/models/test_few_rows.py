@@ -1,4 +1,4 @@
-"""Decoding with kernels turned for few rows: the same tokens as without."""
+"""Decoding with kernels transposed for few rows: the same tokens as without."""
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +18,13 @@ from jaxllm.models.layers import Dense
 
 @pytest.mark.parametrize("shape", [(8, 6), (2, 4, 6), (6,)])
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_turned_layer_computes_what_the_layer_does(shape, bias):
+def test_a_transposed_layer_computes_what_the_layer_does(shape, bias):
     layer = Dense(6, 10, bias=bias, std=1.0, rngs=nnx.Rngs(0))
     if bias:
         layer.bias[...] = jnp.arange(10.0)
     x = jax.random.normal(jax.random.key(1), shape)
-    turned = few_rows.Turned(layer.kernel[...].T, layer.bias)
-    np.testing.assert_allclose(turned(x), layer(x), rtol=1e-5, atol=1e-5)
+    layer_T = few_rows.Transposed(layer.kernel[...].T, layer.bias)
+    np.testing.assert_allclose(layer_T(x), layer(x), rtol=1e-5, atol=1e-5)
 
 
 def test_few_are_4_to_32_rows_with_whole_kernels_on_a_cpu(monkeypatch):
@@ -56,8 +56,8 @@ def test_sampling_draws_the_same_tokens(name, adapted, monkeypatch):
     params = drawn(spec, std=0.3)
     prompts = np.random.default_rng(0).integers(0, 40, (5, 7)).tolist()
     made = []
-    init = few_rows.Turned.__init__
-    monkeypatch.setattr(few_rows.Turned, "__init__", lambda *given: (made.append(given), init(*given))[1])
+    init = few_rows.Transposed.__init__
+    monkeypatch.setattr(few_rows.Transposed, "__init__", lambda *given: (made.append(given), init(*given))[1])
 
     def draw():
         return sample(spec.graphdef, params, prompts, Sampling(1.0), key=jax.random.key(1), max_tokens=9)

@@ -76,8 +76,11 @@ def test_the_state_after_a_step_has_the_types_of_that_before(name, kept):
 
 def test_an_optimizer_of_ones_own_may_begin_with_numbers_of_no_dtype():
     momentum = optax.GradientTransformation(
-        lambda params: {"decay": jnp.asarray(0.9), "last": jax.tree.map(lambda x: jnp.full(x.shape, 0.0), params)},
-        lambda grads, state, params=None: (grads, {"decay": state["decay"] * jnp.float32(1), "last": grads}),
+        lambda params: {"decay": 0.9, "rate": jnp.asarray(0.9), "last": jax.tree.map(jnp.zeros_like, params)},
+        lambda grads, state, params=None: (
+            grads,
+            {"decay": state["decay"] * jnp.float32(1), "rate": state["rate"] * jnp.float32(1), "last": grads},
+        ),
     )
     gives_back_what_it_takes(scaled(), momentum)
 
