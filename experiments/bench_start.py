@@ -106,8 +106,12 @@ def begin(script: str, *flags: str) -> None:
         for name, line in CALLS.items():
             if hasattr(module, name):
                 wrap(module, name, line)
-    with contextlib.suppress(SystemExit), timed("all else"):
-        recipe.run(program.main, program.Config, ["--steps", "1", "--log-to", "none", "--no-export", *flags])
+    try:
+        with timed("all else"):
+            recipe.run(program.main, program.Config, ["--steps", "1", "--log-to", "none", "--no-export", *flags])
+    except SystemExit as end:
+        if end.code:
+            raise
     print(json.dumps({**spent, "all": [age_s(), cpu_s()]}), flush=True)
 
 

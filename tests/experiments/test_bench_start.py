@@ -31,8 +31,11 @@ def test_the_parts_are_all_of_a_start(script, split, parts):
     assert [sum(x) for x in zip(*found.values(), strict=True)] == pytest.approx(whole, abs=0.2)
 
 
-def test_another_script_is_refused():
-    done = start("--script", "mlm")
+@pytest.mark.parametrize(
+    ("flags", "said"), [(("--script", "mlm"), "--script mlm"), (("--split", "nothing=dev"), "--split nothing=dev")]
+)
+def test_what_cannot_be_measured_is_refused_once(flags, said):
+    done = start(*flags)
     assert done.returncode == 2
-    assert "--script mlm" in done.stderr
+    assert done.stderr.count(said) == 1
     assert "Traceback" not in done.stderr
