@@ -84,7 +84,7 @@ SHORT: dict[str, tuple[dict[str, str], str]] = {
     "decode.py": ({}, "--tokens 2 --rounds 1"),
     "bench_compile.py": ({}, "--rounds 1 --depths 1 2"),
     "bench_dispatch.py": ({}, "--depth 1 --calls 5"),
-    "bench_start.py": ({}, "--rounds 1 --split train=dev,dev=test"),
+    "bench_start.py": ({}, "--rounds 1"),
     "bench_attention.py": ({}, "--lengths 128 --heads 2 --kv-heads 1 --features 16 --dtype float32 --rounds 1"),
     "bench_prompts.py": ({}, "--prompt 32 --answer 8 --pairs 1 --width 64 --depth 1 --vocabulary 64 --rounds 1"),
     "bench_head.py": ({}, "--rounds 1 --rows 2 --length 32 --width 16 --vocab 500 --others 600"),
