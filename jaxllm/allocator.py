@@ -1,7 +1,11 @@
-"""glibc's allocator as XLA:CPU wants it, which reads its settings as a process starts: a program restarts for them."""
+"""How a program begins: with Python's garbage collector waiting, and glibc's allocator as XLA:CPU wants it.
+
+The allocator reads its settings as a process starts: a program restarts for them.
+"""
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -18,13 +22,23 @@ are mapped in huge pages, so that few page faults bring them in, and are unmappe
 small allocation in the hole that one leaves would make the heap grow by another such block."""
 
 
-def restart(name: str = "__main__") -> None:
+def restart(name: str = "") -> None:
     """On a CPU under Linux, starts the program anew with these settings, unless that was done.
 
-    name: of the module that calls; only the program itself, `__main__`, starts anew. Scripts call it before they import
-    what takes seconds, which would be imported twice.
+    name: of the module that calls, if it may not be the program itself, `__main__`, which alone starts anew. Scripts
+    call it before they import what takes seconds: it would be imported twice, and the collector would look many times
+    at all that it makes, and free nothing. The collector waits from there to `collect`.
     """
-    if name == "__main__" and on_cpu() and "JAXLLM_STARTED" not in os.environ and sys.platform == "linux":
+    if name == "__main__":
+        gc.disable()
+    if name in ("", "__main__") and on_cpu() and "JAXLLM_STARTED" not in os.environ and sys.platform == "linux":
         os.environ.update({name: x for name, x in _SETTINGS.items() if name not in os.environ}, JAXLLM_STARTED="1")
         sys.stdout.flush()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def collect() -> None:
+    """The collector goes on, if it waits, with what is made from now on: what was imported stays."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()

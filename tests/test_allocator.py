@@ -1,4 +1,7 @@
-"""A program starts anew for the settings of glibc's allocator, once, before it has imported what takes seconds."""
+"""A program starts anew for the settings of glibc's allocator, once, before it has imported what takes seconds.
+
+Until it has imported that, Python's collector waits.
+"""
 
 import os
 import subprocess
@@ -42,3 +45,27 @@ def test_never_on_an_accelerator_nor_in_what_is_imported(program):
     imports = program.with_name("imports.py")
     imports.write_text("import program\n")
     assert said(imports, JAX_PLATFORMS="cpu") == "begins False\n['--flag', 'a b'] None None\n"
+
+
+COLLECTS = """
+import gc
+from jaxllm.allocator import collect, restart
+print(gc.isenabled())
+restart(__name__)
+print(gc.isenabled())
+kept = [[] for _ in range(1000)]
+collect()
+print(gc.isenabled(), gc.get_freeze_count() > 1000)
+frozen = gc.get_freeze_count()
+more = [[] for _ in range(1000)]
+collect()
+print(gc.get_freeze_count() == frozen)
+"""
+
+
+def test_the_collector_waits_until_all_is_imported_and_goes_on_once(program):
+    program.write_text(COLLECTS)
+    assert said(program, JAX_PLATFORMS="cuda").splitlines() == ["True", "False", "True True", "True"]
+    imports = program.with_name("imports.py")
+    imports.write_text("import program\n")
+    assert said(imports, JAX_PLATFORMS="cuda").splitlines()[1] == "True"
