@@ -8,15 +8,15 @@ model that is not trained on it does not stop.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxllm.data.chat.messages import Message
-from jaxllm.data.chat.render import common_length, has_marks, ids_of, render, text_of_chat, turn_end, turn_marks
+from jaxllm.data.chat.render import common_length, has_marks, render, text_of_chat, turn_end, turn_marks
 from jaxllm.data.chat.rows import OPTIONS, Dialogue
+from jaxllm.data.chat.together import Chat, Steps, Text, alone, tokens_of
 from jaxllm.data.report import BadRow
 from jaxllm.types import InputError
 
@@ -29,15 +29,30 @@ class Encoded(NamedTuple):
 
 
 def encode(dialogue: Dialogue, tokenizer: Any, *, where: str) -> Encoded:
-    """Encodes a row. Raises InputError, as the two functions below do."""
+    """Encodes a row. Raises InputError, as the functions below do."""
+    return alone(encoding(dialogue, tokenizer, where=where), tokenizer)
+
+
+def encode_messages(messages: Sequence[Message], tokenizer: Any, **how: Any) -> Encoded:
+    """Encodes a conversation alone, as `encoding_messages` says."""
+    return alone(encoding_messages(messages, tokenizer, **how), tokenizer)
+
+
+def encode_completion(prompt: str, completion: str, tokenizer: Any, *, where: str) -> Encoded:
+    """Encodes plain text alone, as `encoding_completion` says."""
+    return alone(encoding_completion(prompt, completion, tokenizer, where=where), tokenizer)
+
+
+def encoding(dialogue: Dialogue, tokenizer: Any, *, where: str) -> Steps[Encoded]:
+    """Encodes a row, in steps. Raises InputError, as the two functions below do."""
     if dialogue.messages:
-        return encode_messages(
+        return encoding_messages(
             dialogue.messages, tokenizer, where=where, last_only=dialogue.last_only, options=dialogue.options
         )
-    return encode_completion(dialogue.prompt, dialogue.completion, tokenizer, where=where)
+    return encoding_completion(dialogue.prompt, dialogue.completion, tokenizer, where=where)
 
 
-def encode_messages(
+def encoding_messages(
     messages: Sequence[Message],
     tokenizer: Any,
     *,
@@ -45,8 +60,8 @@ def encode_messages(
     last_only: bool = False,
     skip: int = 0,
     options: Mapping[str, Any] | None = None,
-) -> Encoded:
-    """Encodes a conversation with the tokenizer's chat template.
+) -> Steps[Encoded]:
+    """Encodes a conversation with the tokenizer's chat template, in steps.
 
     last_only: only the last of the assistant's turns is learnt. skip: the first so many of them are not; nor are those
     whose message has `weight` 0. options: arguments of the template, such as tools. Raises BadRow, beginning with
@@ -63,9 +78,9 @@ def encode_messages(
             )
     answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
     if has_marks(tokenizer, options):
-        found = _marked(messages, tokenizer, end, where, options)
+        found = yield from _marked(messages, tokenizer, end, where, options)
     else:
-        found = _by_prefix(messages, answers, tokenizer, end, where, options)
+        found = yield from _by_prefix(messages, answers, tokenizer, end, where, options)
     _check_tool_calls(messages, tokenizer, where, options)
     ends = np.flatnonzero(found.trained & (found.tokens == end))
     if len(ends) != len(answers):
@@ -110,8 +125,8 @@ def _check_tool_calls(messages: Sequence[Message], tokenizer: Any, where: str, o
             )
 
 
-def encode_completion(prompt: str, completion: str, tokenizer: Any, *, where: str) -> Encoded:
-    """Encodes plain text: the tokenizer's begin token if it has one, the prompt (may be empty), its completion, EOS.
+def encoding_completion(prompt: str, completion: str, tokenizer: Any, *, where: str) -> Steps[Encoded]:
+    """Encodes plain text, in steps: the begin token if there is one, the prompt (may be empty), its completion, EOS.
 
     Prompt and completion are tokenised as one text. Raises InputError for an empty completion, and without EOS.
     """
@@ -120,8 +135,7 @@ def encode_completion(prompt: str, completion: str, tokenizer: Any, *, where: st
     end = tokenizer.eos_token_id
     if end is None:
         raise InputError("the tokenizer has no end-of-text token (eos_token); name another by --tokenizer")
-    before = prompt_of_text(prompt, tokenizer)
-    tokens = prompt_of_text(prompt + completion, tokenizer)
+    before, tokens = yield [_prompt(prompt, tokenizer), _prompt(prompt + completion, tokenizer)]
     if tokens[-1] != end:  # the text may end with EOS itself
         tokens.append(end)
     trained = np.ones(len(tokens), bool)
@@ -131,15 +145,17 @@ def encode_completion(prompt: str, completion: str, tokenizer: Any, *, where: st
 
 def prompt_tokens(messages: Sequence[Message], tokenizer: Any, options: Mapping[str, Any] | None = None) -> list[int]:
     """The tokens of a conversation up to the assistant's next answer. Raises InputError if the template refuses it."""
-    return ids_of(text_of_chat(messages, tokenizer, "the prompt", options or {}, begun=True), tokenizer)
+    text = text_of_chat(messages, tokenizer, "the prompt", options or {}, begun=True)
+    return tokens_of([Text(text)], tokenizer)[0]
 
 
 def prompt_of_text(prompt: str, tokenizer: Any) -> list[int]:
     """The tokens of a plain prompt, with the tokenizer's begin token and without an end token."""
-    if tokenizer.bos_token and prompt.startswith(tokenizer.bos_token):
-        return ids_of(prompt, tokenizer)
-    tokens = list(tokenizer(prompt)["input_ids"])
-    return tokens[:-1] if _adds_eos(tokenizer) else tokens
+    return tokens_of([_prompt(prompt, tokenizer)], tokenizer)[0]
+
+
+def _prompt(text: str, tokenizer: Any) -> Text:
+    return Text(text, bare=bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token))
 
 
 def check_roles(messages: Sequence[Message], where: str) -> None:
@@ -160,11 +176,15 @@ def check_roles(messages: Sequence[Message], where: str) -> None:
         raise BadRow(f"{fault}: the last has to be the assistant; mend the row", "roles out of order")
 
 
-def _marked(messages: Sequence[Message], tokenizer: Any, end: int, where: str, options: Mapping[str, Any]) -> Encoded:
+def _marked(
+    messages: Sequence[Message], tokenizer: Any, end: int, where: str, options: Mapping[str, Any]
+) -> Steps[Encoded]:
     """Encodes with a template that marks answers; each marked run is made to end with the end token."""
-    rendered = render(messages, tokenizer, where, options, return_dict=True, return_assistant_tokens_mask=True)
-    tokens = np.array(rendered["input_ids"], np.int32)
-    trained = np.array(rendered["assistant_masks"], bool)
+    (shown,) = yield [Chat(messages, options)]
+    if shown is None:
+        rendered = render(messages, tokenizer, where, options, return_dict=True, return_assistant_tokens_mask=True)
+        shown = rendered["input_ids"], rendered["assistant_masks"]
+    tokens, trained = np.array(shown[0], np.int32), np.array(shown[1], bool)
     edges = np.flatnonzero(np.diff(np.concatenate([[0], trained, [0]])))
     starts, stops = edges[::2], edges[1::2]
     ends = np.flatnonzero(tokens == end)
@@ -184,12 +204,10 @@ def _by_prefix(
     end: int,
     where: str,
     options: Mapping[str, Any],
-) -> Encoded:
+) -> Steps[Encoded]:
     """Encodes with a template without marks, by rendering the conversation before each answer."""
     text = text_of_chat(messages, tokenizer, where, options)
-    tokens = ids_of(text, tokenizer)
-    trained = np.zeros(len(tokens), bool)
-    starts = []
+    prompts = []
     for i in answers:
         before = text_of_chat(messages[:i], tokenizer, where, options, begun=True)
         if not text.startswith(before):
@@ -199,14 +217,11 @@ def _by_prefix(
                 "{% generation %} marks",
                 "the chat template renders a prompt otherwise once its answer follows",
             )
-        starts.append(common_length(ids_of(before, tokenizer), tokens))
+        prompts.append(Text(before))
+    tokens, *befores = yield [Text(text), *prompts]
+    trained = np.zeros(len(tokens), bool)
+    starts = [common_length(before, tokens) for before in befores]
     for start, following in zip(starts, [*starts[1:], len(tokens)], strict=True):
         stop = next((i + 1 for i in range(start, following) if tokens[i] == end), start)
         trained[start:stop] = True
     return Encoded(np.array(tokens, np.int32), trained)
-
-
-@functools.lru_cache(maxsize=8)
-def _adds_eos(tokenizer: Any) -> bool:
-    """Whether the tokenizer ends every text with EOS."""
-    return list(tokenizer("a")["input_ids"])[-1] == tokenizer.eos_token_id

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxllm.data.chat.encode import Encoded, encode, ignored_options
+from jaxllm.data.chat.encode import Encoded, encoding, ignored_options
 from jaxllm.data.chat.render import turn_end
 from jaxllm.data.chat.rows import Dialogue
+from jaxllm.data.chat.together import Steps, together
 from jaxllm.data.packing import Example
 from jaxllm.data.report import BadRow, Report, convert_each
 
@@ -44,15 +45,16 @@ def examples(
     if any(one.messages for one in dialogues):
         turn_end(tokenizer)  # a template at fault is not the fault of a row
 
-    def convert(one: Dialogue, location: str) -> Encoded:
-        tokens, trained = encode(one, tokenizer, where=location)
+    def convert(one: Dialogue, location: str) -> Steps[Encoded]:
+        tokens, trained = yield from encoding(one, tokenizer, where=location)
         if not trained[1:].any():
             fault = f"{location}: it has no token to learn; fill it in or remove the row"
             raise BadRow(fault, "no token to learn")
         report.ignored.update(ignored_options(one, tokenizer))
         return Encoded(tokens, np.ones_like(trained) if prompts else trained)
 
-    encoded, locations = convert_each(dialogues, convert, where, report)
+    steps = (convert(one, where(i)) for i, one in enumerate(dialogues))
+    encoded, locations = convert_each(together(steps, tokenizer), lambda result, _: result(), where, report)
     return report.select((_shorten(one, max_length, cut) for one in encoded), locations.__getitem__)
 
 

@@ -81,7 +81,12 @@ def _special_ids(tokenizer: Any) -> set[int]:
 
 def has_marks(tokenizer: Any, options: Mapping[str, Any] | None = None) -> bool:
     """Whether the chat template marks answers with `{% generation %}`, and not only in a comment."""
-    return bool(_MARKS.search(_COMMENT.sub("", template_of(tokenizer, options or {}))))
+    return _has_marks(template_of(tokenizer, options or {}))
+
+
+@functools.lru_cache(maxsize=8)
+def _has_marks(template: str) -> bool:
+    return bool(_MARKS.search(_COMMENT.sub("", template)))
 
 
 def render(messages: Sequence[Message], tokenizer: Any, where: str, options: Mapping[str, Any], **how: Any) -> Any:

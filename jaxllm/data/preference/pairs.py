@@ -22,10 +22,11 @@ from typing import Any
 import numpy as np
 
 from jaxllm.data.chat.columns import ColumnsRead, TrackedRow, shown_columns
-from jaxllm.data.chat.encode import Encoded, encode_completion, encode_messages, ignored_options
+from jaxllm.data.chat.encode import Encoded, encoding_completion, encoding_messages, ignored_options
 from jaxllm.data.chat.messages import Message, check_prompt, empty, messages_of, repeats, text_of
 from jaxllm.data.chat.render import common_length, turn_end
 from jaxllm.data.chat.rows import PROMPT_COLUMNS, Dialogue, options_of, prompt_of, with_system
+from jaxllm.data.chat.together import Steps, both, together
 from jaxllm.data.labelled.columns import number
 from jaxllm.data.preference.answers import Answer, Group
 from jaxllm.data.preference.rivals import compared, has_rivals
@@ -221,26 +222,28 @@ def encode(
     if any(isinstance(one.prompt, list) for one in found):
         turn_end(tokenizer)  # a template at fault is not the fault of a row
 
-    def convert(one: Comparison, location: str) -> tuple[Comparison, list[Encoded]]:
-        encoded = _encoded(one, tokenizer, location)
+    def convert(one: Comparison, location: str) -> Steps[tuple[Comparison, list[Encoded]]]:
+        encoded = yield from _encoding(one, tokenizer, location)
         if one.options:
             whole = Dialogue([*one.prompt, *one.answers[0]], options=one.options)
             report.ignored.update(ignored_options(whole, tokenizer))
         return one, encoded
 
-    pairs, locations = convert_each(found, convert, where, report)
+    steps = (convert(one, where(i)) for i, one in enumerate(found))
+    pairs, locations = convert_each(together(steps, tokenizer), lambda result, _: result(), where, report)
     return report.select((_group(one, encoded, max_length, cut) for one, encoded in pairs), locations.__getitem__)
 
 
-def _encoded(one: Comparison, tokenizer: Any, where: str) -> list[Encoded]:
-    """Each answer after the prompt, trained on in the answer alone."""
+def _encoding(one: Comparison, tokenizer: Any, where: str) -> Steps[list[Encoded]]:
+    """Each answer after the prompt, trained on in the answer alone, in steps."""
     if isinstance(one.prompt, str):
-        return [encode_completion(one.prompt, str(answer), tokenizer, where=where) for answer in one.answers]
+        texts = [encoding_completion(one.prompt, str(answer), tokenizer, where=where) for answer in one.answers]
+        return (yield from both(texts))
     before = sum(message["role"] == "assistant" for message in one.prompt)
-    found = [
-        encode_messages([*one.prompt, *answer], tokenizer, where=where, skip=before, options=one.options)
+    found = yield from both([
+        encoding_messages([*one.prompt, *answer], tokenizer, where=where, skip=before, options=one.options)
         for answer in one.answers
-    ]
+    ])  # fmt: skip
     if any(not trained.any() for _, trained in found):
         raise BadRow(f"{where}: an answer has no token to learn; mend the row", "no token to learn")
     return found

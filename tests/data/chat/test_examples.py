@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxllm.data.chat.encode import Encoded, encode
+from jaxllm.data.chat.encode import Encoded, encode, encoding
 from jaxllm.data.chat.examples import example, examples
 from jaxllm.data.chat.rows import Dialogue
 from jaxllm.data.report import Report
@@ -20,11 +20,12 @@ def fixed(monkeypatch):
 
     def encoded(dialogue, tokenizer, *, where):
         if dialogue.messages:
-            return encode(dialogue, tokenizer, where=where)
+            return (yield from encoding(dialogue, tokenizer, where=where))
+        yield []
         p, c = len(dialogue.prompt), len(dialogue.completion)
         return Encoded(np.arange(100, 100 + p + c, dtype=np.int32), np.arange(p + c) >= p)
 
-    monkeypatch.setattr("jaxllm.data.chat.examples.encode", encoded)
+    monkeypatch.setattr("jaxllm.data.chat.examples.encoding", encoded)
 
 
 def one(p, c, **options):
