@@ -25,9 +25,9 @@ small allocation in the hole that one leaves would make the heap grow by another
 def restart(name: str = "") -> None:
     """On a CPU under Linux, starts the program anew with these settings, unless that was done.
 
-    name: of the module that calls, if it may not be the program itself, `__main__`, which alone starts anew. Scripts
-    call it before they import what takes seconds: it would be imported twice, and the collector would look many times
-    at all that it makes, and free nothing. The collector waits from there to `collect`.
+    name: `__name__` of a script, which calls this first of all; where it is imported, nothing happens. What it imports
+    next takes seconds, and would be imported twice. The garbage collector, which would look at all of that many times
+    and free nothing, waits until `resume_gc`.
     """
     if name == "__main__":
         gc.disable()
@@ -37,8 +37,8 @@ def restart(name: str = "") -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def collect() -> None:
-    """The collector goes on, if it waits, with what is made from now on: what was imported stays."""
+def resume_gc() -> None:
+    """If the garbage collector waits, it goes on with what is made from now on: what was imported stays."""
     if not gc.isenabled():
         gc.freeze()
         gc.enable()

@@ -49,16 +49,16 @@ def test_never_on_an_accelerator_nor_in_what_is_imported(program):
 
 COLLECTS = """
 import gc
-from jaxllm.allocator import collect, restart
+from jaxllm.allocator import restart, resume_gc
 print(gc.isenabled())
 restart(__name__)
 print(gc.isenabled())
 kept = [[] for _ in range(1000)]
-collect()
+resume_gc()
 print(gc.isenabled(), gc.get_freeze_count() > 1000)
 frozen = gc.get_freeze_count()
 more = [[] for _ in range(1000)]
-collect()
+resume_gc()
 print(gc.get_freeze_count() == frozen)
 """
 

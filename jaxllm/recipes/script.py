@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from jaxllm import planning
 from jaxllm.accelerators import idle_plugins, on_cpu, without_notices
-from jaxllm.allocator import collect, restart
+from jaxllm.allocator import restart, resume_gc
 from jaxllm.data.tokenizers import cache_root
 from jaxllm.recipes.errors import input_errors
 from jaxllm.recipes.parse import parse
@@ -29,6 +29,7 @@ def run(main: Callable[[T], object], config: type[T], argv: Sequence[str] | None
         if (plan := planning.current()) is not None:
             from jaxllm.recipes.standin import without_files
 
+            resume_gc()
             main(without_files(parsed, plan))
         else:
             set_up(parsed)
@@ -42,7 +43,7 @@ def set_up(config: Any = None) -> None:
     held until it ends, and if this is one of several processes, it joins them. Raises InputError.
     """
     restart()
-    collect()
+    resume_gc()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if getattr(config, "deterministic", False):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()

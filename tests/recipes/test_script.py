@@ -1,6 +1,7 @@
 """Flags in, one line out for what is wrong with them."""
 
 import dataclasses
+import gc
 import os
 import platform
 import re
@@ -12,8 +13,10 @@ import jax
 import pytest
 from forked import IMPORTED, Forks
 
+from jaxllm import planning
 from jaxllm.__main__ import COMMANDS
 from jaxllm.data.packing import make_plan
+from jaxllm.recipes import standin
 from jaxllm.recipes.flags import Common, check, fit_arguments, optim_config, total_steps
 from jaxllm.recipes.losses import loss_arguments
 from jaxllm.recipes.script import input_errors, parse, run
@@ -318,3 +321,16 @@ def test_unknown_commands_are_named():
     assert result.returncode == 2
     assert result.stderr.startswith("error: there is no command 'tgg'; did you mean 'tag'")
     assert result.stderr.count("\n") == 1
+
+
+def test_in_a_plan_too_the_garbage_collector_goes_on(monkeypatch):
+    """A plan runs the script as `__main__`, whose first line has the collector wait."""
+    monkeypatch.setattr(planning, "current", object)
+    monkeypatch.setattr(standin, "without_files", lambda config, plan: config)
+    seen = []
+    gc.disable()
+    try:
+        run(lambda config: seen.append(gc.isenabled()), Config, [])
+    finally:
+        gc.enable()
+    assert seen == [True]

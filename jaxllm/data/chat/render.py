@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxllm.data.chat.messages import Message
+from jaxllm.data.chat.together import Text, tokens_of
 from jaxllm.data.report import BadRow
 from jaxllm.types import InputError
 
@@ -42,7 +43,8 @@ def _turn_end(tokenizer: Any, template: str) -> int:
     # What follows the answer is found in the text: the tokenizer may not know the answer's letters.
     after = one[len(one) - common_length(one[::-1], other[::-1]) :]
     added, special = tokenizer.added_tokens_decoder, _special_ids(tokenizer)
-    shown = [token for token in ids_of(after, tokenizer) if tokenizer.convert_ids_to_tokens(token) in after]
+    (ids,) = tokens_of([Text(after)], tokenizer)
+    shown = [token for token in ids if tokenizer.convert_ids_to_tokens(token) in after]
     found = [token for token in shown if token in special]
     found += [token for token in shown if token in added and added[token].content.strip()]
     if not found:
@@ -107,11 +109,6 @@ def text_of_chat(
 ) -> str:
     """A conversation as text. begun: with the generation prompt, which begins the assistant's turn."""
     return render(messages, tokenizer, where, options, tokenize=False, add_generation_prompt=begun)
-
-
-def ids_of(text: str, tokenizer: Any) -> list[int]:
-    """The tokens of a text that has its begin and end tokens written out."""
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def template_of(tokenizer: Any, options: Mapping[str, Any]) -> str:

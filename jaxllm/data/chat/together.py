@@ -42,7 +42,7 @@ def alone(steps: Steps[T], tokenizer: Any) -> T:
     return _finish(steps, tokens_of(next(steps), tokenizer))
 
 
-def both(conversions: Sequence[Steps[T]]) -> Steps[list[T]]:
+def gather(conversions: Sequence[Steps[T]]) -> Steps[list[T]]:
     """Several conversions as one."""
     wanted = [next(steps) for steps in conversions]
     given = iter((yield [x for some in wanted for x in some]))

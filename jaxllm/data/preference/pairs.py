@@ -26,7 +26,7 @@ from jaxllm.data.chat.encode import Encoded, encoding_completion, encoding_messa
 from jaxllm.data.chat.messages import Message, check_prompt, empty, messages_of, repeats, text_of
 from jaxllm.data.chat.render import common_length, turn_end
 from jaxllm.data.chat.rows import PROMPT_COLUMNS, Dialogue, options_of, prompt_of, with_system
-from jaxllm.data.chat.together import Steps, both, together
+from jaxllm.data.chat.together import Steps, gather, together
 from jaxllm.data.labelled.columns import number
 from jaxllm.data.preference.answers import Answer, Group
 from jaxllm.data.preference.rivals import compared, has_rivals
@@ -238,9 +238,9 @@ def _encoding(one: Comparison, tokenizer: Any, where: str) -> Steps[list[Encoded
     """Each answer after the prompt, trained on in the answer alone, in steps."""
     if isinstance(one.prompt, str):
         texts = [encoding_completion(one.prompt, str(answer), tokenizer, where=where) for answer in one.answers]
-        return (yield from both(texts))
+        return (yield from gather(texts))
     before = sum(message["role"] == "assistant" for message in one.prompt)
-    found = yield from both([
+    found = yield from gather([
         encoding_messages([*one.prompt, *answer], tokenizer, where=where, skip=before, options=one.options)
         for answer in one.answers
     ])  # fmt: skip

@@ -7,10 +7,11 @@ from jaxllm.data.chat import together as module
 from jaxllm.data.chat.encode import encode, encoding
 from jaxllm.data.chat.rows import Dialogue
 from jaxllm.data.chat.templates import give_template
-from jaxllm.data.chat.together import Text, alone, both, together
+from jaxllm.data.chat.together import Text, alone, gather, together
 from jaxllm.data.report import BadRow
 
 REFUSES = "{% if messages[0]['content'] == 'no' %}{{ raise_exception('not this one') }}{% endif %}"
+SHOWS_TOOLS = "{% if tools %}{{ 'the tool ' + tools[0]['function']['name'] }}{% endif %}"
 TOOLS = [{"type": "function", "function": {"name": "f", "description": "Adds.", "parameters": {}}}]
 
 
@@ -46,7 +47,7 @@ def test_together_as_alone(tokenizer, marks, rows, characters, monkeypatch):
     plain = tokenizer.chat_template
     if not marks:
         plain = plain.replace("{% generation %}", "").replace("{% endgeneration %}", "")
-    tokenizer.chat_template = REFUSES + plain
+    tokenizer.chat_template = REFUSES + SHOWS_TOOLS + plain
     wanted = [outcome(lambda row=row, i=i: encode(row, tokenizer, where=f"row {i}")) for i, row in enumerate(ROWS)]
     assert [i for i, one in enumerate(wanted) if isinstance(one, str)] == [2, 4]
     assert "row 2: the chat template refuses it: not this one" in wanted[2]
@@ -79,7 +80,7 @@ def test_several_conversions_are_one_and_texts_keep_their_begin_token(tokenizer)
         bare, begun = yield [Text(text), Text(text, bare=False)]
         return bare, begun
 
-    found = alone(both([steps("one"), begun("two"), steps("three")]), tokenizer)
+    found = alone(gather([steps("one"), begun("two"), steps("three")]), tokenizer)
     alone_ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("one", "two", "three")]
     assert [found[0], found[1][0], found[2]] == alone_ids
     assert found[1][1] == tokenizer("two")["input_ids"]
